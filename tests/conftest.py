@@ -1,0 +1,28 @@
+"""Shared by all tests.
+
+How tests import each other's helpers: pytest runs with `--import-mode=importlib`, and `pythonpath = ["tests"]`
+(pyproject.toml) puts this folder, and only this folder, on `sys.path`. A helper module `tests/media_factory.py`
+is imported as `import media_factory`; nothing is imported from `conftest`. Never put the repository's root on
+`sys.path`: its folders are called `crypto`, `server`, `static` and `tokenize`, and are imported as `harmony4.…`.
+
+Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_nginx` or `needs_espeak` from
+`needs.py`; it is skipped, with the reason below, where the program is missing.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from needs import PROGRAMS, program
+
+HELPERS = ("independent", "media_factory", "serving")
+for _helper in HELPERS:  # their assert statements explain themselves as those in test modules do
+    pytest.register_assert_rewrite(_helper)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {marker: names[0] for marker, names in PROGRAMS.items() if program(marker) is None}
+    for item in items:
+        for marker in missing.keys() & {mark.name for mark in item.iter_markers()}:
+            name = missing[marker]
+            item.add_marker(pytest.mark.skip(reason=f"needs the program {name} (apt-get install {name})"))

@@ -1,0 +1,48 @@
+"""What tests stand on: where the media and vectors are, and which outside programs a test needs.
+
+    from needs import BUNNY, VECTORS, needs_ffmpeg
+
+    @needs_ffmpeg
+    def test_frames(tmp_path): ...
+
+A test that needs a missing program is skipped with a reason (see `conftest.py`); `.ci/run` installs all of
+them and fails on any skip that `.ci/allowed-skips.txt` does not list.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+MEDIA: Final = ROOT / "tests" / "media"
+VECTORS: Final = ROOT / "tests" / "vectors"
+BUNNY: Final = MEDIA / "bigbuckbunny.mp4"  # MP4, 5.3 s, H.264 + AAC, a single keyframe
+ORIGINAL: Final = VECTORS / "original-v1.h4mk"  # written by the original implementation
+
+# marker -> the names under which the program may be installed
+PROGRAMS: Final = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "ffmpeg": ("ffmpeg",),
+    "nginx": ("nginx",),
+    "espeak": ("espeak-ng",),
+}
+
+needs_chromium: Final = pytest.mark.chromium
+needs_ffmpeg: Final = pytest.mark.ffmpeg
+needs_nginx: Final = pytest.mark.nginx
+needs_espeak: Final = pytest.mark.espeak
+
+
+def program(marker: str) -> str | None:
+    """The path of the program behind a marker ("chromium", "ffmpeg", "nginx", "espeak"), or None."""
+    # nginx and the like live in sbin, which is not on everybody's PATH.
+    path = ":".join(("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"))
+    for name in PROGRAMS[marker]:
+        found = shutil.which(name) or shutil.which(name, path=path)
+        if found:
+            return found
+    return None
