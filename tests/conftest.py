@@ -1,10 +1,10 @@
 """Shared by all tests.
 
 How tests import each other's helpers: pytest runs with `--import-mode=importlib`, and
-`pythonpath = ["tests"]` (pyproject.toml) puts this folder, and only this folder, on `sys.path`. A helper module
-`tests/media_factory.py` is imported as `import media_factory`; nothing is imported from `conftest`. Never put
-the repository's root on `sys.path`: its folders are called `crypto`, `server`, `static` and `tokenize`, and are
-imported as `harmony4.…`.
+`pythonpath = ["tests"]` (pyproject.toml) puts this folder, and only this folder, on `sys.path`. A helper
+module `tests/media_factory.py` is imported as `import media_factory`; nothing is imported from `conftest`.
+Never put the repository's root on `sys.path`: its folders are called `crypto`, `server`, `static` and
+`tokenize`, and are imported as `harmony4.…`.
 
 Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_nginx` or `needs_espeak` from
 `needs.py`; it is skipped, with the reason below, where the program is missing.
