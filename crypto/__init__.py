@@ -1,4 +1,4 @@
-"""Pure primitives: digests, the hash tree, the token record, the family of errors. Imports nothing of ours."""
+"""Pure primitives: digests, hash tree, token record, the family of errors. Imports nothing of ours."""
 
 from harmony4.crypto.digest import Buffer, DigestLane, crc32, sha256
 from harmony4.crypto.errors import (

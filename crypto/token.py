@@ -107,8 +107,9 @@ class TokenRecord:
             raise CriticalError("unknown token flags", expected="flags 0 to 15", found=flags)
         if not 0 < self.size <= MAX_BLOCK:
             raise LimitError("a block's size is out of range", expected=f"1 to {MAX_BLOCK}", found=self.size)
-        if max(self.index, self.pts, self.end, self.offset, self.min_pts) > MAX_VALUE:
-            raise FormatError("a token value is 2^63 or more")
+        values = (self.index, self.pts, self.end, self.offset, self.min_pts)
+        if min(values) < 0 or max(values) > MAX_VALUE:
+            raise FormatError("a token value is negative or 2^63 or more")
         if self.index >= MAX_BLOCKS:
             raise LimitError("a block index is out of range", expected=f"< {MAX_BLOCKS}", found=self.index)
         if self.end < self.pts:

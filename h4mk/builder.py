@@ -1,0 +1,345 @@
+"""H4MKBuilder: blocks in, a sealed container out, written as it goes (H4MK 3.3).
+
+Nothing is ever sought or rewritten, so the target may be a pipe. Memory holds one block per track, a few
+buffers on their way through the digests, and 1 MiB of each table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from types import TracebackType
+
+from harmony4.crypto.digest import Buffer, DigestLane, crc32, sha256
+from harmony4.crypto.errors import LimitError, UsageError
+from harmony4.crypto.token import DEFAULT_BLOCK, MAX_BLOCK, TokenRecord, TokenSequencer
+from harmony4.h4mk import sequence
+from harmony4.h4mk.documents import (
+    AncillaryInfo,
+    HistoryEntry,
+    Lost,
+    Meta,
+    Step,
+    StoredTrack,
+    TrackInfo,
+    Trak,
+)
+from harmony4.h4mk.layout import (
+    CHUNK_SIZE,
+    HEADER_SIZE,
+    HEADER_V1,
+    TAIL_CHUNK,
+    Tail,
+    chunk_header,
+    head_bytes,
+)
+from harmony4.h4mk.tables import Tables
+from harmony4.h4mk.target import AtomicFile, Writable, write_all
+
+__all__ = ["H4MKBuilder", "Seal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What a finished container is known by."""
+
+    head: bytes
+    root: bytes
+    blocks: int
+    duration: int
+    """µs."""
+    length: int
+    """File length, bytes."""
+    lost: tuple[Lost, ...] = ()
+
+
+class H4MKBuilder:
+    """Writes one container. A context manager: leaving it without `finish` aborts. For one thread at a time."""
+
+    def __init__(
+        self,
+        out: Writable,
+        tracks: Sequence[TrackInfo],
+        *,
+        origin: int = 0,
+        block: int = DEFAULT_BLOCK,
+        order: str = "end",
+        rule: int = 1,
+        title: str | None = None,
+        gaps: bool = False,
+        spill: str | None = None,
+    ) -> None:
+        """Begin a container on `out` (anything with `write`).
+
+        `block`: greatest payload, 1 byte to 16 MiB. `gaps`: tokens may skip indices (recovered files); the
+        holes go into META.lost. `spill`: folder for large tables, default the system's.
+        Raises UsageError, LimitError, JSONError or CriticalError for impossible facts, StorageError.
+        """
+        if not 1 <= block <= MAX_BLOCK:
+            raise LimitError("block size out of range", expected=f"1 to {MAX_BLOCK} bytes", found=block)
+        if not tracks:
+            raise UsageError("a container needs at least one track")
+        if any(track.masked for track in tracks):
+            raise UsageError("this builder writes plain tracks only")
+        self._out = out
+        self._file: AtomicFile | None = None
+        self._trak = Trak(tuple(tracks), origin, block, order, rule)
+        self._title = title
+        self._trak_bytes = self._trak.pack()
+        self._sequence = sequence.Sequence(self._trak, gaps=gaps)
+        self._sequencers = [TokenSequencer(number) for number in range(len(tracks))]
+        self._held: list[Buffer] = [b""] * len(tracks)
+        self._tables = Tables(len(tracks), folder=spill)
+        self._streams = [hashlib.sha256() for _ in tracks]
+        self._veri = hashlib.sha256()
+        self._length = 0
+        # Two lanes: the digest of the whole file and those of the streams cost the same, and hashlib
+        # releases the GIL, so they use the core that this thread leaves free.
+        self._veri_lane = DigestLane()
+        self._stream_lane = DigestLane()
+        self._done = False
+        try:
+            write_all(out, HEADER_V1)
+            self._length = HEADER_SIZE
+            self._chunk(b"TRAK", self._trak_bytes)
+        except BaseException:
+            self.abort()
+            raise
+
+    @classmethod
+    def to_path(
+        cls,
+        path: str | PathLike[str],
+        tracks: Sequence[TrackInfo],
+        *,
+        origin: int = 0,
+        block: int = DEFAULT_BLOCK,
+        order: str = "end",
+        rule: int = 1,
+        title: str | None = None,
+        gaps: bool = False,
+    ) -> H4MKBuilder:
+        """A builder for a file that appears under `path` complete or not at all (see AtomicFile)."""
+        file = AtomicFile(path)
+        try:
+            builder = cls(
+                file,
+                tracks,
+                origin=origin,
+                block=block,
+                order=order,
+                rule=rule,
+                title=title,
+                gaps=gaps,
+                spill=str(file.path.parent),
+            )
+        except BaseException:
+            file.abort()
+            raise
+        builder._file = file
+        return builder
+
+    @classmethod
+    def in_memory(
+        cls,
+        tracks: Sequence[TrackInfo],
+        *,
+        origin: int = 0,
+        block: int = DEFAULT_BLOCK,
+        order: str = "end",
+        title: str | None = None,
+    ) -> H4MKBuilder:
+        """A builder whose bytes come from `getvalue()` after `finish`."""
+        return cls(io.BytesIO(), tracks, origin=origin, block=block, order=order, title=title)
+
+    def getvalue(self) -> bytes:
+        """The finished container of an in-memory builder. Raises UsageError otherwise."""
+        if not isinstance(self._out, io.BytesIO) or not self._done:
+            raise UsageError("only a finished in-memory builder has a value")
+        return self._out.getvalue()
+
+    def add_block(
+        self,
+        payload: Buffer,
+        pts: int,
+        *,
+        track: int = 0,
+        key: bool = False,
+        header: bool = False,
+        min_pts: int | None = None,
+    ) -> None:
+        """Add the next block of a track: 1 byte to `block` bytes that begin at `pts` µs.
+
+        The block before it is written now, when its `end` is known. Raises OrderError, LimitError,
+        UsageError, StorageError.
+        """
+        self._check_open()
+        if not 0 <= track < len(self._sequencers):
+            raise UsageError("no such track", expected=f"0 to {len(self._sequencers) - 1}", found=track)
+        payload = _fixed(payload)
+        token = self._sequencers[track].push(
+            len(payload), sha256(payload), pts, key=key, header=header, min_pts=min_pts
+        )
+        before, self._held[track] = self._held[track], payload
+        if token is not None:
+            self._write(token, before)
+
+    def add_token(self, token: TokenRecord, payload: Buffer) -> None:
+        """Add a block whose complete token is known already, as tokenizers make them.
+
+        `payload` must be what `token.digest` was computed from: it is not hashed again for the token.
+        Do not mix with `add_block` on one track. Raises OrderError, LimitError, UsageError, StorageError.
+        """
+        self._check_open()
+        if len(payload) != token.size:
+            raise UsageError("payload and token differ in size", expected=token.size, found=len(payload))
+        self._write(token, _fixed(payload))
+
+    def finish(
+        self,
+        *,
+        ends: Mapping[int, int] | None = None,
+        steps: Iterable[Step] = (),
+        history: Iterable[HistoryEntry] = (),
+        ancillary: Iterable[tuple[str, bytes]] = (),
+    ) -> Seal:
+        """Write tables, META and the seal; put a file in its place.
+
+        `ends`: where tracks given by `add_block` end, µs. `ancillary`: (tag, payload) pairs, kept sorted.
+        Raises as `add_block` does; after an error the target is as it was before.
+        """
+        self._check_open()
+        try:
+            return self._finish(ends or {}, tuple(steps), tuple(history), list(ancillary))
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Give up: a file under construction is removed. Safe to call at any time."""
+        self._done = True
+        self._veri_lane.close()
+        self._stream_lane.close()
+        self._tables.close()
+        if self._file is not None:
+            self._file.abort()
+
+    def __enter__(self) -> H4MKBuilder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._done:
+            self.abort()
+
+    def _check_open(self) -> None:
+        if self._done:
+            raise UsageError("the container is finished")
+
+    def _finish(
+        self,
+        ends: Mapping[int, int],
+        steps: tuple[Step, ...],
+        history: tuple[HistoryEntry, ...],
+        ancillary: Iterable[tuple[str, bytes]],
+    ) -> Seal:
+        self._write_held(ends)
+        lost = tuple(self._sequence.finish())
+        index = self._length
+        listed = sorted((tag, sha256(payload), payload) for tag, payload in ancillary)
+        for tag, _, payload in listed:
+            self._chunk(tag.encode(), payload)
+        numbers = range(len(self._trak.tracks))
+        seeks = [self._table(b"SEEK", partial(self._tables.seek, number)) for number in numbers]
+        rmaps = [self._table(b"RMAP", partial(self._tables.rmap, number)) for number in numbers]
+        self._stream_lane.flush()
+        meta = Meta(
+            blocks=self._sequence.leaf,
+            duration=self._sequence.duration,
+            tracks=tuple(
+                StoredTrack(track.blocks, track.bytes, track.keyframes, rmap, seek, stream.digest())
+                for track, seek, rmap, stream in zip(
+                    self._tables.tracks, seeks, rmaps, self._streams, strict=True
+                )
+            ),
+            history=history,
+            steps=steps,
+            lost=lost,
+            ancillary=tuple(AncillaryInfo(digest, len(payload), tag) for tag, digest, payload in listed),
+            title=self._title,
+        ).pack()
+        root = self._tables.tree.root()
+        head = sha256(head_bytes(self._sequence.leaf, self._sequence.duration, root, self._trak_bytes, meta))
+        at_meta = self._chunk(b"META", meta)
+        at_merk = self._table(b"MERK", self._tables.merk)
+        self._veri_lane.flush()
+        at_veri = self._chunk(b"VERI", self._veri.digest())
+        tail = Tail(
+            length=self._length + TAIL_CHUNK,
+            index=index,
+            meta=at_meta,
+            merk=at_merk,
+            veri=at_veri,
+            blocks=self._sequence.leaf,
+            duration=self._sequence.duration,
+            tracks=len(self._trak.tracks),
+            signs=0,
+            root=root,
+            head=head,
+        )
+        self._chunk(b"TAIL", tail.pack())
+        if self._file is not None:
+            self._file.commit()
+        self.abort()  # everything is in place: this only gives back threads and tables
+        return Seal(head, root, tail.blocks, tail.duration, tail.length, lost)
+
+    def _write_held(self, ends: Mapping[int, int]) -> None:
+        rest = [
+            (token, self._held[number])
+            for number, sequencer in enumerate(self._sequencers)
+            if (token := sequencer.finish(ends.get(number))) is not None
+        ]
+        for token, payload in sorted(rest, key=lambda one: (one[0].end, one[0].track)):
+            self._write(token, payload)
+
+    def _write(self, token: TokenRecord, payload: Buffer) -> None:
+        self._sequence.accept(token)
+        packed = token.pack()
+        self._chunk(b"TOKN", packed)
+        position = self._chunk(b"CORE", payload) + CHUNK_SIZE
+        self._tables.add(token, packed, position)
+        self._stream_lane.put(self._streams[token.track].update, payload)
+
+    def _table(self, tag: bytes, pieces: Callable[[], Iterator[bytes]]) -> int:
+        """Write a chunk whose payload comes in pieces, twice the same; returns its file offset."""
+        at = self._length
+        size, crc = Tables.measure(pieces())
+        self._emit(chunk_header(tag, size, crc))
+        for piece in pieces():
+            self._emit(piece)
+        return at
+
+    def _chunk(self, tag: bytes, payload: Buffer) -> int:
+        """Write one chunk; returns its file offset."""
+        at = self._length
+        self._emit(chunk_header(tag, len(payload), crc32(payload)))
+        self._emit(payload)
+        return at
+
+    def _emit(self, data: Buffer) -> None:
+        write_all(self._out, data)
+        self._length += len(data)
+        self._veri_lane.put(self._veri.update, data)
+
+
+def _fixed(payload: Buffer) -> Buffer:
+    """Bytes that nobody can change while the digests still read them."""
+    if isinstance(payload, bytes):
+        return payload
+    view = memoryview(payload)
+    return view if view.readonly and view.contiguous and view.itemsize == 1 else bytes(view)

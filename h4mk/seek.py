@@ -1,0 +1,182 @@
+"""Tables of fixed-size entries, and the SEEK table: the keyframe at or before a time in O(log n) (H4MK 8)."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+
+from harmony4.crypto.errors import FormatError, OrderError
+from harmony4.crypto.token import MAX_VALUE
+from harmony4.h4mk.layout import SEEK_ENTRY, SEEK_HEAD
+from harmony4.h4mk.source import ReadAt, read_exact
+
+__all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekTable", "Table"]
+
+
+class Table(Protocol):
+    """Entries of one size whose u64 columns increase."""
+
+    count: int
+
+    def row(self, number: int) -> bytes | memoryview:
+        """The bytes of entry `number`."""
+        ...
+
+    def find(self, column: int, value: int) -> int:
+        """The last entry whose u64 at byte `column` is ≤ `value`; -1 if there is none."""
+        ...
+
+
+class CopiedTable:
+    """A table in memory: for tables up to 8 MiB, and for those made by walking a file."""
+
+    def __init__(self, data: bytes | bytearray, width: int) -> None:
+        """`data` holds whole entries of `width` bytes."""
+        self.count = len(data) // width
+        self._data = memoryview(data).toreadonly()
+        self._width = width
+        self._columns: dict[int, array[int]] = {}
+
+    def column(self, column: int) -> array[int]:
+        """One u64 column as native integers. Raises FormatError for values of 2^63 and more."""
+        if column not in self._columns:
+            raw = np.ndarray((self.count,), ">u8", self._data, column, (self._width,))
+            if self.count and int(raw.max()) > MAX_VALUE:
+                raise FormatError("a table value is 2^63 or more")
+            self._columns[column] = array("Q", raw.astype("=u8").tobytes())
+        return self._columns[column]
+
+    def check_increasing(self, column: int, what: str, *, strictly: bool) -> None:
+        """Raise OrderError unless the column increases."""
+        values = np.frombuffer(self.column(column), "=u8")
+        good = values[1:] > values[:-1] if strictly else values[1:] >= values[:-1]
+        if not good.all():
+            raise OrderError(f"{what} is not in order", where=f"entry {int(np.argmin(good)) + 1}")
+
+    def row(self, number: int) -> memoryview:
+        """The bytes of entry `number`."""
+        return self._data[number * self._width : (number + 1) * self._width]
+
+    def find(self, column: int, value: int) -> int:
+        """The last entry whose u64 at byte `column` is ≤ `value`; -1 if there is none."""
+        return bisect_right(self.column(column), value) - 1
+
+
+class PagedTable:
+    """A table read by pages: a binary search over the pages' first entries, then within one page.
+
+    First entries ("fence keys") and a few pages are remembered, so a search in a table of any length costs
+    a handful of small reads at first and none or one later.
+    """
+
+    PAGE = 64 * 2**10
+    PAGES = 32
+    FENCES = 2**16
+
+    def __init__(self, source: ReadAt, start: int, width: int, count: int) -> None:
+        """`start` is the file offset of the first entry."""
+        self.count = count
+        self._source = source
+        self._start = start
+        self._width = width
+        self._per_page = self.PAGE // width
+        self._pages = -(-count // self._per_page)
+        self._page = lru_cache(self.PAGES)(self._read_page)
+        self._fence = lru_cache(self.FENCES)(self._read_fence)
+
+    def row(self, number: int) -> bytes:
+        """The bytes of entry `number`."""
+        page, rest = divmod(number, self._per_page)
+        return self._page(page)[rest * self._width : (rest + 1) * self._width]
+
+    def find(self, column: int, value: int) -> int:
+        """The last entry whose u64 at byte `column` is ≤ `value`; -1 if there is none."""
+        fences = bisect_right(range(self._pages), value, key=lambda page: _u64(self._fence(page), column))
+        if not fences:
+            return -1
+        data = self._page(fences - 1)
+        width = self._width
+        rows = range(0, len(data), width)
+        inside = bisect_right(rows, value, key=lambda at: _u64(data, at + column))
+        return (fences - 1) * self._per_page + inside - 1
+
+    def _read_fence(self, page: int) -> bytes:
+        return read_exact(self._source, self._start + page * self._per_page * self._width, self._width)
+
+    def _read_page(self, page: int) -> bytes:
+        first = page * self._per_page
+        entries = min(self._per_page, self.count - first)
+        return read_exact(self._source, self._start + first * self._width, entries * self._width)
+
+
+def _u64(data: bytes, at: int) -> int:
+    return int.from_bytes(data[at : at + 8])
+
+
+@dataclass(frozen=True, slots=True)
+class SeekEntry:
+    """One keyframe: where to start reading for a time."""
+
+    pts: int
+    """µs on the container's timeline."""
+    offset: int
+    """Logical offset in the track's stream, bytes: what goes into `Range: bytes=offset-`."""
+
+
+class SeekTable:
+    """The KEY blocks of a track, ordered by time. Safe for use from several threads."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    @classmethod
+    def of(cls, entries: Iterable[SeekEntry | tuple[int, int]]) -> SeekTable:
+        """A table in memory. Raises OrderError unless PTS and offsets both increase strictly."""
+        data = b"".join(
+            SEEK_ENTRY.pack(*((one.pts, one.offset) if isinstance(one, SeekEntry) else one))
+            for one in entries
+        )
+        return cls.copied(data)
+
+    @classmethod
+    def copied(cls, data: bytes | bytearray, *, strictly: bool = True) -> SeekTable:
+        """A table from its packed entries (without the count), checked. Raises OrderError, FormatError.
+
+        `strictly=False` is for the original implementation's files, which only promise sorted times.
+        """
+        table = CopiedTable(data, SEEK_ENTRY.size)
+        table.check_increasing(0, "SEEK", strictly=strictly)
+        if strictly:
+            table.check_increasing(8, "SEEK", strictly=True)
+        return cls(table)
+
+    def seek(self, pts: int) -> SeekEntry | None:
+        """The keyframe with the largest PTS ≤ `pts`; None if all are later. O(log n)."""
+        number = self._table.find(0, pts)
+        return None if number < 0 else self[number]
+
+    def find(self, pts: int) -> int:
+        """The number of that keyframe, -1 if there is none."""
+        return self._table.find(0, pts)
+
+    def __len__(self) -> int:
+        return self._table.count
+
+    def __getitem__(self, number: int) -> SeekEntry:
+        if not 0 <= number < self._table.count:
+            raise IndexError(number)
+        return SeekEntry(*SEEK_ENTRY.unpack(self._table.row(number)))
+
+    def __iter__(self) -> Iterator[SeekEntry]:
+        return (self[number] for number in range(len(self)))
+
+    def pack(self) -> bytes:
+        """The payload of the SEEK chunk."""
+        rows = b"".join(bytes(self._table.row(number)) for number in range(len(self)))
+        return SEEK_HEAD.pack(len(self)) + rows

@@ -1,0 +1,105 @@
+"""What one track's tokens must satisfy next to each other (H4MK 6.3). Builder, reader, verifier share it."""
+
+from __future__ import annotations
+
+from harmony4.crypto.errors import CriticalError, LimitError, OrderError
+from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
+from harmony4.h4mk.documents import Lost, Trak
+
+__all__ = ["Sequence"]
+
+
+class _Track:
+    __slots__ = ("end", "index", "key", "last", "offset")
+
+    def __init__(self) -> None:
+        self.index = 0
+        self.offset = 0
+        self.end: int | None = None
+        self.key = (NONE, NONE)
+        self.last = False
+
+
+class Sequence:
+    """Takes the tokens of all tracks in file order and refuses the first that does not fit.
+
+    With `gaps`, indices may be skipped (a recovered file); `lost` then says where.
+    """
+
+    def __init__(self, trak: Trak, *, gaps: bool = False) -> None:
+        self.lost: list[Lost] = []
+        self.leaf = 0
+        """Tokens accepted so far."""
+        self.duration = 0
+        self._trak = trak
+        self._gaps = gaps
+        self._tracks = [_Track() for _ in trak.tracks]
+        self._order = (-1, -1, -1)
+
+    def check(self, token: TokenRecord) -> None:
+        """Raise OrderError, CriticalError or LimitError where the token cannot follow; changes nothing."""
+        if token.track >= len(self._tracks):
+            raise OrderError(
+                "a block of an unknown track", expected=f"< {len(self._tracks)}", found=token.track
+            )
+        if token.size > self._trak.block:
+            raise LimitError("a block exceeds cut.block", expected=f"<= {self._trak.block}", found=token.size)
+        if bool(token.flags & MASKED) != self._trak.tracks[token.track].masked:
+            raise CriticalError("a block is masked where its track is not, or the other way round")
+        track = self._tracks[token.track]
+        where = f"track {token.track} block {token.index}"
+        if track.last:
+            raise OrderError("a block after the last of its track", where=where)
+        gap = token.index - track.index
+        if gap < 0 or (gap and not self._gaps):
+            raise OrderError("block index", where=where, expected=track.index)
+        if token.offset < track.offset + gap or (not gap and token.offset > track.offset):
+            raise OrderError("logical offset", where=where, expected=track.offset, found=token.offset)
+        if track.end is not None and (token.pts < track.end or (not gap and token.pts > track.end)):
+            raise OrderError("block time", where=where, expected=track.end, found=token.pts)
+        self._check_key(token, track, gap, where)
+        order = (token.end, token.track, token.index)
+        if self._trak.order == "end" and order <= self._order:
+            raise OrderError("blocks are not in order of (end, track, index)", where=where)
+
+    def _check_key(self, token: TokenRecord, track: _Track, gap: int, where: str) -> None:
+        key_pts, key_offset = track.key
+        if token.flags & HEADER:
+            if key_offset != NONE:
+                raise OrderError("a HEADER block after a keyframe", where=where)
+        elif token.flags & KEY:
+            if key_offset != NONE and token.pts <= key_pts:
+                raise OrderError("keyframe times must increase", where=where, expected=f"> {key_pts}")
+        elif not gap and (token.key_pts, token.key_offset) != track.key:
+            raise OrderError("a block names the wrong keyframe", where=where, expected=track.key)
+        elif gap and key_offset != NONE and (token.key_offset == NONE or token.key_offset < key_offset):
+            raise OrderError("a block names an earlier keyframe", where=where)
+
+    def accept(self, token: TokenRecord) -> None:
+        """Check the token and go on behind it."""
+        self.check(token)
+        track = self._tracks[token.track]
+        if token.index > track.index:
+            self.lost.append(Lost(token.index - track.index, track.index, token.track))
+        track.index = token.index + 1
+        track.offset = token.offset + token.size
+        track.end = token.end
+        track.key = (token.key_pts, token.key_offset)
+        track.last = bool(token.flags & LAST)
+        self._order = (token.end, token.track, token.index)
+        self.leaf += 1
+        self.duration = max(self.duration, token.end)
+
+    def finish(self) -> list[Lost]:
+        """All holes, those at the ends of tracks included, in order of (track, first).
+
+        A track without any block and without a hole before is empty, not lost. Raises OrderError for a
+        missing end unless `gaps`.
+        """
+        for number, track in enumerate(self._tracks):
+            if track.index and not track.last:
+                if not self._gaps:
+                    raise OrderError("the last block of a track is missing", where=f"track {number}")
+                self.lost.append(Lost(0, track.index, number))
+        self.lost.sort(key=lambda hole: (hole.track, hole.first))
+        return self.lost

@@ -1,0 +1,154 @@
+"""Where a container's bytes come from: anything that can be read at an offset.
+
+Readers never seek and never hold a file position, so one source serves many threads at once.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import threading
+from os import PathLike
+from typing import Protocol, runtime_checkable
+
+from harmony4.crypto.errors import SourceError, TruncatedError
+
+__all__ = ["BytesSource", "FileSource", "ReadAt", "open_source", "read_exact"]
+
+
+@runtime_checkable
+class ReadAt(Protocol):
+    """A source of bytes. Implementations must allow calls from several threads at once."""
+
+    def size(self) -> int:
+        """Length in bytes, the same for the life of the source."""
+        ...
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset`; fewer only at the end. Raises SourceError."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the source holds. Safe to call twice."""
+        ...
+
+
+class BytesSource:
+    """A container that is in memory already."""
+
+    def __init__(self, data: bytes | bytearray | memoryview) -> None:
+        self._data = memoryview(data).toreadonly().cast("B")
+
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self._data)
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """A copy of the slice."""
+        return bytes(self._data[offset : offset + count])
+
+    def close(self) -> None:
+        """Nothing to give back: the bytes belong to the caller."""
+
+
+class FileSource:
+    """A regular file, read with `pread`, and mapped on request.
+
+    The mapping exists so that the kernel can send from it. Python code must not read through it: if the
+    file is truncated by somebody else, a touched page beyond the new end kills the process (SIGBUS),
+    while `pread` only comes back short.
+    """
+
+    def __init__(self, path: str | PathLike[str] | int) -> None:
+        """Open `path`, or take over the open descriptor `path`. Raises SourceError."""
+        try:
+            if isinstance(path, int):
+                self._fd = path
+            else:
+                # O_NONBLOCK: opening a FIFO that nobody writes to must not hang; regular files ignore it.
+                flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+                self._fd = os.open(path, flags | getattr(os, "O_BINARY", 0))
+            status = os.fstat(self._fd)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise SourceError(f"cannot open the source: {reason}") from error
+        if not stat.S_ISREG(status.st_mode):
+            self.close()
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
+            raise SourceError(f"cannot open the source: it is {kind}")
+        self._size = status.st_size
+        self._lock = threading.Lock()
+        self._mapping: mmap.mmap | None = None
+
+    def size(self) -> int:
+        """Length in bytes when it was opened."""
+        return self._size
+
+    def read_at(self, offset: int, count: int) -> bytes:
+        """Up to `count` bytes from `offset`. Raises SourceError on an I/O error."""
+        count = min(count, self._size - offset)
+        if count <= 0:
+            return b""
+        try:
+            data = _pread(self._fd, count, offset, self._lock)
+            while len(data) < count:  # a signal or the 2 GiB limit of one read
+                more = _pread(self._fd, count - len(data), offset + len(data), self._lock)
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise SourceError(f"cannot read the source: {error.strerror}", where=offset) from error
+        return data
+
+    def fileno(self) -> int:
+        """The descriptor, for calls such as `posix_fadvise`."""
+        return self._fd
+
+    @property
+    def mapping(self) -> mmap.mmap | None:
+        """The whole file, mapped read-only once and shared; None for an empty file. See the class's warning."""
+        with self._lock:
+            if self._mapping is None and self._size and self._fd >= 0:
+                try:
+                    self._mapping = mmap.mmap(self._fd, self._size, access=mmap.ACCESS_READ)
+                except (OSError, ValueError) as error:
+                    raise SourceError("cannot map the source") from error
+        return self._mapping
+
+    def close(self) -> None:
+        """Close the descriptor. A mapping lives until the last slice of it is gone."""
+        descriptor, self._fd = self._fd, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        self._mapping = None
+
+
+if hasattr(os, "pread"):
+
+    def _pread(descriptor: int, count: int, offset: int, lock: threading.Lock) -> bytes:
+        return os.pread(descriptor, count, offset)
+
+else:  # pragma: no cover - Windows has no pread
+
+    def _pread(descriptor: int, count: int, offset: int, lock: threading.Lock) -> bytes:
+        with lock:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.read(descriptor, count)
+
+
+def open_source(source: str | PathLike[str] | bytes | bytearray | memoryview | ReadAt) -> tuple[ReadAt, bool]:
+    """A ReadAt for whatever was given, and whether the caller now owns it and must close it."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return BytesSource(source), True
+    if isinstance(source, str | PathLike):
+        return FileSource(source), True
+    return source, False
+
+
+def read_exact(source: ReadAt, offset: int, count: int) -> bytes:
+    """Exactly `count` bytes. Raises TruncatedError where the source ends before."""
+    data = source.read_at(offset, count)
+    if len(data) != count:
+        raise TruncatedError("the file ends too early", where=offset + len(data), expected=offset + count)
+    return data

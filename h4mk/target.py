@@ -1,0 +1,97 @@
+"""Where a container is written to: any writable object, or a file that appears complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from os import PathLike
+from pathlib import Path
+from typing import Protocol
+
+from harmony4.crypto.digest import Buffer
+from harmony4.crypto.errors import StorageError
+
+__all__ = ["AtomicFile", "Writable", "write_all"]
+
+
+class Writable(Protocol):
+    """What a builder needs of its target: files, pipes, sockets' files, BytesIO."""
+
+    def write(self, data: Buffer, /) -> int | None:
+        """Write some or all of `data`; returns how many bytes, None for all."""
+        ...
+
+
+def write_all(out: Writable, data: Buffer) -> None:
+    """Write every byte. Raises StorageError."""
+    try:
+        done = out.write(data)
+        while done is not None and done < len(data):
+            data = memoryview(data)[done:]
+            done = out.write(data)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise StorageError(f"cannot write the container: {reason}") from error
+
+
+class AtomicFile:
+    """Writes beside `path` and takes its place at `commit`, after both are safe on the disk.
+
+    Until then the target is untouched, and `abort` leaves no trace. A process that is killed leaves a file
+    named `.NAME.XXXXXXXX.part`, from which `recover` gets every complete block.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        """Raises StorageError where the folder cannot be written or the target is a folder."""
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise StorageError("cannot write the container: the target is a folder")
+        # A name of 255 bytes is legal; with the ending it would not be.
+        stem = os.fsdecode(os.fsencode(self.path.name)[:200])
+        self.part = self.path.with_name(f".{stem}.{secrets.token_hex(4)}.part")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        try:
+            descriptor = os.open(self.part, flags, 0o666)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise StorageError(f"cannot write the container: {reason}") from error
+        self._file = os.fdopen(descriptor, "wb", buffering=2**18)
+        self._open = True
+
+    def write(self, data: Buffer, /) -> int:
+        """Write to the part file."""
+        return self._file.write(data)
+
+    def commit(self) -> None:
+        """Make it durable and put it in place. Raises StorageError."""
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self.part.replace(self.path)
+            self._open = False
+            _sync_folder(self.path.parent)
+        except OSError as error:
+            self.abort()
+            raise StorageError(f"cannot write the container: {error.strerror}") from error
+
+    def abort(self) -> None:
+        """Remove the part file. Safe to call twice and after `commit`."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self._file.close()  # flushes, which fails where the disk is full
+        except OSError:
+            pass
+        self.part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):  # pragma: no cover - a folder cannot be opened on Windows
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
