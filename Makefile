@@ -8,15 +8,14 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-PORT ?= 8404
 PYTEST_ARGS ?=
 
 help:  ## this list
-	@echo 'make demo [PORT=8404]   make test [PYTEST_ARGS=...]'
+	@echo 'make demo [PORT=...]   make test [PYTEST_ARGS=...]'
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  \1\t\2/p' Makefile | expand -t 12
 
-demo: $(VENV)/.runtime  ## make a small library of real media and serve it on http://127.0.0.1:8404/
-	@$(BIN)/harmony4 demo --port $(PORT)
+demo: $(VENV)/.runtime  ## make a small library of real media and serve it over HTTP
+	@$(BIN)/harmony4 demo $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.dev  ## all tests; those that need ffmpeg, chromium or nginx are skipped where these are missing
 	@$(BIN)/pytest $(PYTEST_ARGS)
