@@ -1,1 +1,36 @@
+"""The container: bytes to chunks and back, seek, range map, seal. No media meaning, no HTTP.
 
+The format is specified in docs/H4MK.md; comments and tests cite its sections.
+"""
+
+from harmony4.h4mk.builder import H4MKBuilder, Seal
+from harmony4.h4mk.chunks import ChunkInfo, ChunkStream, CoreChunk
+from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Start, Step, StoredTrack, TrackInfo, Trak
+from harmony4.h4mk.reader import TOKEN_DTYPE, H4MKReader, SeekResult, TrackState
+from harmony4.h4mk.seek import SeekEntry, SeekTable
+from harmony4.h4mk.source import BytesSource, FileSource, ReadAt
+
+__all__ = [
+    "TOKEN_DTYPE",
+    "BytesSource",
+    "ChunkInfo",
+    "ChunkStream",
+    "CoreChunk",
+    "FileSource",
+    "H4MKBuilder",
+    "H4MKReader",
+    "HistoryEntry",
+    "Lost",
+    "Meta",
+    "ReadAt",
+    "Seal",
+    "SeekEntry",
+    "SeekResult",
+    "SeekTable",
+    "Start",
+    "Step",
+    "StoredTrack",
+    "TrackInfo",
+    "TrackState",
+    "Trak",
+]

@@ -73,6 +73,18 @@ def decode(data: bytes, what: str, check: Check) -> Any:
     return check(value, what)
 
 
+def loose(data: bytes, what: str) -> dict[str, Any]:
+    """Any JSON object, for files of the original implementation. Raises JSONError."""
+    _check_depth(data, what)
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise JSONError("not valid JSON", where=what) from error
+    if not isinstance(value, dict):
+        raise JSONError("must be an object", where=what, found=type(value).__name__)
+    return value
+
+
 def _narrow(value: Any, what: str) -> Any:
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value

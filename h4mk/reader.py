@@ -1,0 +1,341 @@
+"""H4MKReader: open a container, seek in it, read tokens, byte ranges and streams (H4MK 14)."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
+
+import numpy as np
+
+from harmony4.crypto.digest import crc32, sha256
+from harmony4.crypto.errors import ChecksumError, NotFoundError, SealError, UsageError
+from harmony4.crypto.token import HEADER, TOKEN_SIZE, TokenRecord
+from harmony4.h4mk.blockfile import BlockFile
+from harmony4.h4mk.chunks import CoreChunk
+from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
+from harmony4.h4mk.layout import CHUNK_SIZE, ChunkInfo, RangeEntry
+from harmony4.h4mk.opening import open_container
+from harmony4.h4mk.rangemap import RangeMap
+from harmony4.h4mk.seek import SeekEntry, SeekTable
+from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
+from harmony4.h4mk.walk import walk
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["TOKEN_DTYPE", "H4MKReader", "SeekResult", "TrackState"]
+
+TOKEN_DTYPE: Final = np.dtype(
+    [
+        ("track", ">u2"),
+        ("flags", ">u2"),
+        ("size", ">u4"),
+        ("index", ">u8"),
+        ("pts", ">u8"),
+        ("end", ">u8"),
+        ("offset", ">u8"),
+        ("key_pts", ">u8"),
+        ("key_offset", ">u8"),
+        ("min_pts", ">u8"),
+        ("digest", "V32"),
+        ("tag", "V32"),
+    ]
+)
+"""A TOKN payload as a NumPy record (H4MK 6.1)."""
+
+_BEFORE: Final = CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE
+"""Bytes from the start of a block's TOKN chunk to its payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackState:
+    """One track: what TRAK says of it, and what the file holds of it."""
+
+    info: TrackInfo
+    blocks: int
+    bytes: int
+    """Stored payload bytes."""
+    keyframes: int
+    sha256: Digest | None
+    """SHA-256 of the stored stream; None unless the file is sealed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeekResult:
+    """The access point for a time. Times are µs, offsets and sizes bytes of the track's stream."""
+
+    pts: int
+    offset: int
+    block_index: int
+    next_pts: int | None
+    """PTS of the next keyframe; None if this is the last."""
+    size: int
+    """Bytes from here to the next keyframe, or to the end of the stream."""
+    header_ranges: tuple[tuple[int, int], ...]
+    """(offset, size) of the bytes that a decoder needs before these."""
+
+
+class H4MKReader:
+    """One open container. A context manager.
+
+    All methods may be called from several threads at once, and none of them moves a shared position.
+    `state` is `sealed`, `incomplete` (no valid TAIL: opened by walking, every complete block is there) or
+    `original` (written by the original implementation, which this specification only reads).
+    """
+
+    def __init__(self, source: str | PathLike[str] | bytes | bytearray | memoryview | ReadAt) -> None:
+        """Open a path, bytes in memory, or anything that satisfies ReadAt (which stays the caller's).
+
+        Raises SourceError, or FormatError and its kin.
+        """
+        self._source, self._owned = open_source(source)
+        try:
+            self._opened = open_container(self._source)
+        except BaseException:
+            self.close()
+            raise
+        opened = self._opened
+        self.state: str = opened.state
+        self.size: int = self._source.size()
+        self.trak: Trak = opened.trak
+        self.meta: Meta | None = opened.meta
+        self.original_meta: dict[str, object] | None = opened.original_meta
+        self.head: bytes | None = opened.tail.head if opened.tail else None
+        self.root: bytes | None = opened.tail.root if opened.tail else None
+        self.duration: int = opened.duration
+        self.block_count: int = opened.blocks
+        self.lost: tuple[Lost, ...] = opened.lost
+        digests = [one.sha256 for one in opened.meta.tracks] if opened.meta else [None] * len(opened.sizes)
+        self.tracks: tuple[TrackState, ...] = tuple(
+            TrackState(info, *sizes, digest)
+            for info, sizes, digest in zip(opened.trak.tracks, opened.sizes, digests, strict=True)
+        )
+        self._lock = threading.Lock()
+        self._holes: dict[int, list[tuple[int, int]]] = {}
+
+    def seek(self, pts: int, track: int = 0) -> SeekEntry | None:
+        """The keyframe with the largest PTS ≤ `pts` µs, None where all are later. O(log n)."""
+        return (self._opened.seeks.get(track) or self.seek_table(track)).seek(pts)
+
+    def locate(self, pts: int, track: int = 0) -> SeekResult | None:
+        """`seek`, and what a client needs to fetch the group of blocks that the keyframe opens."""
+        table = self.seek_table(track)
+        number = table.find(pts)
+        if number < 0:
+            return None
+        entry = table[number]
+        following = table[number + 1] if number + 1 < len(table) else None
+        rmap = self.range_map(track)
+        row = rmap.at_offset(entry.offset)
+        first = rmap[0] if len(rmap) else None
+        front = table[0].offset if first is not None and first.flags & HEADER else 0
+        end = following.offset if following else max(self.stream_size(track), entry.offset)
+        return SeekResult(
+            pts=entry.pts,
+            offset=entry.offset,
+            block_index=self._index_of(row, track),
+            next_pts=following.pts if following else None,
+            size=end - entry.offset,
+            header_ranges=((0, front),) if front else (),
+        )
+
+    def seek_table(self, track: int = 0) -> SeekTable:
+        """The track's SEEK table, loaded once. Raises NotFoundError, FormatError and its kin."""
+        self._check_track(track)
+        seeks = self._opened.seeks
+        if track not in seeks:
+            with self._lock:
+                seeks[track] = self._opened.load_seek(self._source, track)
+        return seeks[track]
+
+    def range_map(self, track: int = 0) -> RangeMap:
+        """The track's range map, loaded once. Raises NotFoundError, FormatError and its kin."""
+        self._check_track(track)
+        rmaps = self._opened.rmaps
+        if track not in rmaps:
+            with self._lock:
+                rmaps[track] = self._opened.load_rmap(self._source, track)
+        return rmaps[track]
+
+    def token(self, index: int, track: int = 0) -> TokenRecord:
+        """The token of block `index` of a track. Raises NotFoundError where there is none."""
+        row = self._row_of(index, track)
+        return self._check_entry(row, self.range_map(track)[row], track)
+
+    def tokens(self, track: int = 0, start: int = 0) -> Iterator[TokenRecord]:
+        """The tokens of a track from index `start` on, read as they are asked for."""
+        self._check_tokens()
+        rmap = self.range_map(track)
+        for row in range(len(rmap)):
+            if self._index_of(row, track) >= start:
+                yield self._check_entry(row, rmap[row], track)
+
+    def token_array(self, track: int = 0) -> NDArray[np.void]:
+        """All tokens of a track as one NumPy array of TOKEN_DTYPE (128 bytes a block)."""
+        return np.frombuffer(b"".join(token.pack() for token in self.tokens(track)), TOKEN_DTYPE)
+
+    def blocks(self, track: int = 0, start: int = 0) -> Iterator[CoreChunk]:
+        """The blocks of a track from row `start` on, each checked against its CRC and its token's digest.
+
+        Memory: one block at a time. Raises ChecksumError, SealError and their kin at a damaged block.
+        """
+        for row, entry in enumerate(self.range_map(track).entries(start), start):
+            token = None if self.state == "original" else self._check_entry(row, entry, track)
+            at = entry.position - CHUNK_SIZE
+            data = read_exact(self._source, at, CHUNK_SIZE + entry.size)
+            info = ChunkInfo.unpack(data, at, self.size)
+            payload = data[CHUNK_SIZE:]
+            if crc32(payload) != info.crc:
+                raise ChecksumError(f"block {row} of track {track} fails its CRC", where=at)
+            if token is not None and sha256(payload) != token.digest:
+                raise SealError(f"block {row} of track {track} fails its digest", where=at)
+            yield CoreChunk(token, payload, entry.position)
+
+    def stream_size(self, track: int = 0) -> int:
+        """Length in bytes of the track's stream, holes included."""
+        rmap = self.range_map(track)
+        if not len(rmap):
+            return 0
+        last = rmap[len(rmap) - 1]
+        return last.offset + last.size
+
+    def extents(self, start: int, length: int, track: int = 0) -> Iterator[tuple[int, int]]:
+        """The (file offset, size) pieces that hold bytes `start` … `start + length` of the track's stream.
+
+        Cut to the end of the stream. Raises, before the first piece, UsageError for negative numbers and
+        NotFoundError where the range touches a hole of a recovered file.
+        """
+        if start < 0 or length < 0:
+            raise UsageError("a range must not be negative", found=(start, length))
+        end = min(start + length, self.stream_size(track))
+        for hole_start, hole_end in self._byte_holes(track):
+            if start < hole_end and hole_start < end:
+                raise NotFoundError(f"bytes {hole_start} to {hole_end - 1} of track {track} are lost")
+        return self._pieces(start, end, track)
+
+    def read(self, start: int, length: int, track: int = 0) -> bytes:
+        """A byte range of the track's stream as one bytes object. Raises as `extents` does."""
+        return b"".join(
+            read_exact(self._source, position, size) for position, size in self.extents(start, length, track)
+        )
+
+    def open(self, track: int = 0) -> BinaryIO:
+        """The track's stream as a read-only, seekable, buffered file object.
+
+        It shares the reader's source: close it first. It has a position of its own, so use one per thread.
+        """
+        self._check_track(track)
+        return cast(BinaryIO, io.BufferedReader(BlockFile(self, track), 2**18))
+
+    def chunks(self) -> Iterator[ChunkInfo]:
+        """Every chunk of the file in order, from the headers alone. Raises FormatError and its kin."""
+        return walk(self._source)
+
+    def etag(self, track: int = 0, *, unmasked: bool = False) -> str | None:
+        """The strong entity tag of a track's stream, 32 hex digits (H4MK 13); None while a file has no seal."""
+        self._check_track(track)
+        if self._opened.identity is None:
+            return None
+        message = b"h4mk etag\0" + self._opened.identity + track.to_bytes(2) + bytes([unmasked])
+        return sha256(message)[:16].hex()
+
+    @property
+    def mapping(self) -> mmap.mmap | None:
+        """The mapped file, for the kernel to send from (see FileSource); None for other sources."""
+        return self._source.mapping if isinstance(self._source, FileSource) else None
+
+    def fileno(self) -> int | None:
+        """The file's descriptor; None for other sources."""
+        return self._source.fileno() if isinstance(self._source, FileSource) else None
+
+    def close(self) -> None:
+        """Close what the reader opened. Safe to call twice."""
+        if self._owned:
+            self._source.close()
+
+    def __enter__(self) -> H4MKReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_track(self, track: int) -> None:
+        if not 0 <= track < len(self.tracks):
+            raise NotFoundError("no such track", expected=f"0 to {len(self.tracks) - 1}", found=track)
+
+    def _check_tokens(self) -> None:
+        if self.state == "original":
+            raise NotFoundError("files of the original implementation hold no tokens")
+
+    def _pieces(self, start: int, end: int, track: int) -> Iterator[tuple[int, int]]:
+        rmap = self.range_map(track)
+        trusted = track in self._opened.trusted
+        row = rmap.at_offset(start)
+        while start < end:
+            entry = rmap[row]
+            if not trusted:
+                self._check_entry(row, entry, track)
+            skip = start - entry.offset
+            size = min(entry.size - skip, end - start)
+            yield entry.position + skip, size
+            start += size
+            row += 1
+
+    def _check_entry(self, row: int, entry: RangeEntry, track: int) -> TokenRecord:
+        """The token that stands before an entry's payload; both must agree. Raises SealError and its kin."""
+        self._check_tokens()
+        at = entry.position - _BEFORE
+        data = read_exact(self._source, max(at, 0), _BEFORE)
+        info = ChunkInfo.unpack(data, at, self.size)
+        packed = data[CHUNK_SIZE : CHUNK_SIZE + TOKEN_SIZE]
+        if info.tag != "TOKN" or info.size != TOKEN_SIZE:
+            raise SealError("RMAP does not point at a block", where=entry.position)
+        if crc32(packed) != info.crc:
+            raise ChecksumError("chunk TOKN fails its CRC", where=at)
+        token = TokenRecord.unpack(packed)
+        payload = ChunkInfo.unpack(data[CHUNK_SIZE + TOKEN_SIZE :], entry.position - CHUNK_SIZE, self.size)
+        wanted = (track, self._index_of(row, track), entry.pts, entry.offset, entry.size, entry.flags)
+        found = (token.track, token.index, token.pts, token.offset, token.size, token.flags)
+        if wanted != found or payload.size != entry.size or payload.tag not in ("CORE", "SAFE"):
+            raise SealError("RMAP and TOKN differ", where=entry.position, expected=wanted, found=found)
+        return token
+
+    def _index_of(self, row: int, track: int) -> int:
+        """Block index of a row: rows count stored blocks, indices count lost ones too."""
+        index = row
+        for hole in self.lost:
+            if hole.track == track and hole.first <= index:
+                index += hole.count
+        return index
+
+    def _row_of(self, index: int, track: int) -> int:
+        self._check_tokens()
+        row = index
+        for hole in self.lost:
+            if hole.track == track and hole.first <= index:
+                row -= hole.count
+                if index < hole.first + hole.count:
+                    raise NotFoundError("that block is lost", where=f"track {track} block {index}")
+        if not 0 <= row < len(self.range_map(track)):
+            raise NotFoundError("no such block", where=f"track {track}", found=index)
+        return row
+
+    def _byte_holes(self, track: int) -> list[tuple[int, int]]:
+        if track not in self._holes:
+            rmap = self.range_map(track)
+            holes = []
+            for hole in self.lost:
+                if hole.track == track and hole.count:
+                    row = self._row_of(hole.first + hole.count, track)
+                    before = rmap[row - 1] if row else None
+                    holes.append((before.offset + before.size if before else 0, rmap[row].offset))
+            self._holes[track] = holes
+        return self._holes[track]
