@@ -149,3 +149,27 @@ def test_no_path_of_a_machine() -> None:
         content = path.read_bytes()
         for needle in needles:
             assert needle not in content, f"{path.relative_to(ROOT)} holds {needle.decode()}"
+
+
+def test_the_server_computes_nothing_itself() -> None:
+    """No cipher, no key derivation, no wire struct, no search: those are the lower tiers' work."""
+    theirs = {"bisect", "cryptography", "hmac", "struct", "zlib"}
+    for path in sources("server"):
+        assert not {name.partition(".")[0] for name in imported(path)} & theirs, path.relative_to(ROOT)
+
+
+def test_no_model_and_no_decoder() -> None:
+    """Nothing that learns, and nothing in the tokenizers that opens a codec: packets only."""
+    pinned = re.findall(
+        r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert not {"torch", "tensorflow", "jax", "onnxruntime", "scikit-learn", "opencv-python"} & set(pinned)
+    codecs = {"CodecContext", "decode_video", "to_ndarray", "to_image", "reformat", "resample", "VideoFrame"}
+    for path in sources("tokenize", "h4mk"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in codecs, f"{path.relative_to(ROOT)} line {node.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                # packet.decode() and container.decode() open a codec; bytes.decode("ascii") does not.
+                decodes = node.func.attr == "decode" and not node.args and not node.keywords
+                assert not decodes, f"{path.relative_to(ROOT)} line {node.lineno}"
