@@ -1,0 +1,138 @@
+"""Settings of the server: defaults, then a TOML file, then the environment, then flags; each checked.
+
+    [server]                      # harmony4.toml
+    library = "/srv/media"
+    port = 8000
+
+The same keys are `HARMONY4_LIBRARY`, `HARMONY4_PORT`, … in the environment. `load_config` merges the four
+sources
+and names the key, the value and what was expected where one of them is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Final
+
+from harmony4.crypto.errors import SourceError, UsageError
+
+__all__ = ["PREFIX", "Config", "load_config"]
+
+PREFIX: Final = "HARMONY4_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one server. Raises UsageError for a value that cannot be."""
+
+    library: Path = field(default=Path(), metadata={"help": "folder with the containers"})
+    host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
+    port: int = field(
+        default=8000, metadata={"help": "port to listen on; 0 takes a free one", "range": (0, 65535)}
+    )
+    max_open: int = field(
+        default=256, metadata={"help": "containers kept open while nobody reads them", "range": (1, 100_000)}
+    )
+    write_timeout: float = field(
+        default=30.0,
+        metadata={"help": "seconds without progress until a reader is cut off", "range": (0.05, 86_400)},
+    )
+    keepalive_timeout: float = field(
+        default=75.0, metadata={"help": "seconds an idle connection stays open", "range": (0, 86_400)}
+    )
+    stop_timeout: float = field(
+        default=10.0,
+        metadata={"help": "seconds that running requests get when the server stops", "range": (0, 86_400)},
+    )
+    access_log: bool = field(default=False, metadata={"help": "log every request to standard error"})
+
+    def __post_init__(self) -> None:
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            bounds = setting.metadata.get("range")
+            if bounds is not None and not (math.isfinite(value) and bounds[0] <= value <= bounds[1]):
+                raise _wrong(setting.name, f"{bounds[0]} to {bounds[1]}", value)
+        if not self.host:
+            raise _wrong("host", "an address", self.host)
+
+
+def load_config(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> Config:
+    """Merge the sources, later ones win: defaults < `file` (TOML) < `environ` < `flags` (None: not given).
+
+    Raises UsageError for an unknown key or a wrong value, SourceError where the file cannot be read. Other
+    variables of the environment than those that begin with HARMONY4_ are none of our business.
+    """
+    merged: dict[str, object] = {}
+    if file is not None:
+        merged |= {key: _convert(key, value, file.name) for key, value in _read(file).items()}
+        if "library" in merged and isinstance(merged["library"], Path):
+            # A relative folder in a file is relative to that file, wherever the server is started.
+            merged["library"] = file.parent / merged["library"]
+    for name, text in (environ or {}).items():
+        if name.startswith(PREFIX):
+            key = name.removeprefix(PREFIX).lower()
+            merged[key] = _convert(key, text, name)
+    for key, value in (flags or {}).items():
+        if value is not None:
+            merged[key] = _convert(key, value, f"--{key.replace('_', '-')}")
+    settings: dict[str, Any] = merged
+    return Config(**settings)
+
+
+def _read(file: Path) -> dict[str, object]:
+    try:
+        table = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise SourceError(f"cannot read the settings: {error.strerror}", where=str(file)) from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError
+        raise UsageError(f"the settings are not valid TOML: {error}", where=str(file)) from error
+    unknown = table.keys() - {"server"}
+    section = table.get("server", {})
+    if unknown or not isinstance(section, dict):
+        raise UsageError(
+            "unknown setting", where=str(file), expected="[server]", found=", ".join(sorted(unknown))
+        )
+    return section
+
+
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off"})
+
+
+def _convert(key: str, value: object, where: str) -> object:
+    """A value from a file, the environment or a flag as the type its setting has."""
+    kinds = {setting.name: setting.type for setting in fields(Config)}
+    kind = kinds.get(key)
+    if kind is None:
+        raise UsageError(f"unknown setting {key!r}", where=where, expected=", ".join(sorted(kinds)))
+    text = isinstance(value, str)
+    try:
+        if kind == "bool" and isinstance(value, bool):
+            return value
+        if kind == "bool" and isinstance(value, str) and value.lower() in _TRUE | _FALSE:
+            return value.lower() in _TRUE
+        if kind == "int" and not isinstance(value, bool) and (text or isinstance(value, int)):
+            return int(str(value))
+        if kind == "float" and not isinstance(value, bool) and (text or isinstance(value, (int, float))):
+            return float(str(value))
+        if kind == "str" and text:
+            return value
+        if kind == "Path" and isinstance(value, (str, Path)) and str(value):
+            return Path(value)
+    except ValueError:
+        pass
+    named = {"bool": "true or false", "int": "a whole number", "float": "a number", "Path": "a path"}
+    raise _wrong(key, named.get(str(kind), "text"), value, where)
+
+
+def _wrong(key: str, expected: str, found: object, where: str | None = None) -> UsageError:
+    return UsageError(f"the setting {key} is wrong", where=where, expected=expected, found=repr(found))

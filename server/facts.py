@@ -1,0 +1,218 @@
+"""Facts about a container as JSON values: what the command line prints with `--json` and the routes answer.
+
+Times are µs, offsets and sizes bytes, digests lower-case hex. Integers beyond ±(2^53 - 1), which JavaScript
+would
+round, are decimal strings, as in the container's own JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+from urllib.parse import quote
+
+from harmony4.crypto.errors import NotFoundError
+from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
+from harmony4.h4mk import H4MKReader
+
+__all__ = [
+    "EXTENSIONS",
+    "content_type",
+    "extension",
+    "info_facts",
+    "range_url",
+    "seek_facts",
+    "summary_facts",
+    "token_facts",
+    "track_facts",
+]
+
+Json = dict[str, Any]
+
+_SAFE_INTEGER: Final = 2**53 - 1
+_MEDIA_TYPE: Final = re.compile(r"(?:video|audio)/[a-z0-9][a-z0-9.+-]{0,63}")
+OPAQUE: Final = "application/octet-stream"
+
+EXTENSIONS: Final = {
+    "video/mp4": "mp4",
+    "audio/mp4": "m4a",
+    "video/webm": "webm",
+    "audio/webm": "webm",
+    "video/x-matroska": "mkv",
+    "audio/x-matroska": "mka",
+    "video/matroska": "mkv",
+    "audio/matroska": "mka",
+    "video/mp2t": "ts",
+    "audio/mpeg": "mp3",
+    "audio/flac": "flac",
+    "audio/x-flac": "flac",
+    "audio/wav": "wav",
+    "audio/x-wav": "wav",
+    "audio/vnd.wave": "wav",
+    "video/ogg": "ogv",
+    "audio/ogg": "ogg",
+}
+
+
+def content_type(media_type: str) -> str:
+    """The Content-Type for a track's bytes: its media type if it is audio or video, else octet-stream.
+
+    A container says of itself what it holds; text/html or an image with scripts would run in this site's
+    name.
+    """
+    return media_type if _MEDIA_TYPE.fullmatch(media_type) else OPAQUE
+
+
+def extension(media_type: str) -> str:
+    """The file name extension of a media type, without the dot; `bin` for what is not known."""
+    return EXTENSIONS.get(media_type, "bin")
+
+
+def range_url(reader: H4MKReader, name: str, track: int = 0) -> str:
+    """The address of a track's bytes, relative to the server: it ends in the true extension and names the
+    version."""
+    etag = reader.etag(track)
+    version = f"&v={etag[:16]}" if etag is not None else ""
+    path = f"/video/range/{track}.{extension(reader.tracks[track].info.media_type)}"
+    return f"{path}?name={quote(name, safe='/')}{version}"
+
+
+def check_track(reader: H4MKReader, track: int) -> None:
+    """Raise NotFoundError unless the container has that track."""
+    if not 0 <= track < len(reader.tracks):
+        raise NotFoundError("there is no such track", expected=f"0 to {len(reader.tracks) - 1}", found=track)
+
+
+def seek_facts(reader: H4MKReader, pts: int, track: int = 0) -> Json:
+    """The keyframe at or before `pts`: where to read, and how much.
+
+    Raises NotFoundError where no keyframe is that early, or no such track is.
+    """
+    check_track(reader, track)
+    found = reader.locate(pts, track)
+    if found is None:
+        raise NotFoundError("no keyframe is at or before that time", found=pts)
+    return {
+        "track": track,
+        "asked": _number(pts),
+        "pts": _number(found.pts),
+        "offset": _number(found.offset),
+        "block_index": found.block_index,
+        "next_pts": _number(found.next_pts),
+        "size": _number(found.size),
+        "header_ranges": [list(piece) for piece in found.header_ranges],
+    }
+
+
+def track_facts(reader: H4MKReader, number: int) -> Json:
+    """One track: what TRAK says of it, and what the file holds of it. Raises NotFoundError."""
+    check_track(reader, number)
+    state = reader.tracks[number]
+    info = state.info
+    facts: Json = {
+        "track": number,
+        "kind": info.kind,
+        "codec": info.codec,
+        "media_type": info.media_type,
+        "self_framing": info.self_framing,
+        "timing": info.timing,
+        "span": _number(info.span),
+        "start": {
+            "ticks": _number(info.start.ticks),
+            "num": _number(info.start.num),
+            "den": _number(info.start.den),
+        },
+        "stream": info.stream,
+        "masked": info.masked,
+        "blocks": state.blocks,
+        "bytes": _number(state.bytes),
+        "keyframes": state.keyframes,
+        "sha256": state.sha256.hex() if state.sha256 is not None else None,
+        "etag": reader.etag(number),
+    }
+    if info.lang is not None:
+        facts["lang"] = info.lang
+    if info.name is not None:
+        facts["name"] = info.name
+    return facts
+
+
+def summary_facts(reader: H4MKReader) -> Json:
+    """What a listing says of a container."""
+    return {
+        "state": reader.state,
+        "duration": _number(reader.duration),
+        "blocks": reader.block_count,
+        "title": reader.meta.title if reader.meta is not None else None,
+        "tracks": [
+            {
+                "kind": one.info.kind,
+                "codec": one.info.codec,
+                "media_type": one.info.media_type,
+                "keyframes": one.keyframes,
+                "bytes": _number(one.bytes),
+            }
+            for one in reader.tracks
+        ],
+    }
+
+
+def info_facts(reader: H4MKReader) -> Json:
+    """Everything that is known of a container without reading its blocks.
+
+    `head` and `root` are null, and `history`, `steps` and `ancillary` empty, where there is no seal;
+    `original` holds
+    the metadata of a file of the original implementation, else null.
+    """
+    trak, meta = reader.trak, reader.meta
+    return {
+        "state": reader.state,
+        "size": _number(reader.size),
+        "duration": _number(reader.duration),
+        "blocks": reader.block_count,
+        "title": meta.title if meta is not None else None,
+        "head": reader.head.hex() if reader.head is not None else None,
+        "root": reader.root.hex() if reader.root is not None else None,
+        "origin": str(trak.origin),
+        "cut": {"block": trak.block, "order": trak.order, "rule": trak.rule},
+        "tracks": [track_facts(reader, number) for number in range(len(reader.tracks))],
+        "steps": [
+            {"pts": _number(one.pts), "shift": _number(one.shift), "track": one.track}
+            for one in (meta.steps if meta is not None else ())
+        ],
+        "lost": [{"count": one.count, "first": one.first, "track": one.track} for one in reader.lost],
+        "ancillary": [
+            {"tag": one.tag, "size": one.size, "sha256": one.sha256.hex()}
+            for one in (meta.ancillary if meta is not None else ())
+        ],
+        "history": [
+            {"op": one.op, "args": dict(one.args), "inputs": [dict(source) for source in one.inputs]}
+            for one in (meta.history if meta is not None else ())
+        ],
+        "original": reader.original_meta,
+    }
+
+
+def token_facts(record: TokenRecord) -> Json:
+    """One token; `key_pts` and `key_offset` are null before the first keyframe."""
+    return {
+        "track": record.track,
+        "index": record.index,
+        "pts": _number(record.pts),
+        "end": _number(record.end),
+        "offset": _number(record.offset),
+        "size": record.size,
+        "key": bool(record.flags & KEY),
+        "header": bool(record.flags & HEADER),
+        "last": bool(record.flags & LAST),
+        "masked": bool(record.flags & MASKED),
+        "key_pts": None if record.key_pts == NONE else _number(record.key_pts),
+        "key_offset": None if record.key_offset == NONE else _number(record.key_offset),
+        "min_pts": _number(record.min_pts),
+        "digest": record.digest.hex(),
+        "tag": record.tag.hex() if record.flags & MASKED else None,
+    }
+
+
+def _number(value: int | None) -> int | str | None:
+    return value if value is None or abs(value) <= _SAFE_INTEGER else str(value)

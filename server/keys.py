@@ -1,0 +1,27 @@
+"""What the application holds, by typed keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from harmony4.server.catalogue import Catalogue
+from harmony4.server.config import Config
+from harmony4.server.library import Library
+
+__all__ = ["CATALOGUE", "CONFIG", "LIBRARY", "STATUS", "Status"]
+
+
+@dataclass(slots=True)
+class Status:
+    """Whether the server is on its way out."""
+
+    stopping: bool = False
+
+
+CONFIG: Final = web.AppKey("config", Config)
+LIBRARY: Final = web.AppKey("library", Library)
+CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
+STATUS: Final = web.AppKey("status", Status)

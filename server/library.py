@@ -1,0 +1,328 @@
+"""The library: names in requests to open containers.
+
+A container is opened once and shared by all requests. `Library.open` hands out the shared reader under a
+lease; a
+reader that somebody still uses is never closed under them, whether it fell out of the cache or was replaced
+on disk
+in the meantime. Everything here except `open`'s fast path (one `stat`) runs in threads.
+
+Names are paths below the root as a client wrote them, `talks/day1.h4mk`. Whatever does not lead to a regular
+file
+inside the root (`..`, an absolute path, NUL, a link out of it, a folder, a FIFO) does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import errno
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
+from harmony4.h4mk import H4MKReader
+from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY
+
+__all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", "scan"]
+
+SUFFIX: Final = ".h4mk"
+_ATTEMPTS: Final = 4
+_GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells one file from its replacement."""
+
+    device: int
+    inode: int
+    size: int
+    """Bytes."""
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Self:
+        """The identity in a `stat` result."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Container:
+    """A lease on an open container; give it back by leaving the `with` block.
+
+    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from.
+    """
+
+    __slots__ = ("_library", "closed", "identity", "name", "reader", "retired", "users")
+
+    def __init__(self, library: Library, name: str, reader: H4MKReader, identity: Identity) -> None:
+        self._library = library
+        self.name = name
+        self.reader = reader
+        self.identity = identity
+        self.users = 0
+        self.retired = False
+        self.closed = False
+
+    def in_memory(self, track: int) -> bool:
+        """Whether a track's tables are in memory, so that looking something up in them never reads the
+        disk."""
+        state = self.reader.tracks[track]
+        return self.reader.state != "sealed" or state.blocks * RMAP_ENTRY.size < COPY_LIMIT
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.users -= 1
+        if self.retired and not self.users:
+            self._library._dispose(self)
+
+
+class Library:
+    """The containers below one folder. Use from one event loop.
+
+    At most `max_open` readers stay open while nobody uses them, the least recently used go first; readers in
+    use
+    do not count against anybody and are bounded by the number of connections.
+    """
+
+    def __init__(self, root: Path, *, max_open: int = 256) -> None:
+        """Raises SourceError unless `root` is a folder that can be read."""
+        try:
+            self.root: Final = Path(os.path.realpath(root, strict=True))
+            with os.scandir(self.root):
+                pass
+        except OSError as error:
+            raise SourceError(f"cannot read the library: {error.strerror}", where=str(root)) from error
+        self._max_open = max_open
+        self._containers: OrderedDict[str, Container] = OrderedDict()
+        self._broken: OrderedDict[str, tuple[Identity, HarmonyError]] = OrderedDict()
+        self._opening: dict[str, asyncio.Task[Container]] = {}
+        self._closing: set[asyncio.Future[None]] = set()
+
+    @property
+    def opened(self) -> int:
+        """Number of readers in the cache, in use or not."""
+        return len(self._containers)
+
+    async def open(self, name: str) -> Container:
+        """A lease on the container `name`: `with await library.open(name) as container`.
+
+        Raises NotFoundError for a name that leads nowhere, SourceError for a file that cannot be read, and
+        what
+        the reader raises for a file that is no container.
+        """
+        check_name(name)
+        for _ in range(_ATTEMPTS):
+            container = self._containers.get(name)
+            if container is not None:
+                if self._current(container):
+                    self._containers.move_to_end(name)
+                    container.users += 1
+                    return container
+                self._retire(name)
+            task = self._opening.get(name)
+            if task is None:
+                task = asyncio.get_running_loop().create_task(self._load(name))
+                self._opening[name] = task
+                task.add_done_callback(lambda done, name=name: self._loaded(name, done))  # type: ignore[misc]
+            # Shielded: a client that goes away must not fail the others that wait for the same container.
+            container = await asyncio.shield(task)
+            if not container.closed:  # else it was pushed out again before this task came to run
+                container.users += 1
+                return container
+        raise SourceChangedError("the container is being replaced again and again")
+
+    async def close(self) -> None:
+        """Close all readers. Call it when no request runs any more."""
+        if self._opening:
+            await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        for name in list(self._containers):
+            self._retire(name)
+        if self._closing:
+            await asyncio.gather(*self._closing)
+
+    def resolve(self, name: str) -> Path:
+        """The real path of a name, for work in a thread. Raises NotFoundError, SourceError."""
+        try:
+            path = Path(os.path.realpath(self.root / check_name(name), strict=True))
+            status = path.stat()
+        except OSError as error:
+            if error.errno in _GONE:
+                raise _missing() from error
+            raise SourceError(f"cannot read the container: {error.strerror}") from error
+        if not path.is_relative_to(self.root) or not stat.S_ISREG(status.st_mode):
+            raise _missing()
+        return path
+
+    def _current(self, container: Container) -> bool:
+        try:
+            # A link on the way was checked when the file was opened; the same file again needs no new check.
+            status = os.stat(f"{self.root}/{container.name}")  # noqa: PTH116 - every request pays for it
+            return Identity.of(status) == container.identity
+        except OSError:
+            return False
+
+    async def _load(self, name: str) -> Container:
+        known = self._broken.get(name)
+        try:
+            reader, identity = await asyncio.to_thread(self._read, name, known)
+        except _BrokenError as error:
+            self._broken[name] = (error.identity, error.cause)
+            self._broken.move_to_end(name)
+            while len(self._broken) > self._max_open:
+                self._broken.popitem(last=False)
+            # A copy: one instance raised again and again would collect tracebacks.
+            raise copy.copy(error.cause) from None
+        self._broken.pop(name, None)
+        container = Container(self, name, reader, identity)
+        self._containers[name] = container
+        self._evict()
+        return container
+
+    def _loaded(self, name: str, task: asyncio.Task[Container]) -> None:
+        del self._opening[name]
+        if not task.cancelled():
+            task.exception()  # looked at, so that asyncio does not complain when every waiter has left
+
+    def _read(self, name: str, known: tuple[Identity, HarmonyError] | None) -> tuple[H4MKReader, Identity]:
+        """Open a container; in a thread. A failure that is known already is not tried again."""
+        for _ in range(_ATTEMPTS):
+            path = self.resolve(name)
+            try:
+                before = Identity.of(path.stat())
+                if known is not None and known[0] == before:
+                    raise _BrokenError(before, known[1])
+                reader = H4MKReader(path)
+            except OSError:
+                continue
+            except SourceError:
+                raise  # about this moment (descriptors, permissions), not about the content
+            except HarmonyError as error:
+                raise _BrokenError(before, error) from error
+            descriptor = reader.fileno()
+            if descriptor is not None and Identity.of(os.fstat(descriptor)) == before:
+                _warm(reader)
+                return reader, before
+            reader.close()
+        raise SourceChangedError("the container changes while it is being opened")
+
+    def _evict(self) -> None:
+        """Retire the least recently used readers that nobody uses until the cache fits."""
+        excess = len(self._containers) - self._max_open
+        if excess > 0:
+            newest = next(reversed(self._containers))
+            idle = (name for name, one in self._containers.items() if not one.users and name != newest)
+            for name in [name for name, _ in zip(idle, range(excess), strict=False)]:
+                self._retire(name)
+
+    def _retire(self, name: str) -> None:
+        container = self._containers.pop(name)
+        container.retired = True
+        if not container.users:
+            self._dispose(container)
+
+    def _dispose(self, container: Container) -> None:
+        # In a thread: unmapping many gigabytes that the kernel has touched takes a while.
+        container.closed = True
+        future = asyncio.get_running_loop().run_in_executor(None, container.reader.close)
+        self._closing.add(future)
+        future.add_done_callback(self._closing.discard)
+
+
+def _warm(reader: H4MKReader) -> None:
+    """Load the tables and the mapping now, in this thread, and not in a request on the event loop.
+
+    A damaged table is no reason to refuse the container's other tracks: asking for it raises again.
+    """
+    for track in range(len(reader.tracks)):
+        with suppress(HarmonyError):
+            reader.seek_table(track)
+            reader.range_map(track)
+    with suppress(HarmonyError):
+        _ = reader.mapping
+
+
+class _BrokenError(Exception):
+    """Carries a container's error and the identity it holds for out of the thread."""
+
+    def __init__(self, identity: Identity, cause: HarmonyError) -> None:
+        super().__init__(identity, cause)
+        self.identity = identity
+        self.cause = cause
+
+
+def _missing() -> NotFoundError:
+    return NotFoundError("there is no such container")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it may be one (see the module's text), else raise NotFoundError. Pure."""
+    parts = name.split("/")
+    # Names that begin with a dot are hidden: half-written containers, trash, `.` and `..`.
+    if not name.endswith(SUFFIX) or "\0" in name or any(not part or part.startswith(".") for part in parts):
+        raise _missing()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise _missing() from None
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A container that was found on disk. `raw` is its name as the file system has it, `/` between
+    folders."""
+
+    raw: bytes
+    path: Path
+    identity: Identity
+
+    @property
+    def name(self) -> str | None:
+        """The name for requests; None if the file's name is not UTF-8."""
+        try:
+            return self.raw.decode()
+        except UnicodeDecodeError:
+            return None
+
+
+def scan(root: Path) -> list[Entry]:
+    """All containers below `root`, ordered by the bytes of their names; in a thread.
+
+    Folders that are links are not entered (they may form a circle), folders that cannot be read are left out.
+    """
+    return sorted(_scan(root), key=lambda entry: entry.raw)
+
+
+def _scan(root: Path) -> Iterator[Entry]:
+    folders = [(root, b"")]
+    while folders:
+        folder, prefix = folders.pop()
+        try:
+            with os.scandir(folder) as found:
+                listing = [one for one in found if not one.name.startswith(".")]
+        except OSError:
+            continue
+        for one in listing:
+            raw = prefix + os.fsencode(one.name)
+            try:
+                if one.is_dir(follow_symlinks=False):
+                    folders.append((Path(one.path), raw + b"/"))
+                elif one.name.endswith(SUFFIX) and one.is_file() and _inside(root, one):
+                    yield Entry(raw, Path(one.path), Identity.of(one.stat()))
+            except OSError:
+                continue  # it vanished in the meantime
+
+
+def _inside(root: Path, one: os.DirEntry[str]) -> bool:
+    return not one.is_symlink() or Path(os.path.realpath(one.path)).is_relative_to(root)

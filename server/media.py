@@ -1,0 +1,61 @@
+"""`/media`: the library, page by page."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from typing import Final
+
+from aiohttp import web
+
+from harmony4.crypto.errors import UsageError
+from harmony4.server.catalogue import SORTS, Key
+from harmony4.server.keys import CATALOGUE
+from harmony4.server.video import REVALIDATE, json_response
+
+__all__ = ["get_media", "routes"]
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+
+
+def routes() -> list[web.RouteDef]:
+    """The routes of this module."""
+    return [web.get("/media", get_media)]
+
+
+async def get_media(request: web.Request) -> web.Response:
+    """`{"items", "next"}`; `next` is the cursor of the following page, null on the last one."""
+    query = request.query
+    sort = query.get("sort", "name")
+    if sort.removeprefix("-") not in SORTS:
+        raise UsageError(
+            "sort is not valid", expected=", ".join(SORTS) + ", with - for reverse", found=sort[:40]
+        )
+    text = query.get("limit", str(DEFAULT_LIMIT))
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_LIMIT):
+        raise UsageError("limit is not valid", expected=f"1 to {MAX_LIMIT}", found=text[:40])
+    after = _parse_cursor(query["cursor"]) if "cursor" in query else None
+    items, last = await asyncio.to_thread(
+        request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=int(text)
+    )
+    return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
+
+
+def _cursor(key: Key) -> str:
+    """A key as URL-safe text. File names of any bytes fit in."""
+    return base64.urlsafe_b64encode(b"%d:%b" % key).decode("ascii").rstrip("=")
+
+
+def _parse_cursor(text: str) -> Key:
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        value, colon, raw = data.partition(b":")
+        if not colon or len(value) > 20:
+            raise ValueError
+        return int(value), raw
+    except (ValueError, binascii.Error):
+        raise UsageError(
+            "cursor is not valid", expected="`next` of an earlier answer", found=text[:40]
+        ) from None

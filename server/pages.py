@@ -1,0 +1,92 @@
+"""The page at `/` and its files below `/static/`, read once at start and served from memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+import harmony4.static
+from harmony4.crypto.errors import NotFoundError
+from harmony4.server.ranges import Representation, decide
+
+__all__ = ["PAGE_POLICY", "SECURITY_HEADERS", "StaticFile", "load_static", "routes", "secure"]
+
+SECURITY_HEADERS: Final[Mapping[str, str]] = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    # What is no page has no business in a frame or with anything to load.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+}
+PAGE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_TYPES: Final = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StaticFile:
+    """A file of the page."""
+
+    data: bytes
+    content_type: str
+    etag: str
+
+
+def load_static(folder: Path | None = None) -> dict[str, StaticFile]:
+    """The files of the page by name: those of the package `harmony4.static`, or of another folder."""
+    folder = Path(harmony4.static.__path__[0]) if folder is None else folder
+    found = {}
+    for path in sorted(folder.iterdir()):
+        kind = _TYPES.get(path.suffix)
+        if kind is not None and path.is_file():
+            data = path.read_bytes()
+            found[path.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:32])
+    return found
+
+
+def routes(files: Mapping[str, StaticFile]) -> list[web.RouteDef]:
+    """`/` and `/static/NAME` for these files."""
+
+    async def get_page(request: web.Request) -> web.Response:
+        return _respond(request, files["index.html"])
+
+    async def get_static(request: web.Request) -> web.Response:
+        file = files.get(request.match_info["file"])
+        if file is None:
+            raise NotFoundError("there is no such file")
+        return _respond(request, file)
+
+    return [web.get("/", get_page), web.get("/static/{file}", get_static)]
+
+
+def _respond(request: web.Request, file: StaticFile) -> web.Response:
+    # Ranges of such small files are never asked for: only the preconditions of `decide` matter here.
+    decision = decide("HEAD", request.headers, Representation(len(file.data), file.etag))
+    headers = {"Cache-Control": "no-cache", "ETag": f'"{file.etag}"', "Content-Type": file.content_type}
+    if file.content_type.startswith("text/html"):
+        headers["Content-Security-Policy"] = PAGE_POLICY
+    body = file.data if decision.status == 200 else None
+    if decision.status == 304:
+        del headers["Content-Type"]
+    return web.Response(status=decision.status, headers=headers, body=body)
+
+
+async def secure(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the security headers on every answer; a signal handler, so that errors and streams have them
+    too."""
+    headers = response.headers
+    for name, value in SECURITY_HEADERS.items():
+        headers.setdefault(name, value)

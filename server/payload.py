@@ -1,0 +1,212 @@
+"""Bytes out: a logical range of a track onto a connection.
+
+Two ways, one interface. Where it is safe, slices of the file's mapping are handed to the transport, and only
+the kernel
+ever touches them: a container that is truncated while it streams makes `send` fail with EFAULT, which costs
+this one
+connection. Anywhere else the bytes are read in a thread. Safe means that the transport keeps a view of what
+it could
+not send at once, instead of copying it (uvloop does, asyncio from Python 3.12 on), and that nothing encrypts
+in between.
+
+Both wait until the kernel has taken a window before the next one is touched, so a slow client costs no
+memory, and both
+break off a client that takes nothing for the write time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+from aiohttp import web
+from aiohttp.http import StreamWriter
+
+from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
+from harmony4.h4mk import H4MKReader
+from harmony4.server.library import Container
+from harmony4.server.ranges import ByteRange
+
+__all__ = ["may_map", "send"]
+
+_LOG: Final = logging.getLogger("harmony4.server")
+
+_BATCH: Final = 2**20
+"""Bytes handed to the transport at a time: what the kernel copies before other connections get their turn."""
+_PIECES: Final = 64
+"""Most pieces in one batch; blocks may be as small as a byte."""
+_READ: Final = 256 * 2**10
+"""Bytes read into memory at a time where nothing may be mapped."""
+
+
+def may_map(transport: asyncio.BaseTransport) -> bool:
+    """Whether slices of a mapping may be written to `transport` (see the module's text)."""
+    if transport.get_extra_info("sslcontext") is not None:
+        return False
+    module = type(transport).__module__
+    version = sys.version_info
+    # Older ones copy the rest of a write in user space, or lose data in `writelines` (CVE-2024-12254).
+    keeps_views = (3, 12, 9) <= version < (3, 13) or version >= (3, 13, 2)
+    return module.startswith("uvloop.") or (keeps_views and module == "asyncio.selector_events")
+
+
+async def send(
+    request: web.Request,
+    response: web.StreamResponse,
+    container: Container,
+    track: int,
+    body: ByteRange,
+    *,
+    limit: float,
+) -> web.StreamResponse:
+    """Send `response` with the bytes `body` of the track's stream; its headers must say their number.
+
+    `limit` is the longest time without progress, seconds. Raises HarmonyError only while nothing has been
+    sent; an
+    error after that is logged and breaks the connection off, which a client sees as a body that is too short.
+    """
+    if request.method == "HEAD" or not body.length:
+        await response.prepare(request)
+        return response
+    batches = _batches(request.transport, container, track, body)
+    pieces = await anext(batches)
+    writer = await response.prepare(request)
+    if not isinstance(writer, StreamWriter):
+        raise TypeError("aiohttp's response has no StreamWriter")
+    try:
+        flow = _Flow(writer, limit)
+        await flow.write(pieces)
+        async for pieces in batches:
+            await flow.write(pieces)
+        return response
+    except ConnectionError as error:
+        _LOG.debug("%s: the connection broke: %s", request.path, error)
+    except (HarmonyError, OSError) as error:
+        _LOG.warning("%s was broken off: %s", request.rel_url.raw_path_qs, error)
+    response.force_close()
+    if request.transport is not None:
+        request.transport.abort()
+    return response
+
+
+def _batches(
+    transport: asyncio.BaseTransport | None, container: Container, track: int, body: ByteRange
+) -> AsyncIterator[list[memoryview]]:
+    mapping = None
+    if transport is not None and may_map(transport):
+        with suppress(SourceError):  # no address space left, for one: reading needs none
+            mapping = container.reader.mapping
+    if mapping is None:
+        return _read(container.reader, track, body)
+    return _mapped(memoryview(mapping), container, track, body)
+
+
+async def _read(reader: H4MKReader, track: int, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+    for start in range(body.start, body.stop, _READ):
+        length = min(_READ, body.stop - start)
+        yield [memoryview(await asyncio.to_thread(reader.read, start, length, track))]
+
+
+async def _mapped(
+    view: memoryview, container: Container, track: int, body: ByteRange
+) -> AsyncIterator[list[memoryview]]:
+    extents = _sliced(container.reader.extents(body.start, body.length, track))
+    while True:
+        if container.in_memory(track):
+            batch = _batch(extents)
+        else:
+            batch = await asyncio.to_thread(_batch, extents)  # the range map is read by pages
+        if not batch:
+            return
+        yield [view[offset : offset + length] for offset, length in batch]
+
+
+def _sliced(extents: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    for offset, length in extents:
+        for at in range(0, length, _BATCH):
+            yield offset + at, min(_BATCH, length - at)
+
+
+def _batch(extents: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The next pieces, about `_BATCH` bytes of them; empty at the end."""
+    batch: list[tuple[int, int]] = []
+    total = 0
+    for offset, length in extents:
+        batch.append((offset, length))
+        total += length
+        if total >= _BATCH or len(batch) == _PIECES:
+            break
+    return batch
+
+
+class _Flow:
+    """Writes to one connection, with back-pressure and the write time limit."""
+
+    def __init__(self, writer: StreamWriter, limit: float) -> None:
+        self._writer = writer
+        self._limit = limit
+        self._left = 0
+        self._stalled = False
+        self._timer: asyncio.TimerHandle | None = None
+        transport = writer.transport
+        if transport is None:
+            raise ConnectionResetError("the connection is gone")
+        self._transport = transport
+        # Nothing may wait in the transport when `write` returns: what waits there would hold the mapping of a
+        # container that is closed by then, and would be out of reach of the time limit.
+        transport.set_write_buffer_limits(high=0)
+
+    async def write(self, pieces: Sequence[memoryview]) -> None:
+        """Return when the kernel has taken all of them. Raises ConnectionError, SourceChangedError."""
+        try:
+            if len(pieces) == 1:
+                await self._writer.write(pieces[0], drain=False)
+            else:
+                self._write_lines(pieces)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise SourceChangedError("the container was cut short while it was being sent") from error
+        if not self._writer.protocol.writing_paused:
+            return
+        self._left = self._transport.get_write_buffer_size()
+        self._watch()
+        try:
+            # Not asyncio.timeout: cancelling aiohttp's drain leaves a cancelled future behind for the next
+            # one.
+            await self._writer.drain()
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+        if self._stalled:
+            raise ConnectionResetError(f"nothing was taken for {self._limit} s")
+
+    def _write_lines(self, pieces: Sequence[memoryview]) -> None:
+        """One `writelines` for many pieces, with the books kept as StreamWriter keeps them.
+
+        Its own would join the pieces in user space on older Pythons, and touch the mapping.
+        """
+        if self._transport.is_closing():
+            raise ConnectionResetError("the connection is gone")
+        size = sum(len(piece) for piece in pieces)
+        self._writer.buffer_size += size
+        self._writer.output_size += size
+        if self._writer.length is not None:
+            self._writer.length -= size
+        self._transport.writelines(pieces)
+
+    def _watch(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._limit, self._check)
+
+    def _check(self) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left < self._left:
+            self._left = left
+            self._watch()
+        else:
+            self._stalled = True
+            self._transport.abort()

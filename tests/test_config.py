@@ -1,0 +1,81 @@
+"""server/config.py: defaults < TOML < environment < flags; errors name key, value and expectation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harmony4.crypto.errors import HarmonyError, SourceError, UsageError
+from harmony4.server.config import Config, load_config
+
+
+def test_defaults() -> None:
+    config = load_config()
+    assert config == Config()
+    assert (config.host, config.port) == ("127.0.0.1", 8000)
+
+
+def test_order_of_sources(tmp_path: Path) -> None:
+    file = tmp_path / "harmony4.toml"
+    file.write_text(
+        '[server]\nport = 1001\nmax_open = 7\nhost = "::1"\nlibrary = "media"\naccess_log = true\n'
+    )
+    environ = {"HARMONY4_PORT": "1002", "HARMONY4_MAX_OPEN": "8", "PORT": "5"}
+    config = load_config(file=file, environ=environ, flags={"port": 1003, "write_timeout": None})
+    assert (config.host, config.max_open, config.port) == ("::1", 8, 1003)
+    assert config.access_log
+    assert config.library == tmp_path / "media"  # relative to the file that says so
+    assert load_config(file=file, flags={"library": "here"}).library == Path("here")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"port": 70000}, ["port", "0 to 65535", "70000"]),
+        ({"port": "eighty"}, ["--port", "a whole number", "eighty"]),
+        ({"port": True}, ["--port", "a whole number", "True"]),
+        ({"port": 1.5}, ["--port", "1.5"]),
+        ({"write_timeout": "nan"}, ["write_timeout", "nan"]),
+        ({"write_timeout": "soon"}, ["--write-timeout", "a number", "soon"]),
+        ({"access_log": "maybe"}, ["--access-log", "true or false", "maybe"]),
+        ({"host": ""}, ["host", "an address"]),
+        ({"library": ""}, ["library", "a path"]),
+        ({"library": 5}, ["library", "a path", "5"]),
+        ({"colour": "red"}, ["colour", "--colour", "max_open"]),
+    ],
+)
+def test_wrong_values(flags: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(flags=flags)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_environment() -> None:
+    config = load_config(environ={"HARMONY4_ACCESS_LOG": "Yes", "HARMONY4_WRITE_TIMEOUT": "2.5"})
+    assert config.access_log
+    assert config.write_timeout == 2.5
+    assert not load_config(environ={"HARMONY4_ACCESS_LOG": "off"}).access_log
+    with pytest.raises(UsageError, match="HARMONY4_PROT"):
+        load_config(environ={"HARMONY4_PROT": "1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("port = 1", UsageError),
+        ("[server]\nport = [1]", UsageError),
+        ("[server]\nport", UsageError),
+        ("server = 1", UsageError),
+        ("[server]\nprot = 1", UsageError),
+        ("\udcff", UsageError),
+        (None, SourceError),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str | None, kind: type[HarmonyError]) -> None:
+    file = tmp_path / "harmony4.toml"
+    if text is not None:
+        file.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(kind, match=r"harmony4\.toml"):
+        load_config(file=file)
