@@ -29,16 +29,18 @@ PROGRAMS: Final = {
     "ffmpeg": ("ffmpeg",),
     "nginx": ("nginx",),
     "espeak": ("espeak-ng",),
+    "curl": ("curl",),
 }
 
 needs_chromium: Final = pytest.mark.chromium
 needs_ffmpeg: Final = pytest.mark.ffmpeg
 needs_nginx: Final = pytest.mark.nginx
 needs_espeak: Final = pytest.mark.espeak
+needs_curl: Final = pytest.mark.curl
 
 
 def program(marker: str) -> str | None:
-    """The path of the program behind a marker ("chromium", "ffmpeg", "nginx", "espeak"), or None."""
+    """The path of the program behind a marker ("chromium", "ffmpeg", …), or None."""
     # nginx and the like live in sbin, which is not on everybody's PATH.
     path = ":".join(("/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"))
     for name in PROGRAMS[marker]:

@@ -1,0 +1,192 @@
+"""The documentation is true: what the code has is described, and the examples run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import typer
+
+from harmony4.crypto import errors
+from harmony4.server.app import create_app
+from harmony4.server.cli.frame import app as commands
+from harmony4.server.config import PREFIX, Config
+from harmony4.server.errors import PROBLEMS
+from needs import BUNNY, ROOT, needs_curl
+
+DOCS = ROOT / "docs"
+API = (DOCS / "API.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+HOUSE = [
+    "H4MK",
+    "ARCHITECTURE",
+    "API",
+    "QUICK_START_API",
+    "DEPLOYMENT",
+    "SECURITY",
+    "PERFORMANCE",
+    "FOUNDING",
+]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The contents of the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def section(heading: str) -> str:
+    """The text below a heading of API.md, up to the next one of any level."""
+    found = re.search(rf"^#+ {re.escape(heading)}\n(.*?)(?=^#+ |\Z)", API, re.MULTILINE | re.DOTALL)
+    assert found, f"API.md has no section {heading!r}"
+    return found[1]
+
+
+def test_every_page_exists_and_says_something() -> None:
+    for name in HOUSE:
+        assert len((DOCS / f"{name}.md").read_text(encoding="utf-8").split()) > 150, name
+
+
+def test_every_route_is_described(tmp_path: Path) -> None:
+    table = section("Routes")
+    for route in create_app(Config(library=tmp_path)).router.routes():
+        assert route.resource is not None
+        path = re.sub(r":[^}]*", "", route.resource.canonical)
+        rows = [row for row in table.splitlines() if f"`{path}`" in row or f"`{path}?" in row]
+        assert rows, f"{path} is not described"
+        if route.method != "HEAD":
+            assert f"| {route.method}" in rows[0], f"{route.method} {path} is not described"
+
+
+def command_names() -> list[str]:
+    group = typer.main.get_command(commands)
+    return sorted(group.commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", command_names())
+def test_every_command_and_option_is_described(name: str) -> None:
+    group = typer.main.get_command(commands)
+    text = section(f"harmony4 {name}")
+    for parameter in group.commands[name].params:  # type: ignore[attr-defined]
+        for option in [*parameter.opts, *parameter.secondary_opts]:
+            if option.startswith("--") and option != "--help":
+                assert re.search(rf"`{option}[` ]", text), f"{name}: {option} is not described"
+
+
+def test_no_command_is_described_that_is_not_there() -> None:
+    assert sorted(re.findall(r"^### harmony4 ([a-z-]+)$", API, re.MULTILINE)) == command_names()
+
+
+def test_every_setting_is_described() -> None:
+    text = (DOCS / "DEPLOYMENT.md").read_text(encoding="utf-8")
+    for setting in fields(Config):
+        default = str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
+        row = f"| `{setting.name}` | `{PREFIX}{setting.name.upper()}` | `{default}` |"
+        assert row in text, row
+
+
+def test_every_error_is_described() -> None:
+    table = section("Problems")
+    classes = [getattr(errors, name) for name in errors.__all__]
+    for kind in classes:
+        assert re.search(rf"^\| `{kind.code}` \| `{kind.__name__}` \|", table, re.MULTILINE), kind
+    for code, (status, _) in PROBLEMS.items():
+        shown = "any" if code == "http" else status
+        assert re.search(rf"^\| `{code}` \| [^|]*\| {shown} \|", table, re.MULTILINE), code
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["harmony4.crypto.token", "harmony4.h4mk", "harmony4.tokenize.tokens", "harmony4.tokenize.video"],
+)
+def test_every_public_name_is_described(module: str) -> None:
+    text = section("Python API")
+    for name in importlib.import_module(f"harmony4.{module}").__all__:
+        assert re.search(rf"`{name}\b", text), f"{module}.{name} is not described"
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_first_screen_of_the_readme() -> None:
+    first_screen = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()[:30]
+    text = "\n".join(first_screen)
+    commands_shown = [
+        line.split("#")[0].strip() for block in blocks(text, "sh") for line in block.splitlines()
+    ]
+    assert commands_shown == ["make demo", "make test"]
+    for target in ("demo", "test"):
+        made = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert made.returncode == 0, made.stderr
+
+
+@contextmanager
+def served(line: str, folder: Path, environ: dict[str, str]) -> Iterator[str]:
+    """Run a `harmony4 serve` line of a page on a free port; gives the address it listens on."""
+    command = line.removesuffix("&").replace("--port 8000", "--port 0 --json")
+    assert command != line
+    server = subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=folder, env=environ, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stdout is not None
+        yield json.loads(server.stdout.readline())["url"]
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+    assert server.returncode in (0, 143)
+
+
+def run_blocks(page: Path, folder: Path) -> None:
+    """Run a page's shell and Python examples in order, as a reader would who has a film.mp4."""
+    shutil.copy(BUNNY, folder / "film.mp4")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environ = os.environ | {"PATH": path, "PYTHONSAFEPATH": "1", "NO_COLOR": "1"}
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"^```(sh|python)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    examples = [(kind, code) for kind, code in found if not code.startswith(("make ", "git "))]
+    first = next(number for number, (_, code) in enumerate(examples) if "harmony4 serve" in code)
+    _run_all(examples[:first], folder, environ)
+    serve = [line for line in examples[first][1].splitlines() if line.startswith("harmony4 serve")]
+    assert len(serve) == 1, "a page's examples share one server"
+    with served(serve[0], folder, environ) as url:
+        rest = [(kind, code.replace(serve[0], "")) for kind, code in examples[first:]]
+        _run_all(
+            [(kind, code.replace("http://127.0.0.1:8000/", url)) for kind, code in rest], folder, environ
+        )
+
+
+def _run_all(examples: list[tuple[str, str]], folder: Path, environ: dict[str, str]) -> None:
+    for kind, code in examples:
+        command = ["bash", "-euo", "pipefail", "-c", code]
+        if kind == "python":
+            command = [sys.executable, "-P", "-W", "error", "-c", code]
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            env=environ,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
+
+
+@needs_curl
+@pytest.mark.parametrize("page", ["README.md", "docs/QUICK_START_API.md"])
+def test_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
+    run_blocks(ROOT / page, tmp_path)
