@@ -7,8 +7,10 @@ from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.chunks import ChunkInfo, ChunkStream, CoreChunk
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Start, Step, StoredTrack, TrackInfo, Trak
 from harmony4.h4mk.reader import TOKEN_DTYPE, H4MKReader, SeekResult, TrackState
+from harmony4.h4mk.recover import RecoverReport, recover
 from harmony4.h4mk.seek import SeekEntry, SeekTable
 from harmony4.h4mk.source import BytesSource, FileSource, ReadAt
+from harmony4.h4mk.verify import VerifyReport, verify
 
 __all__ = [
     "TOKEN_DTYPE",
@@ -23,6 +25,7 @@ __all__ = [
     "Lost",
     "Meta",
     "ReadAt",
+    "RecoverReport",
     "Seal",
     "SeekEntry",
     "SeekResult",
@@ -33,4 +36,7 @@ __all__ = [
     "TrackInfo",
     "TrackState",
     "Trak",
+    "VerifyReport",
+    "recover",
+    "verify",
 ]

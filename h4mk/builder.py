@@ -1,4 +1,4 @@
-"""H4MKBuilder: blocks in, a sealed container out, written as it goes (H4MK 3.3).
+"""H4MKBuilder: blocks in, a sealed container out, written as it goes (H4MK 17.2).
 
 Nothing is ever sought or rewritten, so the target may be a pipe. Memory holds one block per track, a few
 buffers on their way through the digests, and 1 MiB of each table.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from types import TracebackType
@@ -58,7 +58,7 @@ class Seal:
 
 
 class H4MKBuilder:
-    """Writes one container. A context manager: leaving it without `finish` aborts. For one thread at a time."""
+    """Writes one container, for one thread. A context manager: leaving it without `finish` aborts."""
 
     def __init__(
         self,
@@ -206,15 +206,32 @@ class H4MKBuilder:
         steps: Iterable[Step] = (),
         history: Iterable[HistoryEntry] = (),
         ancillary: Iterable[tuple[str, bytes]] = (),
+        structure_only: bool = True,
+        gone: Iterable[int] = (),
     ) -> Seal:
         """Write tables, META and the seal; put a file in its place.
 
-        `ends`: where tracks given by `add_block` end, µs. `ancillary`: (tag, payload) pairs, kept sorted.
+        `ends`: where tracks given by `add_block` end, µs. `ancillary`: (tag, payload) pairs, in any order.
+        `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are all lost.
         Raises as `add_block` does; after an error the target is as it was before.
         """
         self._check_open()
         try:
-            return self._finish(ends or {}, tuple(steps), tuple(history), list(ancillary))
+            self._write_held(ends or {})
+            lost = tuple(self._sequence.finish(gone))
+            return self._seal(
+                Meta(
+                    blocks=self._sequence.leaf,
+                    duration=self._sequence.duration,
+                    tracks=(),
+                    history=tuple(history),
+                    steps=tuple(steps),
+                    lost=lost,
+                    structure_only=structure_only,
+                    title=self._title,
+                ),
+                sorted({(tag, sha256(payload)): payload for tag, payload in ancillary}.items()),
+            )
         except BaseException:
             self.abort()
             raise
@@ -241,41 +258,28 @@ class H4MKBuilder:
         if self._done:
             raise UsageError("the container is finished")
 
-    def _finish(
-        self,
-        ends: Mapping[int, int],
-        steps: tuple[Step, ...],
-        history: tuple[HistoryEntry, ...],
-        ancillary: Iterable[tuple[str, bytes]],
-    ) -> Seal:
-        self._write_held(ends)
-        lost = tuple(self._sequence.finish())
+    def _seal(self, meta: Meta, ancillary: list[tuple[tuple[str, bytes], bytes]]) -> Seal:
+        """Write everything behind the last block; `meta` lacks what only the tables and offsets tell."""
         index = self._length
-        listed = sorted((tag, sha256(payload), payload) for tag, payload in ancillary)
-        for tag, _, payload in listed:
+        for (tag, _), payload in ancillary:
             self._chunk(tag.encode(), payload)
         numbers = range(len(self._trak.tracks))
         seeks = [self._table(b"SEEK", partial(self._tables.seek, number)) for number in numbers]
         rmaps = [self._table(b"RMAP", partial(self._tables.rmap, number)) for number in numbers]
         self._stream_lane.flush()
-        meta = Meta(
-            blocks=self._sequence.leaf,
-            duration=self._sequence.duration,
+        tracks = zip(self._tables.tracks, seeks, rmaps, self._streams, strict=True)
+        meta = replace(
+            meta,
             tracks=tuple(
-                StoredTrack(track.blocks, track.bytes, track.keyframes, rmap, seek, stream.digest())
-                for track, seek, rmap, stream in zip(
-                    self._tables.tracks, seeks, rmaps, self._streams, strict=True
-                )
+                StoredTrack(one.blocks, one.bytes, one.keyframes, rmap, seek, stream.digest())
+                for one, seek, rmap, stream in tracks
             ),
-            history=history,
-            steps=steps,
-            lost=lost,
-            ancillary=tuple(AncillaryInfo(digest, len(payload), tag) for tag, digest, payload in listed),
-            title=self._title,
-        ).pack()
+            ancillary=tuple(AncillaryInfo(digest, len(data), tag) for (tag, digest), data in ancillary),
+        )
+        meta_bytes = meta.pack()
         root = self._tables.tree.root()
-        head = sha256(head_bytes(self._sequence.leaf, self._sequence.duration, root, self._trak_bytes, meta))
-        at_meta = self._chunk(b"META", meta)
+        head = sha256(head_bytes(meta.blocks, meta.duration, root, self._trak_bytes, meta_bytes))
+        at_meta = self._chunk(b"META", meta_bytes)
         at_merk = self._table(b"MERK", self._tables.merk)
         self._veri_lane.flush()
         at_veri = self._chunk(b"VERI", self._veri.digest())
@@ -285,8 +289,8 @@ class H4MKBuilder:
             meta=at_meta,
             merk=at_merk,
             veri=at_veri,
-            blocks=self._sequence.leaf,
-            duration=self._sequence.duration,
+            blocks=meta.blocks,
+            duration=meta.duration,
             tracks=len(self._trak.tracks),
             signs=0,
             root=root,
@@ -296,7 +300,7 @@ class H4MKBuilder:
         if self._file is not None:
             self._file.commit()
         self.abort()  # everything is in place: this only gives back threads and tables
-        return Seal(head, root, tail.blocks, tail.duration, tail.length, lost)
+        return Seal(head, root, tail.blocks, tail.duration, tail.length, meta.lost)
 
     def _write_held(self, ends: Mapping[int, int]) -> None:
         rest = [

@@ -137,6 +137,13 @@ def text(value: Any, path: str) -> str:
     return value
 
 
+def filled(value: Any, path: str) -> str:
+    """A string that is not empty: what is absent is left out."""
+    if not text(value, path):
+        raise JSONError("must not be empty", where=path)
+    return str(value)
+
+
 def boolean(value: Any, path: str) -> bool:
     """true or false."""
     if not isinstance(value, bool):

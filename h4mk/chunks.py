@@ -52,7 +52,7 @@ _ORIGINAL = {
 
 
 class Grammar:
-    """The order of chunks, as a state machine over tags (H4MK 3.3; `original`: H4MK 17)."""
+    """The order of chunks, as a state machine over tags (H4MK 3.3; `original`: H4MK 23)."""
 
     def __init__(self, *, original: bool = False) -> None:
         self.original = original

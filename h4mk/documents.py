@@ -9,7 +9,18 @@ from typing import Any, Final
 from harmony4.crypto.errors import JSONError
 from harmony4.crypto.token import DEFAULT_BLOCK, MAX_BLOCK, MAX_BLOCKS, MAX_VALUE
 from harmony4.h4mk import canonical
-from harmony4.h4mk.canonical import boolean, choice, digest, hexdigest, integer, items, members, tag, text
+from harmony4.h4mk.canonical import (
+    boolean,
+    choice,
+    digest,
+    filled,
+    hexdigest,
+    integer,
+    items,
+    members,
+    tag,
+    text,
+)
 
 __all__ = [
     "AncillaryInfo",
@@ -273,7 +284,7 @@ _TRAK: Final = members(
                     "stream": _NUMBER,
                     "timing": choice("demux", "hint"),
                 },
-                {"lang": text, "name": text},
+                {"lang": filled, "name": filled},
             ),
             least=1,
         ),
@@ -313,6 +324,6 @@ _META: Final = members(
     },
     {
         "lost": items(members({"count": _COUNT, "first": _COUNT, "track": _NUMBER}), least=1),
-        "title": text,
+        "title": filled,
     },
 )

@@ -35,6 +35,7 @@ __all__ = [
     "RMAP_HEAD",
     "SEEK_ENTRY",
     "SEEK_HEAD",
+    "SIGN_SIZE",
     "TAIL_CHUNK",
     "ChunkInfo",
     "RangeEntry",
@@ -281,7 +282,7 @@ class Tail:
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Tail:
-        """Parse the 128 payload bytes. Raises FormatError for reserved bits, OrderError for impossible offsets."""
+        """Parse the 128 payload bytes. Raises FormatError, LimitError, OrderError."""
         length, index, meta, merk, veri, blocks, duration, tracks, zero, signs, root, head = _TAIL.unpack(
             data
         )

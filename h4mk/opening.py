@@ -1,4 +1,4 @@
-"""Opening: TAIL, header and TRAK, META. Three small reads for any length of file (H4MK 14).
+"""Opening: TAIL, header and TRAK, META. Three small reads for any length of file (H4MK 18.1).
 
 A file without a valid TAIL is walked instead, and is then `incomplete`, never sealed.
 """
@@ -177,7 +177,7 @@ def _check_count(tag: str, info: ChunkInfo, expected: int, count: int) -> None:
 
 
 def _open_walked(source: ReadAt) -> Opened:
-    trak, _, tracks, sequence = walk_blocks(source)
+    trak, tracks, sequence = walk_blocks(source)
     return Opened(
         "incomplete",
         trak,

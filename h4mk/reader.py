@@ -1,4 +1,4 @@
-"""H4MKReader: open a container, seek in it, read tokens, byte ranges and streams (H4MK 14)."""
+"""H4MKReader: open a container, seek in it, read tokens, byte ranges and streams (H4MK 18.1)."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ class H4MKReader:
         return walk(self._source)
 
     def etag(self, track: int = 0, *, unmasked: bool = False) -> str | None:
-        """The strong entity tag of a track's stream, 32 hex digits (H4MK 13); None while a file has no seal."""
+        """The strong entity tag of a track's stream, 32 hex digits (H4MK 12.3); None without a seal."""
         self._check_track(track)
         if self._opened.identity is None:
             return None

@@ -46,10 +46,14 @@ class CopiedTable:
     def column(self, column: int) -> array[int]:
         """One u64 column as native integers. Raises FormatError for values of 2^63 and more."""
         if column not in self._columns:
-            raw = np.ndarray((self.count,), ">u8", self._data, column, (self._width,))
-            if self.count and int(raw.max()) > MAX_VALUE:
+            # NumPy refuses a stride over an empty buffer.
+            strided = (
+                np.ndarray((self.count,), ">u8", self._data, column, (self._width,)) if self.count else _NONE
+            )
+            raw = strided.astype("=u8")
+            if (raw > MAX_VALUE).any():
                 raise FormatError("a table value is 2^63 or more")
-            self._columns[column] = array("Q", raw.astype("=u8").tobytes())
+            self._columns[column] = array("Q", raw.tobytes())
         return self._columns[column]
 
     def check_increasing(self, column: int, what: str, *, strictly: bool) -> None:
@@ -113,6 +117,9 @@ class PagedTable:
         first = page * self._per_page
         entries = min(self._per_page, self.count - first)
         return read_exact(self._source, self._start + first * self._width, entries * self._width)
+
+
+_NONE = np.empty(0, "=u8")
 
 
 def _u64(data: bytes, at: int) -> int:

@@ -1,6 +1,8 @@
-"""What one track's tokens must satisfy next to each other (H4MK 6.3). Builder, reader, verifier share it."""
+"""What one track's tokens must satisfy next to each other (H4MK 6.2). Builder, reader, verifier share it."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from harmony4.crypto.errors import CriticalError, LimitError, OrderError
 from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
@@ -33,6 +35,8 @@ class Sequence:
         self.duration = 0
         self._trak = trak
         self._gaps = gaps
+        self.seen: set[int] = set()
+        """Tracks that had a block."""
         self._tracks = [_Track() for _ in trak.tracks]
         self._order = (-1, -1, -1)
 
@@ -53,7 +57,8 @@ class Sequence:
         gap = token.index - track.index
         if gap < 0 or (gap and not self._gaps):
             raise OrderError("block index", where=where, expected=track.index)
-        if token.offset < track.offset + gap or (not gap and token.offset > track.offset):
+        # Every lost block had at least one byte and at most cut.block (H4MK 10.2).
+        if not track.offset + gap <= token.offset <= track.offset + gap * self._trak.block:
             raise OrderError("logical offset", where=where, expected=track.offset, found=token.offset)
         if track.end is not None and (token.pts < track.end or (not gap and token.pts > track.end)):
             raise OrderError("block time", where=where, expected=track.end, found=token.pts)
@@ -87,15 +92,17 @@ class Sequence:
         track.key = (token.key_pts, token.key_offset)
         track.last = bool(token.flags & LAST)
         self._order = (token.end, token.track, token.index)
+        self.seen.add(token.track)
         self.leaf += 1
         self.duration = max(self.duration, token.end)
 
-    def finish(self) -> list[Lost]:
+    def finish(self, gone: Iterable[int] = ()) -> list[Lost]:
         """All holes, those at the ends of tracks included, in order of (track, first).
 
-        A track without any block and without a hole before is empty, not lost. Raises OrderError for a
-        missing end unless `gaps`.
+        A track without any block is empty, unless it is among `gone`: then all its blocks are lost. Raises
+        OrderError for a missing end unless `gaps`.
         """
+        self.lost.extend(Lost(0, 0, number) for number in gone)
         for number, track in enumerate(self._tracks):
             if track.index and not track.last:
                 if not self._gaps:

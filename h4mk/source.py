@@ -107,7 +107,7 @@ class FileSource:
 
     @property
     def mapping(self) -> mmap.mmap | None:
-        """The whole file, mapped read-only once and shared; None for an empty file. See the class's warning."""
+        """The whole file, mapped once, read-only; None for an empty file. See the class's warning."""
         with self._lock:
             if self._mapping is None and self._size and self._fd >= 0:
                 try:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harmony4.crypto.digest import crc32
-from harmony4.crypto.errors import ChecksumError, FormatError, SealError, TruncatedError
+from harmony4.crypto.errors import ChecksumError, FormatError, LimitError, TruncatedError
 from harmony4.crypto.token import KEY, TokenRecord
 from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import Grammar
@@ -18,6 +18,7 @@ from harmony4.h4mk.documents import Trak
 from harmony4.h4mk.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
+    JSON_LIMIT,
     SEEK_ENTRY,
     SEEK_HEAD,
     ChunkInfo,
@@ -74,15 +75,17 @@ def walk(source: ReadAt) -> Iterator[ChunkInfo]:
         offset = info.end
 
 
-def walk_blocks(source: ReadAt) -> tuple[Trak, bytes, list[WalkedTrack], Sequence]:
+def walk_blocks(source: ReadAt) -> tuple[Trak, list[WalkedTrack], Sequence]:
     """The complete blocks of a file of this specification whose end is missing.
 
-    Returns TRAK, its payload, one entry a track, and the sequence behind the last block. Raises FormatError
-    and its kin where what is there is damaged, not only cut.
+    Reading stops at the first chunk that is missing, damaged or misplaced (H4MK 18.2). Returns TRAK, one
+    entry a track, and the sequence behind the last block. Raises FormatError and its kin without a TRAK.
     """
     chunks = walk(source)
-    trak_bytes = payload_of(source, next(chunks, None) or _no_trak())
-    trak = Trak.unpack(trak_bytes)
+    first = next(chunks, None)
+    if first is None:
+        raise TruncatedError("the file ends before TRAK", where=HEADER_SIZE)
+    trak = Trak.unpack(payload_of(source, first))
     tracks = [WalkedTrack() for _ in trak.tracks]
     # A recovered file may have holes; which, only the META says that is missing here.
     sequence = Sequence(trak, gaps=True)
@@ -91,26 +94,15 @@ def walk_blocks(source: ReadAt) -> tuple[Trak, bytes, list[WalkedTrack], Sequenc
         for info in chunks:
             if info.tag == "TOKN":
                 token = TokenRecord.unpack(payload_of(source, info))
-            elif info.tag in ("CORE", "SAFE") and token is not None:
-                if info.size != token.size:
-                    raise SealError(
-                        "a payload does not fit its token",
-                        where=info.offset,
-                        expected=token.size,
-                        found=info.size,
-                    )
+            elif info.tag in ("CORE", "SAFE") and token is not None and info.size == token.size:
                 position, leaf = info.payload, sequence.leaf
                 sequence.accept(token)
                 tracks[token.track].add(
                     RangeEntry(token.pts, token.offset, position, leaf, token.size, token.flags)
                 )
-    except TruncatedError:
-        pass  # cut inside a chunk: every block before it is complete
-    return trak, trak_bytes, tracks, sequence
-
-
-def _no_trak() -> ChunkInfo:
-    raise TruncatedError("the file ends before TRAK", where=HEADER_SIZE)
+    except (FormatError, LimitError):
+        pass  # cut or damaged here: every block before it is complete
+    return trak, tracks, sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +117,7 @@ class OriginalFile:
 
 
 def walk_original(source: ReadAt) -> OriginalFile:
-    """Read a file of the original implementation (H4MK 17). Its CORE chunks have no times: they count as 0.
+    """Read a file of the original implementation (H4MK 23). Its CORE chunks have no times: they count as 0.
 
     Raises FormatError and its kin.
     """
@@ -133,7 +125,9 @@ def walk_original(source: ReadAt) -> OriginalFile:
     found: dict[str, bytes] = {}
     for info in walk(source):
         if info.tag != "CORE":
-            found[info.tag] = b"" if info.tag == "SAFE" else payload_of(source, info)
+            if info.tag != "SEEK" and info.size > JSON_LIMIT:
+                raise LimitError(f"chunk {info.tag} is too large", where=info.offset, found=info.size)
+            found[info.tag] = payload_of(source, info)
         elif info.size:
             track.add(RangeEntry(0, track.bytes, info.payload, track.blocks, info.size, 0))
     seek = found.get("SEEK", SEEK_HEAD.pack(0))

@@ -1,0 +1,247 @@
+"""recover: a sealed container from a cut or damaged one (H4MK 20).
+
+It never invents, joins or changes a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+
+from harmony4.crypto.digest import crc32, sha256
+from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, TruncatedError, UsageError
+from harmony4.crypto.token import MASKED, MAX_BLOCK, TOKEN_SIZE, TokenRecord
+from harmony4.h4mk.builder import H4MKBuilder, Seal
+from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, TrackInfo, Trak
+from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, is_critical, known, parse_header
+from harmony4.h4mk.opening import open_container
+from harmony4.h4mk.source import ReadAt, open_source
+from harmony4.h4mk.target import Writable
+from harmony4.h4mk.walk import payload_of
+
+__all__ = ["RecoverReport", "recover"]
+
+_WINDOW = 2**20
+_TOKN = b"TOKN" + TOKEN_SIZE.to_bytes(4)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverReport:
+    """What was kept and what was not."""
+
+    seal: Seal
+    blocks: int
+    """Blocks kept, each with its token as it was."""
+    lost: tuple[Lost, ...]
+    left_out: int
+    """Sound blocks that do not fit where they were found: doubled, misplaced, or forged inside media."""
+    signatures: int
+    """SIGN chunks that were dropped."""
+    trak_rebuilt: bool
+    """TRAK was destroyed: media type, codec and time base are unknown now."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing was lost."""
+        return not (self.lost or self.left_out or self.signatures or self.trak_rebuilt)
+
+
+def recover(
+    source: str | PathLike[str] | bytes | ReadAt,
+    out: str | PathLike[str] | Writable,
+    *,
+    progress: Callable[[int], object] | None = None,
+) -> RecoverReport:
+    """Copy every complete block of `source` into a new container at `out` (a path: atomically).
+
+    `progress` is called with the file offset reached. Raises FormatError where the source is no container
+    of this specification at all, SourceError, StorageError.
+    """
+    opened, owned = open_source(source)
+    try:
+        return _recover(opened, out, progress)
+    finally:
+        if owned:
+            opened.close()
+
+
+def _recover(
+    source: ReadAt, out: str | PathLike[str] | Writable, progress: Callable[[int], object] | None
+) -> RecoverReport:
+    _check_profile(source)
+    trak = _read_trak(source)
+    rebuilt = trak is None
+    if trak is None:
+        trak = _generic_trak(source)
+    if any(track.masked for track in trak.tracks):
+        raise UsageError("masked containers cannot be recovered yet")
+    meta, head = _read_meta(source)
+    history = meta.history if meta else ()
+    inputs = ({"head": head.hex()},) if head else ()
+    args: dict[str, str | int | bool] = {"trak": "rebuilt"} if rebuilt else {}
+    found = _Found(source)
+    make = partial(H4MKBuilder.to_path, out) if isinstance(out, str | PathLike) else partial(H4MKBuilder, out)
+    with make(
+        trak.tracks,
+        origin=trak.origin,
+        block=trak.block,
+        order=trak.order,
+        rule=trak.rule,
+        title=meta.title if meta else None,
+        gaps=True,
+    ) as builder:
+        check = Sequence(trak, gaps=True)
+        kept = left_out = 0
+        for token, payload, end in found.blocks():
+            try:
+                check.accept(token)
+            except (FormatError, LimitError):
+                left_out += 1
+            else:
+                builder.add_token(token, payload)
+                kept += 1
+            if progress is not None:
+                progress(end)
+        stored = (
+            {number for number, one in enumerate(meta.tracks) if one.blocks} if meta else set(check.tracks)
+        )
+        seal = builder.finish(
+            steps=meta.steps if meta else (),
+            history=(*history, HistoryEntry("recover", args, inputs)),
+            ancillary=found.ancillary,
+            structure_only=meta.structure_only if meta else True,
+            gone=sorted(stored - seen),
+        )
+    return RecoverReport(seal, kept, seal.lost, left_out, found.signatures, rebuilt)
+
+
+def _check_profile(source: ReadAt) -> None:
+    try:
+        current = parse_header(source.read_at(0, HEADER_SIZE))
+    except FormatError:
+        # A damaged header alone must not cost the blocks behind it.
+        if next(_Found(source).blocks(), None) is None:
+            raise
+        return
+    if not current:
+        raise UsageError("files of the original implementation are only read, never written")
+
+
+def _read_trak(source: ReadAt) -> Trak | None:
+    try:
+        info = ChunkInfo.unpack(source.read_at(HEADER_SIZE, CHUNK_SIZE), HEADER_SIZE, source.size())
+        info.check_size()
+        return Trak.unpack(payload_of(source, info)) if info.tag == "TRAK" else None
+    except (FormatError, LimitError):
+        return None
+
+
+def _generic_trak(source: ReadAt) -> Trak:
+    tracks = {token.track for token, _, _ in _Found(source).blocks() if not token.flags & MASKED}
+    if not tracks:
+        raise TruncatedError("neither TRAK nor a complete block is left", where=HEADER_SIZE)
+    return Trak(tuple(TrackInfo() for _ in range(max(tracks) + 1)), 0, MAX_BLOCK, "arrival")
+
+
+def _read_meta(source: ReadAt) -> tuple[Meta | None, bytes | None]:
+    try:
+        opened = open_container(source)
+    except HarmonyError:
+        return None, None
+    return opened.meta, opened.tail.head if opened.tail else None
+
+
+class _Found:
+    """Walks the chunks, and searches where the walk breaks."""
+
+    def __init__(self, source: ReadAt) -> None:
+        self.ancillary: list[tuple[str, bytes]] = []
+        self.signatures = 0
+        self._source = source
+        self._size = source.size()
+
+    def blocks(self) -> Iterator[tuple[TokenRecord, bytes, int]]:
+        """(token, payload, end offset) of every complete block, in file order."""
+        at = HEADER_SIZE
+        while at < self._size:
+            block = self._block(at)
+            if block is not None:
+                yield block
+                at = block[2]
+            else:
+                at = self._skip(at) or self._search(at + 1)
+
+    def _block(self, at: int) -> tuple[TokenRecord, bytes, int] | None:
+        found = self._token(at)
+        if found is None:
+            return None
+        token, info = found
+        payload = self._source.read_at(info.payload, info.size)
+        if len(payload) < info.size or crc32(payload) != info.crc or sha256(payload) != token.digest:
+            return None
+        return token, payload, info.end
+
+    def _token(self, at: int) -> tuple[TokenRecord, ChunkInfo] | None:
+        """A sound token at `at`, and the header of the payload chunk that fits it."""
+        data = self._source.read_at(at, CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE)
+        if len(data) < CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE or not data.startswith(_TOKN):
+            return None
+        packed = data[CHUNK_SIZE:-CHUNK_SIZE]
+        try:
+            token = TokenRecord.unpack(packed)
+            info = ChunkInfo.unpack(data[-CHUNK_SIZE:], at + CHUNK_SIZE + TOKEN_SIZE, 2**63)
+        except (FormatError, LimitError):
+            return None
+        fits = info.tag == ("SAFE" if token.flags & MASKED else "CORE") and info.size == token.size
+        return (token, info) if fits and crc32(packed) == int.from_bytes(data[8:12]) else None
+
+    def _skip(self, at: int) -> int | None:
+        """The end of what stands at `at`, if it can be told: a sound chunk, or a block with a damaged payload."""
+        found = self._token(at)
+        if found is not None:
+            end = found[1].end
+            return end if end >= self._size or self._plausible(end) else None
+        try:
+            info = ChunkInfo.unpack(self._source.read_at(at, CHUNK_SIZE), at, self._size)
+            info.check_size()
+        except (FormatError, LimitError):
+            return None
+        if is_critical(info.tag) and not known(info.tag):
+            return None
+        keep = not is_critical(info.tag) and info.tag != "time"
+        pieces = []
+        crc = 0
+        for start in range(info.payload, info.end, _WINDOW):
+            piece = self._source.read_at(start, min(_WINDOW, info.end - start))
+            crc = crc32(piece, crc)
+            if keep:
+                pieces.append(piece)
+        if crc != info.crc:
+            return None
+        self.signatures += info.tag == "SIGN"
+        if keep:
+            self.ancillary.append((info.tag, b"".join(pieces)))
+        return info.end
+
+    def _plausible(self, at: int) -> bool:
+        """Whether a chunk of this specification seems to start at `at`: damage before it has not moved it."""
+        try:
+            info = ChunkInfo.unpack(self._source.read_at(at, CHUNK_SIZE), at, 2**63)
+            info.check_size()
+        except (FormatError, LimitError):
+            return False
+        return known(info.tag) or not is_critical(info.tag)
+
+    def _search(self, at: int) -> int:
+        """The next offset at which a token stands, or the end of the file."""
+        while at < self._size:
+            data = self._source.read_at(at, _WINDOW + len(_TOKN) - 1)
+            hit = data.find(_TOKN)
+            while hit >= 0:
+                if self._token(at + hit) is not None:
+                    return at + hit
+                hit = data.find(_TOKN, hit + 1)
+            at += _WINDOW
+        return self._size
