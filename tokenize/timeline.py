@@ -1,0 +1,71 @@
+"""From stream ticks to the container's one timeline in µs (H4MK, "Time").
+
+Pure arithmetic: wraps of MPEG-TS's 33-bit clock are unrolled, and where a clock keyframe jumps backwards
+(streams that were joined end to end) the timeline goes on at the end of what came before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["WRAP", "Step", "Timeline", "micros", "unroll"]
+
+WRAP = 2**33
+"""Period of the MPEG-TS clock, ticks of 1/90000 s."""
+_FAR = 2**62  # µs; nothing that a demuxer reports beyond it is a time
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A place where the timeline departs from the stream's own time stamps, as META.steps lists it."""
+
+    pts: int
+    """Where on the container's timeline, µs."""
+    shift: int
+    """What was added to the PTS from there, in addition to earlier steps, µs."""
+
+
+def micros(ticks: int, num: int, den: int) -> int:
+    """floor(ticks · num · 10^6 / den), exactly."""
+    return ticks * num * 1_000_000 // den
+
+
+def unroll(ticks: int, near: int) -> int:
+    """The value that equals `ticks` modulo 2^33 and is nearest to `near`."""
+    return ticks + (near - ticks + WRAP // 2) // WRAP * WRAP
+
+
+class Timeline:
+    """Places the packets of the clock stream, in the order in which they are read."""
+
+    def __init__(self, num: int, den: int, *, origin: int, start: int | None = None) -> None:
+        """Time base num/den s, origin in µs; `start` in ticks turns on the unrolling of wraps."""
+        self._num, self._den = num, den
+        self._origin = origin
+        self._near = start
+        self._shift = 0
+        self._greatest = -1  # keyframe PTS
+        self.steps: list[Step] = []
+        self.end = 0
+        """Greatest end (PTS + duration) of a packet so far, µs."""
+
+    def place(self, ticks: int | None, duration: int, key: bool) -> int | None:
+        """PTS of a clock packet in µs, at least 0; None if it has none (or an absurd one)."""
+        if ticks is None:
+            return None
+        if self._near is not None:
+            ticks = self._near = unroll(ticks, self._near)
+        raw = micros(ticks, self._num, self._den) - self._origin
+        end = micros(ticks + max(duration, 0), self._num, self._den) - self._origin
+        if abs(raw) + self._shift >= _FAR or end + self._shift >= _FAR:
+            return None
+        pts = max(0, raw + self._shift)
+        if key and pts < self._greatest:
+            shift = max(self.end, self._greatest) - (raw + self._shift)
+            self._shift += shift
+            pts = raw + self._shift
+            self.steps.append(Step(pts, shift))
+        if key:
+            self._greatest = max(self._greatest, pts)
+        self.end = max(self.end, end + self._shift)
+        return pts
