@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -18,7 +18,7 @@ from harmony4.crypto.errors import UsageError
 from harmony4.server import health, media, openapi, pages, video
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
-from harmony4.server.errors import problems
+from harmony4.server.errors import problem_response, problems
 from harmony4.server.keys import CATALOGUE, CONFIG, LIBRARY, STATUS, Status
 from harmony4.server.library import Library
 
@@ -86,26 +86,52 @@ async def serve(
     """Serve `app` on a socket that listens already, until `stop` is set or a signal comes (without
     `stop`)."""
     config = app[CONFIG]
-    runner = web.AppRunner(
-        app,
-        handle_signals=False,
-        access_log=logging.getLogger("harmony4.access") if config.access_log else None,
-        keepalive_timeout=config.keepalive_timeout,
-        shutdown_timeout=config.stop_timeout,
-    )
+    options: dict[str, Any] = {
+        "access_log": logging.getLogger("harmony4.access") if config.access_log else None,
+        "keepalive_timeout": config.keepalive_timeout,
+    }
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=config.stop_timeout, **options)
     await runner.setup()
+    manager = runner.server
+    assert manager is not None  # set by `setup`
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(
+        lambda: _Connection(manager, loop=loop, **options), sock=listener, backlog=_BACKLOG
+    )
     try:
-        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
         if stop is None:
             stop = asyncio.Event()
-            loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop.set)
         ready(_url(listener))
         await stop.wait()
         app[STATUS].stopping = True
     finally:
+        server.close()
         await runner.cleanup()
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, with problem details for requests that are no HTTP and never reach the
+    application."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500 or request.writer.output_size > 0:
+            # Logs the error; where an answer has begun it breaks the connection off.
+            super().handle_error(request, status, exc, message)
+        detail = "the request is not valid HTTP" if status == 400 else None
+        response = problem_response("http", detail, status=status)
+        response.headers.update(pages.SECURITY_HEADERS)
+        response.force_close()
+        return response
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,15 +19,14 @@ __all__ = ["PAGE_POLICY", "SECURITY_HEADERS", "StaticFile", "load_static", "rout
 SECURITY_HEADERS: Final[Mapping[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    # What is no page has no business in a frame or with anything to load.
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "X-Frame-Options": "DENY",
+    "Server": "harmony4",
 }
 PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
+_MEDIA: Final = "application/octet-stream"
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -78,6 +77,8 @@ def _respond(request: web.Request, file: StaticFile) -> web.Response:
     headers = {"Cache-Control": "no-cache", "ETag": f'"{file.etag}"', "Content-Type": file.content_type}
     if file.content_type.startswith("text/html"):
         headers["Content-Security-Policy"] = PAGE_POLICY
+        headers["X-Frame-Options"] = "DENY"
+        headers["Cross-Origin-Opener-Policy"] = "same-origin"
     body = file.data if decision.status == 200 else None
     if decision.status == 304:
         del headers["Content-Type"]
@@ -88,5 +89,9 @@ async def secure(request: web.Request, response: web.StreamResponse) -> None:
     """Put the security headers on every answer; a signal handler, so that errors and streams have them
     too."""
     headers = response.headers
-    for name, value in SECURITY_HEADERS.items():
-        headers.setdefault(name, value)
+    headers.update(SECURITY_HEADERS)
+    if response.content_type != _MEDIA and not response.content_type.startswith(("video/", "audio/")):
+        # What is no page has nothing to load and no business in a frame. Browsers show media that is opened
+        # by
+        # itself in a page of their own, which this would stop.
+        headers.setdefault("Content-Security-Policy", DATA_POLICY)

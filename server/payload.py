@@ -17,10 +17,13 @@ break off a client that takes nothing for the write time limit.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import struct
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Final
 
 from aiohttp import web
@@ -170,7 +173,7 @@ class _Flow:
         except ConnectionError:
             raise
         except OSError as error:
-            raise SourceChangedError("the container was cut short while it was being sent") from error
+            raise _cut_short() from error
         if not self._writer.protocol.writing_paused:
             return
         self._left = self._transport.get_write_buffer_size()
@@ -179,6 +182,11 @@ class _Flow:
             # Not asyncio.timeout: cancelling aiohttp's drain leaves a cancelled future behind for the next
             # one.
             await self._writer.drain()
+        except ConnectionError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and cause.errno == errno.EFAULT:
+                raise _cut_short() from error
+            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -209,4 +217,13 @@ class _Flow:
             self._watch()
         else:
             self._stalled = True
+            # Without this the kernel would go on offering what it has taken to a client that takes nothing.
+            socket = self._transport.get_extra_info("socket")
+            if socket is not None:
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
+
+
+def _cut_short() -> SourceChangedError:
+    # The kernel says EFAULT: the file ends before the page that it was to send.
+    return SourceChangedError("the container was cut short while it was being sent")
