@@ -677,92 +677,156 @@ def check_original(data):
 
 
 class Packet(NamedTuple):
-    """A packet of the clock stream, in reading order; times in ticks of num/den seconds (H4MK 16.1)."""
+    """A packet, in reading order; times in ticks (H4MK 16.1)."""
 
+    stream: int
     pts: int | None
-    dts: int | None
-    duration: int | None
+    duration: int
     pos: int | None
     key: bool
 
 
-def timeline(packets, num, den, origin, wraps=False):
-    """H4MK 15, 16.2: (t, e, p, key) of each clock packet, and the steps."""
-    rows, steps = [], []
-    shift = unrolled = position = greatest_end = 0
-    greatest_key = previous = None
-    for packet in packets:
-        ticks = packet.dts if packet.pts is None else packet.pts
-        if ticks is None:
-            continue
-        ticks += unrolled
-        if wraps and previous is not None and previous - ticks > 2**32:
-            unrolled += 2**33
-            ticks += 2**33
-        previous = ticks
-        position = max(position, packet.pos or 0)
-        plain = ticks * num * 10**6 // den - origin
-        t = max(0, plain + shift)
-        if packet.key and greatest_key is not None and t < greatest_key:
-            added = greatest_end - (plain + shift)
-            steps.append({"pts": greatest_end, "shift": added, "track": 0})
-            shift += added
-            t = greatest_end
-        e = max(0, (ticks + (packet.duration or 0)) * num * 10**6 // den - origin + shift)
-        greatest_end = max(greatest_end, e)
+class Timeline:
+    """H4MK 15: places clock packets; `start` in ticks for streams whose clock wraps."""
+
+    def __init__(self, num, den, origin, start=None):
+        self.num, self.den, self.origin, self.near = num, den, origin, start
+        self.shift = self.end = self.greatest = 0
+        self.steps = []
+
+    def place(self, packet):
+        """The packet's PTS, or None."""
+        if packet.pts is None:
+            return None
+        ticks = packet.pts
+        if self.near is not None:
+            ticks += 2**33 * ((self.near - ticks + 2**32) // 2**33)
+            self.near = ticks
+        plain = ticks * self.num * 10**6 // self.den - self.origin
+        end = (ticks + max(0, packet.duration)) * self.num * 10**6 // self.den - self.origin
+        if max(abs(plain), abs(end)) + self.shift >= 2**62:
+            return None
+        if packet.key and max(0, plain + self.shift) < self.greatest:
+            added = self.end - (plain + self.shift)
+            self.steps.append({"pts": self.end, "shift": added, "track": 0})
+            self.shift += added
+        t = max(0, plain + self.shift)
         if packet.key:
-            greatest_key = t if greatest_key is None else max(greatest_key, t)
-        rows.append((t, e, position, packet.key))
-    return rows, steps
+            self.greatest = max(self.greatest, t)
+        self.end = max(self.end, end + self.shift)
+        return t
 
 
-def cut(stream, rows, unit, limit, span):
-    """H4MK 16.4 to 16.7: the blocks of one track and the last end. `unit` maps p to u(p)."""
-    length = len(stream)
-    starts = []  # (offset, pts, key)
+class Cut:
+    """H4MK 16.4 to 16.6. `unit(p, d)` is u(p) after the boundary d was decided."""
 
-    def fill(until):
-        """Continuations from the last KEY block up to `until` (H4MK 16.6)."""
-        added, (at, pts, _) = [], starts[-1]
-        at += limit
-        while at < until:
-            pts = max([pts] + [t for t, _, p, _ in rows if p < at])
-            added.append((at, pts, False))
-            at += limit
-        return added
+    def __init__(self, length, limit, clock, timeline, unit, span=0, jumping=False):
+        self.length, self.limit, self.clock, self.timeline = length, limit, clock, timeline
+        self.unit, self.span, self.jumping = unit, span, jumping
+        self.blocks = [{"offset": 0, "pts": 0, "key": False, "header": True}]
+        self.decided, self.frontier, self.key_pts, self.position = -1, 0, None, None
+        self.seen = []  # (p, t) of clock packets
 
-    last_key = None
-    for t, _, p, key in rows:
-        u = unit(p)
-        if not key or u >= length:
-            continue
-        if last_key is None:
-            starts.append((u, t, True))
-        elif u > last_key[0] and t >= last_key[1] + span:
-            added = fill(u)
-            if t <= max(pts for _, pts, _ in starts + added):
+    def read(self, packets):
+        """All packets; gives back the blocks of the stream's bytes and the last end."""
+        for packet in packets:
+            pos = packet.pos if packet.pos is not None and 0 <= packet.pos < self.length else None
+            if packet.stream != self.clock:
+                if pos is not None and not self.jumping:
+                    self.advance(pos - 4 * MIB)
                 continue
-            starts += [*added, (u, t, True)]
+            t = self.timeline.place(packet)
+            self.position = self.position if pos is None else pos
+            if self.position is None:
+                continue
+            self.advance(self.position)
+            if t is not None:
+                if packet.key:
+                    self.open(self.position, t)
+                self.seen.append((self.position, t))
+            self.advance(self.position)
+        self.continuations(self.length)
+        self.close(self.length)
+        return [block for block in self.blocks if block["size"]]
+
+    def advance(self, position):
+        self.frontier = max(self.frontier, position)
+        if self.blocks[-1]["offset"] + self.limit <= self.frontier:
+            unit = self.unit(self.frontier, self.decided)
+            free = self.decided >= unit or self.frontier - unit > 64 * MIB
+            self.continuations(self.frontier + 1 if free else unit)
+
+    def open(self, p, t):
+        unit, pts = self.unit(p, self.decided), self.blocks[-1]["pts"]
+        if unit <= self.decided or p - unit > 64 * MIB:
+            return
+        if self.key_pts is not None and (t <= pts or t < self.key_pts + self.span):
+            return
+        self.continuations(unit)
+        self.close(unit)
+        if not self.blocks[-1]["size"]:
+            self.blocks.pop()
+        self.blocks.append({"offset": unit, "pts": t, "key": True, "header": False})
+        self.decided, self.key_pts = unit, t
+
+    def continuations(self, below):
+        while (at := self.blocks[-1]["offset"] + self.limit) < below:
+            self.close(at)
+            last = self.blocks[-1]
+            pts = 0 if last["header"] else max([last["pts"]] + [t for p, t in self.seen if p < at])
+            self.blocks.append({"offset": at, "pts": pts, "key": False, "header": last["header"]})
+            self.decided = at
+
+    def close(self, end):
+        block = self.blocks[-1]
+        block["size"] = end - block["offset"]
+        block["min_pts"] = min((t for p, t in self.seen if block["offset"] <= p < end), default=block["pts"])
+
+
+def top_level(data, name):
+    """H4MK 16.3: the starts of units; `name` is mp4, matroska or ogg."""
+    starts, at = [], 0
+    while at < len(data):
+        if name == "mp4":
+            size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+            size = int.from_bytes(data[at + 8 : at + 16], "big") if size == 1 else size or len(data) - at
+            if kind == b"moof":
+                starts.append(at)
+        elif name == "ogg":
+            lacing = data[at + 27 : at + 27 + data[at + 26]]
+            size = 27 + len(lacing) + sum(lacing)
+            starts.append(at)
         else:
-            continue
-        last_key = (u, t)
-    if starts:
-        starts += fill(length)
-    first = starts[0][0] if starts else length
-    opened = [(at, 0, None) for at in range(0, first, limit)] + starts
-    blocks = []
-    for (at, pts, key), following in zip(opened, [*opened[1:], (length, 0, 0)], strict=True):
-        inside = [t for t, _, p, _ in rows if at <= p < following[0]]
-        blocks.append(
-            {
-                "payload": bytes(stream[at : following[0]]),
-                "pts": pts,
-                "key": bool(key),
-                "header": key is None,
-                "min_pts": min(inside, default=pts),
-            }
-        )
-    return blocks, max((e for _, e, _, _ in rows), default=0)
+            width = 9 - data[at].bit_length()
+            length = 9 - data[at + width].bit_length()
+            head = width + length
+            size = int.from_bytes(data[at + width : at + head], "big") - (1 << 7 * length)
+            unknown = size == (1 << 7 * length) - 1
+            kind = data[at : at + width]
+            if kind == b"\x1f\x43\xb6\x75":
+                starts.append(at)
+            enter = kind == b"\x18\x53\x80\x67" or (unknown and kind == b"\x1f\x43\xb6\x75")
+            size = head if enter else head + size
+        at += size
+    return lambda p, decided: max((start for start in starts if start <= p), default=p)
+
+
+def transport(data, pid, packet=188):
+    """H4MK 16.3, MPEG-TS."""
+
+    def unit(p, decided):
+        at = p - packet
+        while at >= 0 and p - at <= 64 * packet:
+            head = data[at + packet - 188 :][:3]
+            found = (head[1] & 0x1F) << 8 | head[2]
+            if found == pid:
+                return p
+            if found == 0 and head[1] & 0x40:
+                return at if at > decided else p
+            at -= packet
+        return p
+
+    return unit
 
 
 def opaque(stream, limit, num=30, den=1, gop=30):

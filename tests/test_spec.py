@@ -1,0 +1,394 @@
+"""docs/H4MK.md is true: its examples, its tables, and that it says enough to rebuild what the project writes.
+
+`independent.py` was written from the specification alone. Every example is checked with it, and with the
+project's own builder, reader and verifier, byte for byte.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import struct
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+import harmony4.crypto as crypto
+import independent
+from harmony4.crypto import errors, token
+from harmony4.h4mk import H4MKBuilder, H4MKReader, canonical, layout, verify
+from harmony4.h4mk.documents import HistoryEntry, Start, TrackInfo
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "H4MK.md").read_text("utf-8")
+
+
+def _hex_example(name):
+    body = re.search(rf"^```h4mk-hex name={name}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)[1]
+    data = bytearray()
+    for line in filter(None, body.splitlines()):
+        offset, _, rest = line.partition(":")
+        assert int(offset, 16) == len(data), line
+        data += bytes.fromhex(rest.partition("|")[0])
+    return bytes(data)
+
+
+def _values(name):
+    body = re.search(rf"^```h4mk-values name={name}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)[1]
+    values = {}
+    for line in body.splitlines():
+        key, _, value = line.partition(" = ")
+        try:
+            values[key] = (
+                json.loads(value) if not re.fullmatch(r"[0-9a-f]{32,}", value) else bytes.fromhex(value)
+            )
+        except ValueError:
+            values[key] = bytes.fromhex(value)
+    return values
+
+
+EXPORT = {"args": {}, "inputs": [], "op": "export"}
+TITLE = 'Zwölf "µs"'
+BLOCKS = [
+    {"payload": b"header", "pts": 0, "header": True},
+    {"payload": b"sixteen bytes ..", "pts": 40000, "key": True},
+    {"payload": b"rest", "pts": 600000, "min_pts": 560000},
+    {"payload": b"second group", "pts": 1040000, "key": True, "min_pts": 1000000},
+]
+END = 1080000
+SMALL = independent.check(_hex_example("small"))
+PLAIN = independent.canonical(SMALL["trak"])
+
+
+def _build(trak, blocks=BLOCKS, **options):
+    return independent.build(trak, blocks, ends={0: END}, **{"history": [EXPORT], "title": TITLE, **options})
+
+
+# ---- A.1 to A.3: containers ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["empty", "small"])
+def test_the_example_is_a_container_and_its_facts_rebuild_it(name):  # H4MK A.1, A.2, 17.2
+    data = _hex_example(name)
+    facts = independent.check(data)
+    blocks = [
+        {
+            "payload": payload,
+            "pts": one["pts"],
+            "min_pts": one["min_pts"],
+            "key": one["flags"] & 1,
+            "header": one["flags"] & 8,
+        }
+        for one, payload in zip(facts["tokens"], facts["payloads"], strict=True)
+    ]
+    meta = facts["meta"]
+    rebuilt = independent.build(
+        facts["trak"], blocks, ends={0: facts["duration"]}, history=meta["history"], title=meta.get("title")
+    )
+    assert rebuilt == data
+
+
+def test_the_examples_are_what_their_text_says():  # H4MK A.2
+    assert _build(SMALL["trak"]) == _hex_example("small")
+    assert f"A stream of {sum(len(one['payload']) for one in BLOCKS)} bytes with B = 16" in TEXT
+
+
+def test_the_project_builds_the_examples():  # H4MK 17.2
+    empty = TrackInfo(start=Start(0, 30, 30))
+    with H4MKBuilder.in_memory([empty]) as builder:
+        builder.finish(history=[HistoryEntry("export", {"fps": "30/1", "gop": 30})])
+        assert builder.getvalue() == _hex_example("empty")
+    video = TrackInfo(
+        codec="h264,aac",
+        kind="video",
+        media_type="video/mp4",
+        self_framing=True,
+        start=Start(126000, 1, 90000),
+        timing="demux",
+    )
+    with H4MKBuilder.in_memory([video], origin=1400000, block=16, title=TITLE) as builder:
+        for one in BLOCKS:
+            builder.add_block(**one)
+        builder.finish(ends={0: END}, history=[HistoryEntry("export")])
+        assert builder.getvalue() == _hex_example("small")
+
+
+@pytest.mark.parametrize("name", ["empty", "small"])
+def test_the_project_reads_and_verifies_the_examples(name):  # H4MK 18.1, 19
+    data = _hex_example(name)
+    facts = independent.check(data)
+    report = verify(data)
+    assert report.ok and report.state == "sealed" and not report.problems
+    with H4MKReader(data) as reader:
+        assert (reader.state, reader.head, reader.root) == ("sealed", facts["head"], facts["root"])
+        assert (reader.block_count, reader.duration) == (len(facts["tokens"]), facts["duration"])
+        assert [(one.tag, one.offset, one.size) for one in reader.chunks()] == facts["chunks"]
+        assert [one.pack() for one in reader.tokens()] == [independent.pack_token(t) for t in facts["tokens"]]
+        assert reader.read(0, reader.stream_size()) == b"".join(facts["payloads"])
+        assert reader.etag() == independent.etag(facts["head"])
+
+
+@pytest.mark.parametrize(
+    ("t", "answer"),
+    [(39_999, None), (40_000, (40_000, 6)), (1_039_999, (40_000, 6)), (10**9, (1_040_000, 26))],
+)
+def test_seeks_in_the_example(t, answer):  # H4MK 8, 18.4
+    with H4MKReader(_hex_example("small")) as reader:
+        entry = reader.seek(t)
+        assert entry is None if answer is None else (entry.pts, entry.offset) == answer
+
+
+def test_identity():  # H4MK 11, 12
+    values = _values("identity")
+    facts = independent.check(_hex_example("small"))
+    empty = independent.check(_hex_example("empty"))
+    leaves = facts["leaves"]
+    assert [values[f"leaf_{number}"] for number in range(4)] == leaves
+    assert values["node_0_1"] == crypto.node_hash(leaves[0], leaves[1])
+    assert values["node_2_3"] == crypto.node_hash(leaves[2], leaves[3])
+    assert values["root"] == facts["root"] == crypto.node_hash(values["node_0_1"], values["node_2_3"])
+    assert values["root_of_first_3"] == crypto.node_hash(values["node_0_1"], leaves[2])
+    assert values["empty_root"] == empty["root"] == crypto.EMPTY_ROOT == hashlib.sha256().digest()
+    assert values["empty_head"] == empty["head"]
+    assert values["HEAD"] == facts["HEAD"]
+    assert values["HEAD"][64:] == values["trak_hash"] + values["meta_hash"]
+    assert values["head"] == facts["head"] == hashlib.sha256(values["HEAD"]).digest()
+    assert values["etag_track_0"].hex() == independent.etag(facts["head"])
+    assert values["etag_masked_form"].hex() == independent.etag(facts["head"], unmasked=True)
+
+
+# ---- A.4: masking, with nothing but hmac, hashlib and AES on single blocks -------------------------------
+
+
+def _aes(key, block):
+    return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(block)
+
+
+def _hmac(key, data):
+    return hmac.digest(key, data, "sha256")
+
+
+def _expand(key, info, length=32):  # RFC 5869 2.3, one round
+    return _hmac(key, info + b"\1")[:length]
+
+
+def _xor(a, b):
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+
+
+def _mask(key, data):  # H4MK 21.4
+    stream = b"".join(_aes(key, number.to_bytes(16, "big")) for number in range(-(-len(data) // 16)))
+    return _xor(data, stream[: len(data)])
+
+
+def _wrap(key, data):  # RFC 3394 2.2.1
+    a, rows = b"\xa6" * 8, [data[at : at + 8] for at in range(0, len(data), 8)]
+    for step in range(6 * len(rows)):
+        row = step % len(rows)
+        block = _aes(key, a + rows[row])
+        a, rows[row] = _xor(block[:8], (step + 1).to_bytes(8, "big")), block[8:]
+    return a + b"".join(rows)
+
+
+def test_masking():  # H4MK 21
+    values = _values("masking")
+    master = values["master"]
+    assert values["key_id"] == _expand(master, b"h4mk/1 id", 16)
+    assert values["kek"] == _expand(master, b"h4mk/1 kek")
+    assert values["K_syn"] == _expand(master, b"h4mk/1 syn")
+    assert (values["plain_trak_hash"], values["plain_root"]) == (
+        hashlib.sha256(PLAIN).digest(),
+        SMALL["root"],
+    )
+    d = b"h4mk/1 plain\0" + values["plain_trak_hash"] + struct.pack(">Q", 4) + values["plain_root"]
+    assert values["D"] == hashlib.sha256(d).digest()
+    assert values["salt"] == _hmac(values["K_syn"], values["D"])
+    file_key = _expand(_hmac(values["salt"], master), b"h4mk/1 file")
+    assert values["K_file"] == file_key
+    assert values["commit"] == _expand(file_key, b"h4mk/1 commit")
+    assert values["K_mac"] == _expand(file_key, b"h4mk/1 mac")
+    assert values["wrapped"] == _wrap(values["kek"], file_key)
+    keys = bytes([1]) + bytes(7) + values["key_id"] + values["wrapped"] + bytes(8)
+    assert values["keys_payload_start"] == keys
+
+    trak = json.loads(PLAIN)
+    trak["tracks"][0]["masked"] = True
+    trak["mask"] = {"commit": values["commit"].hex(), "mode": "deterministic"}
+    assert values["masked_trak_hash"] == hashlib.sha256(independent.canonical(trak)).digest()
+    blocks = []
+    for number, one in enumerate(BLOCKS):
+        key = _expand(file_key, b"h4mk/1 enc" + struct.pack(">HQ", 0, number))
+        assert values[f"K_block_{number}"] == key
+        assert values[f"safe_{number}"] == _mask(key, one["payload"])
+        blocks.append({**one, "payload": values[f"safe_{number}"]})
+    for number, one in enumerate(independent.tokens_of(trak, blocks, {0: END})):
+        message = b"h4mk/1 tag\0" + values["masked_trak_hash"] + independent.pack_token(one)[:96]
+        assert values[f"tag_{number}"] == _hmac(values["K_mac"], message)
+        blocks[number]["tag"] = values[f"tag_{number}"]
+
+    masked = {"args": {}, "inputs": [{"head": SMALL["head"].hex()}], "op": "mask"}
+    data = _build(trak, blocks, keys=keys.ljust(520, b"\0"), history=[EXPORT, masked])
+    assert (len(data), hashlib.sha256(data).digest()) == (
+        values["masked_file_length"],
+        values["masked_file_hash"],
+    )
+    assert independent.check(data)["head"] == values["masked_head"]
+    assert verify(data).problems == ()
+
+
+# ---- A.5: signatures -------------------------------------------------------------------------------------
+
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def test_signing():  # H4MK 13
+    values = _values("signing")
+    private = ec.derive_private_key(int.from_bytes(values["private_key"], "big"), ec.SECP256R1())
+    public = private.public_key()
+    spki = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert (values["spki"], values["spki_hash"]) == (spki, hashlib.sha256(spki).digest())
+    assert values["subject_hash"] == hashlib.sha256(values["subject"].encode()).digest()
+
+    def sign(kind):
+        def signer(head):
+            start = struct.pack(">BB6xQ", kind, 1, values["revision"]) + values["subject_hash"]
+            message = head + start + values["spki_hash"]
+            raw = private.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+            r, s = utils.decode_dss_signature(raw)
+            low = min(s, ORDER - s)
+            return message[128:] + r.to_bytes(32, "big") + low.to_bytes(32, "big")
+
+        return signer
+
+    data = _build(SMALL["trak"], sign=[sign(1)], checkpoints={2: sign(2)})
+    facts = independent.check(data)
+    assert facts["checkpoints"] == [(values["checkpoint_HEAD"], values["checkpoint_sign"])]
+    assert facts["signs"] == [(values["final_HEAD"], values["final_sign"])]
+    assert values["final_message"] == values["final_HEAD"] + values["final_sign"][:80]
+    assert values["final_message_hash"] == hashlib.sha256(values["final_message"]).digest()
+    assert values["final_sign"][80:] == values["final_r"] + values["final_s"]
+    assert (facts["head"], facts["root"]) == (values["signed_head"], SMALL["root"])
+    assert (len(data), hashlib.sha256(data).digest()) == (
+        values["signed_file_length"],
+        values["signed_file_hash"],
+    )
+    # The checkpoint covers two blocks and no META; both signatures hold.
+    assert values["checkpoint_HEAD"][16:24] == struct.pack(">Q", 2)
+    assert values["checkpoint_HEAD"][96:] == bytes(32)
+    for head, payload in (*facts["checkpoints"], *facts["signs"]):
+        r, s = (int.from_bytes(payload[at : at + 32], "big") for at in (80, 112))
+        assert s <= ORDER // 2
+        public.verify(utils.encode_dss_signature(r, s), head + payload[:80], ec.ECDSA(hashes.SHA256()))
+    assert verify(data).problems == ()
+
+
+# ---- A.6: cutting ----------------------------------------------------------------------------------------
+
+
+def test_cutting():  # H4MK 15.4, 16
+    values = _values("cutting")
+    packets = [independent.Packet(*one) for one in values["packets"]]
+    keyframes = [one.pos for one in packets if one.stream == 0 and one.key]
+
+    def unit(p, _):
+        return next((at - 2 for at in keyframes if at - 2 <= p <= at), p)
+
+    timeline = independent.Timeline(1, 1000, 0)
+    blocks = independent.Cut(60, 10, 0, timeline, unit).read(packets)
+    kinds = ["K" if one["key"] else "H" if one["header"] else "-" for one in blocks]
+    names = ("offset", "size", "pts", "min_pts")
+    assert [
+        [*(one[name] for name in names), kind] for one, kind in zip(blocks, kinds, strict=True)
+    ] == values["blocks"]
+    assert (timeline.end, timeline.steps) == (values["last_end"], values["steps"])
+
+
+# ---- the two implementations refuse the same -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["empty", "small"])
+def test_both_notice_every_changed_byte_and_every_cut(name):  # H4MK 19
+    good = _hex_example(name)
+    for at in range(len(good)):
+        bad = bytearray(good)
+        bad[at] ^= 0x20  # in a tag: the case of a letter
+        with pytest.raises(ValueError, match=r"."):
+            independent.check(bytes(bad))
+        assert not verify(bytes(bad)).ok, at
+        with pytest.raises(ValueError, match=r"."):
+            independent.check(good[:at])
+        assert not verify(good[:at]).ok, at
+
+
+def test_the_original_implementations_file():  # H4MK 23
+    data = (Path(__file__).parent / "vectors" / "original-v1.h4mk").read_bytes()
+    facts = independent.check(data)
+    assert facts["seek"] == [(0, 0), (1_000_000, 3_000), (2_000_000, 9_000)]
+    assert verify(data).ok
+    with H4MKReader(data) as reader:
+        assert reader.state == facts["state"] == "original"
+        assert reader.read(0, reader.stream_size()) == facts["stream"]
+        assert reader.etag() == independent.etag(facts["seal"])
+
+
+# ---- the text knows what the code knows ------------------------------------------------------------------
+
+
+def _table(heading):
+    return re.search(rf"^### {re.escape(heading)}\n(.*?)^##", TEXT, re.MULTILINE | re.DOTALL)[1]
+
+
+def test_every_tag_and_its_sizes_stand_in_the_text():  # H4MK 3.2
+    rows = dict(re.findall(r"^\| `(\w{4})` \|(.*)\|$", _table("3.2 Tags"), re.MULTILINE))
+    critical = {tag.decode() for tag in layout._LIMITS if layout.is_critical(tag.decode())}
+    assert rows.keys() == critical | {"time"}
+    for tag, (least, most) in layout._LIMITS.items():
+        if least == most:
+            assert f"| {least} |" in rows[tag.decode()]
+
+
+def test_every_limit_stands_in_the_text():  # H4MK 24.1
+    limits = _table("24.1 Limits")
+    for value in (
+        token.MAX_BLOCK,
+        token.DEFAULT_BLOCK,
+        token.MAX_BLOCKS,
+        token.MAX_VALUE + 1,
+        layout.JSON_LIMIT,
+        layout.COPY_LIMIT,
+        layout.FIRST_READ,
+        canonical.MAX_INTEGER,
+        canonical.MAX_DEPTH,
+    ):
+        assert re.search(rf"\b{value}\b", limits), value
+    assert layout.TAIL_CHUNK == 140
+    assert layout.KEYS_SIZE == 520
+
+
+def test_every_error_class_stands_in_the_text():  # H4MK 24.2
+    section = _table("24.2 Errors")
+
+    def family(kind):
+        return {kind.code}.union(*map(family, kind.__subclasses__()))
+
+    assert family(errors.HarmonyError) <= set(re.findall(r"`([a-z-]+)`", section))
+    rows = set(re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE))
+    assert rows == family(errors.FormatError) | {"limit"}
+
+
+def test_sections_that_code_and_tests_cite_exist():
+    sections = set(re.findall(r"^##+ (A?[0-9.]*[0-9]|A\.\d) ", TEXT, re.MULTILINE))
+    for path in [*ROOT.glob("*/*.py"), *ROOT.glob("*/*/*.py")]:
+        if path.parts[len(ROOT.parts)].startswith("."):
+            continue
+        for cited in re.findall(r"H4MK ((?:\d|A\.)[\d.]*)", path.read_text("utf-8")):
+            assert cited.rstrip(".") in sections, f"{path.name} cites {cited}"
+
+
+def test_the_contents_link_to_every_section():
+    for number, title in re.findall(r"^## (\w+) (.*)$", TEXT, re.MULTILINE):
+        slug = re.sub(r"[^a-z0-9 -]", "", f"{number} {title}".lower()).replace(" ", "-")
+        assert f"(#{slug})" in TEXT, title
