@@ -32,7 +32,7 @@ from harmony4.h4mk.seek import PagedTable, SeekTable
 from harmony4.h4mk.source import ReadAt, read_exact
 from harmony4.h4mk.walk import payload_of, walk_blocks, walk_original
 
-__all__ = ["Opened", "open_container"]
+__all__ = ["Opened", "open_container", "read_directory"]
 
 
 @dataclass(slots=True)
@@ -98,17 +98,7 @@ def open_container(source: ReadAt) -> Opened:
     if tail is None:
         return _open_walked(source)
     trak_bytes = _trak(source, front, size)
-    info = ChunkInfo("META", tail.meta, tail.merk - tail.meta - CHUNK_SIZE, 0)
-    info.check_size()
-    data = read_exact(source, info.offset, CHUNK_SIZE + info.size)
-    found = ChunkInfo.unpack(data, info.offset, size)
-    if (found.tag, found.size) != (info.tag, info.size):
-        raise OrderError(
-            "TAIL does not point at META", where=info.offset, expected=info.size, found=found.size
-        )
-    meta_bytes = data[CHUNK_SIZE:]
-    if crc32(meta_bytes) != found.crc:
-        raise ChecksumError("chunk META fails its CRC", where=info.offset)
+    meta_bytes = _meta(source, tail)
     if tail.head != sha256(head_bytes(tail.blocks, tail.duration, tail.root, trak_bytes, meta_bytes)):
         raise SealError("TRAK, META and TAIL do not belong together", where="TAIL.head")
     trak, meta = Trak.unpack(trak_bytes), Meta.unpack(meta_bytes)
@@ -143,6 +133,30 @@ def _tail(data: bytes, size: int) -> Tail | None:
             "TAIL gives another file length", where="TAIL.length", expected=size, found=tail.length
         )
     return tail
+
+
+def read_directory(source: ReadAt) -> tuple[Meta, bytes] | None:
+    """META and the head, from a file whose TAIL and META are sound, whatever else is damaged."""
+    size = source.size()
+    try:
+        tail = _tail(source.read_at(max(0, size - TAIL_CHUNK), TAIL_CHUNK), size)
+        return None if tail is None else (Meta.unpack(_meta(source, tail)), tail.head)
+    except (FormatError, LimitError):
+        return None
+
+
+def _meta(source: ReadAt, tail: Tail) -> bytes:
+    info = ChunkInfo("META", tail.meta, tail.merk - tail.meta - CHUNK_SIZE, 0)
+    info.check_size()
+    data = read_exact(source, info.offset, CHUNK_SIZE + info.size)
+    found = ChunkInfo.unpack(data, info.offset, tail.length)
+    if (found.tag, found.size) != (info.tag, info.size):
+        raise OrderError(
+            "TAIL does not point at META", where=info.offset, expected=info.size, found=found.size
+        )
+    if crc32(data[CHUNK_SIZE:]) != found.crc:
+        raise ChecksumError("chunk META fails its CRC", where=info.offset)
+    return data[CHUNK_SIZE:]
 
 
 def _trak(source: ReadAt, front: bytes, size: int) -> bytes:

@@ -11,12 +11,12 @@ from functools import partial
 from os import PathLike
 
 from harmony4.crypto.digest import crc32, sha256
-from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, TruncatedError, UsageError
+from harmony4.crypto.errors import FormatError, LimitError, TruncatedError, UsageError
 from harmony4.crypto.token import MASKED, MAX_BLOCK, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
-from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, TrackInfo, Trak
+from harmony4.h4mk.documents import HistoryEntry, Lost, TrackInfo, Trak
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, is_critical, known, parse_header
-from harmony4.h4mk.opening import open_container
+from harmony4.h4mk.opening import read_directory
 from harmony4.h4mk.source import ReadAt, open_source
 from harmony4.h4mk.target import Writable
 from harmony4.h4mk.walk import payload_of
@@ -77,7 +77,8 @@ def _recover(
         trak = _generic_trak(source)
     if any(track.masked for track in trak.tracks):
         raise UsageError("masked containers cannot be recovered yet")
-    meta, head = _read_meta(source)
+    directory = read_directory(source)
+    meta, head = directory or (None, None)
     history = meta.history if meta else ()
     inputs = ({"head": head.hex()},) if head else ()
     args: dict[str, str | int | bool] = {"trak": "rebuilt"} if rebuilt else {}
@@ -92,21 +93,20 @@ def _recover(
         title=meta.title if meta else None,
         gaps=True,
     ) as builder:
-        check = Sequence(trak, gaps=True)
         kept = left_out = 0
+        seen = set()
         for token, payload, end in found.blocks():
             try:
-                check.accept(token)
+                builder.add_token(token, payload)
             except (FormatError, LimitError):
                 left_out += 1
             else:
-                builder.add_token(token, payload)
                 kept += 1
+                seen.add(token.track)
             if progress is not None:
                 progress(end)
-        stored = (
-            {number for number, one in enumerate(meta.tracks) if one.blocks} if meta else set(check.tracks)
-        )
+        empty = {number for number, one in enumerate(meta.tracks) if not one.blocks} if meta else set()
+        stored = {number for number in range(len(trak.tracks)) if number not in empty}
         seal = builder.finish(
             steps=meta.steps if meta else (),
             history=(*history, HistoryEntry("recover", args, inputs)),
@@ -143,14 +143,6 @@ def _generic_trak(source: ReadAt) -> Trak:
     if not tracks:
         raise TruncatedError("neither TRAK nor a complete block is left", where=HEADER_SIZE)
     return Trak(tuple(TrackInfo() for _ in range(max(tracks) + 1)), 0, MAX_BLOCK, "arrival")
-
-
-def _read_meta(source: ReadAt) -> tuple[Meta | None, bytes | None]:
-    try:
-        opened = open_container(source)
-    except HarmonyError:
-        return None, None
-    return opened.meta, opened.tail.head if opened.tail else None
 
 
 class _Found:
@@ -198,7 +190,7 @@ class _Found:
         return (token, info) if fits and crc32(packed) == int.from_bytes(data[8:12]) else None
 
     def _skip(self, at: int) -> int | None:
-        """The end of what stands at `at`, if it can be told: a sound chunk, or a block with a damaged payload."""
+        """The end of what stands at `at`, if it can be told: a sound chunk, or one with a damaged payload."""
         found = self._token(at)
         if found is not None:
             end = found[1].end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Final
 
 from harmony4.crypto.errors import CriticalError, FormatError, OrderError
@@ -28,7 +29,7 @@ def check_keys(data: bytes) -> None:
     if any(any(slot[56:]) for slot in slots) or any(map(any, slots[count:])):
         raise FormatError("KEYS is not zero where it must be")
     names = [slot[:16] for slot in slots[:count]]
-    if any(after <= before for before, after in zip(names[:-1], names[1:], strict=True)):
+    if any(after <= before for before, after in pairwise(names)):
         raise OrderError("key slots are not sorted by key id")
 
 
