@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass, field
 
 from harmony4.crypto.digest import crc32, sha256
-from harmony4.crypto.errors import ChecksumError, FormatError, OrderError, SealError
+from harmony4.crypto.errors import ChecksumError, FormatError, LimitError, OrderError, SealError
 from harmony4.h4mk.documents import Lost, Meta, TrackInfo, Trak
 from harmony4.h4mk.layout import (
     CHUNK_SIZE,
@@ -127,12 +127,11 @@ def _tail(data: bytes, size: int) -> Tail | None:
     tag, length, crc = struct.unpack_from(">4sII", data)
     if tag != b"TAIL" or length != TAIL_CHUNK - CHUNK_SIZE or crc32(data[CHUNK_SIZE:]) != crc:
         return None
-    tail = Tail.unpack(data[CHUNK_SIZE:])
-    if tail.length != size:
-        raise FormatError(
-            "TAIL gives another file length", where="TAIL.length", expected=size, found=tail.length
-        )
-    return tail
+    try:
+        tail = Tail.unpack(data[CHUNK_SIZE:])
+    except (FormatError, LimitError):
+        return None
+    return tail if tail.length == size else None
 
 
 def read_directory(source: ReadAt) -> tuple[Meta, bytes] | None:
