@@ -231,6 +231,9 @@ def _descriptor(file: Any) -> int | None:
 def regular_file(source: Any, consumed: int) -> int | None:
     """The size of `source` if it is a regular file of which the first `consumed` bytes have been read."""
     fd = _descriptor(source)
-    if fd is None or source.tell() != consumed:
-        return None
-    return os.fstat(fd).st_size
+    try:
+        if fd is not None and source.tell() == consumed:
+            return os.fstat(fd).st_size
+    except (AttributeError, OSError, ValueError):
+        pass
+    return None

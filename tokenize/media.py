@@ -166,9 +166,7 @@ class MediaBlocks(Blocks):
             )
         wraps = self._found.name == "mpegts"
         self.origin = _origin(media.streams, clock, wraps)
-        timeline = Timeline(
-            clock.num, clock.den, origin=self.origin, start=(clock.start or 0) if wraps else None
-        )
+        timeline = Timeline(clock.num, clock.den, origin=self.origin, wraps=wraps, start=clock.start)
         self.steps = timeline.steps
         self._scanner = _scanner(self._found, clock)
         self._cutter = Cutter(
@@ -248,10 +246,9 @@ def _clock(streams: tuple[StreamFacts, ...]) -> StreamFacts | None:
 
 def _origin(streams: tuple[StreamFacts, ...], clock: StreamFacts, wraps: bool) -> int:
     """The least start of a stream in floored µs; on a clock that wraps: nearest to the clock stream's."""
-    near = clock.start or 0
     return min(
         (
-            micros(unroll(stream.start, near) if wraps else stream.start, stream.num, stream.den)
+            micros(unroll(stream.start, clock.start) if wraps else stream.start, stream.num, stream.den)
             for stream in streams
             if stream.start is not None
         ),

@@ -81,7 +81,7 @@ def _boxes(prefix: bytes) -> Format | None:
         if brand in _IMAGES:
             return None
         return _QUICKTIME if brand == b"qt  " else _MP4
-    return _MP4 if prefix[4:8] in (b"styp", b"moof") else _QUICKTIME
+    return _MP4 if prefix[4:8] in (b"styp", b"moov") else _QUICKTIME
 
 
 def _after_id3(prefix: bytes) -> Format:

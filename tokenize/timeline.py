@@ -30,18 +30,21 @@ def micros(ticks: int, num: int, den: int) -> int:
     return ticks * num * 1_000_000 // den
 
 
-def unroll(ticks: int, near: int) -> int:
-    """The value that equals `ticks` modulo 2^33 and is nearest to `near`."""
-    return ticks + (near - ticks + WRAP // 2) // WRAP * WRAP
+def unroll(ticks: int, near: int | None) -> int:
+    """The value that equals `ticks` modulo 2^33 and is nearest to `near` (None: `ticks` itself)."""
+    return ticks if near is None else ticks + (near - ticks + WRAP // 2) // WRAP * WRAP
 
 
 class Timeline:
     """Places the packets of the clock stream, in the order in which they are read."""
 
-    def __init__(self, num: int, den: int, *, origin: int, start: int | None = None) -> None:
-        """Time base num/den s, origin in µs; `start` in ticks turns on the unrolling of wraps."""
+    def __init__(
+        self, num: int, den: int, *, origin: int, wraps: bool = False, start: int | None = None
+    ) -> None:
+        """Time base num/den s, origin in µs; with `wraps` 33-bit ticks are unrolled, from `start` on."""
         self._num, self._den = num, den
         self._origin = origin
+        self._wraps = wraps
         self._near = start
         self._shift = 0
         self._greatest = -1  # keyframe PTS
@@ -53,7 +56,7 @@ class Timeline:
         """PTS of a clock packet in µs, at least 0; None if it has none (or an absurd one)."""
         if ticks is None:
             return None
-        if self._near is not None:
+        if self._wraps:
             ticks = self._near = unroll(ticks, self._near)
         raw = micros(ticks, self._num, self._den) - self._origin
         end = micros(ticks + max(duration, 0), self._num, self._den) - self._origin
@@ -61,7 +64,7 @@ class Timeline:
             return None
         pts = max(0, raw + self._shift)
         if key and pts < self._greatest:
-            shift = max(self.end, self._greatest) - (raw + self._shift)
+            shift = self.end - (raw + self._shift)
             self._shift += shift
             pts = raw + self._shift
             self.steps.append(Step(pts, shift))

@@ -1,0 +1,256 @@
+"""Where tokens become a container: the one export behind the HTTP route and the command line.
+
+One pass over the source, memory that follows the block, with the digests overlapped: the token's
+on a thread of the tokenizer, the stream's and the file's on threads of the builder, reading and CRC here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from os import PathLike
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from harmony4.crypto.errors import SourceChangedError, SourceError, StorageError, UsageError
+from harmony4.crypto.token import DEFAULT_BLOCK
+from harmony4.h4mk import H4MKBuilder, HistoryEntry, Seal, Start, Step, TrackInfo
+from harmony4.server.sandbox import default_demuxer
+from harmony4.tokenize.demux import Demuxer
+from harmony4.tokenize.media import TrackFacts
+from harmony4.tokenize.video import DEFAULT_FPS, DEFAULT_GOP, VideoTransportTokenizer
+
+__all__ = ["ExportOptions", "ExportResult", "Progress", "export"]
+
+Progress = Callable[[int, int | None], object]
+"""Called with bytes read so far and the source's size (None: unknown)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportOptions:
+    """What decides a container besides its source; the same options give the same bytes."""
+
+    block_size: int = DEFAULT_BLOCK
+    """Greatest payload of a block, 1 byte to 16 MiB."""
+    raw: bool = False
+    """Do not look inside: opaque blocks cut by size."""
+    fps_hint: Fraction | None = None
+    """Frames per second of opaque blocks; None: 30."""
+    gop: int | None = None
+    """Frames per opaque block; None: 30."""
+    title: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExportResult:
+    """What came of it."""
+
+    seal: Seal
+    track: TrackInfo
+    timing: str
+    """demux: times come from the media; hint: from fps and gop."""
+    note: str | None = None
+    """What a user should know: media that break off, or that nobody recognised."""
+
+
+@dataclass(slots=True)
+class _Source:
+    """An opened source and what it was when it was opened."""
+
+    file: BinaryIO
+    name: str
+    size: int | None = None
+    """None where it is not a regular file that is read from its start."""
+    before: os.stat_result | None = field(default=None)
+
+    def check(self, consumed: int) -> None:
+        """Raise SourceChangedError unless the source is still what it was."""
+        if self.before is None:
+            return
+        now = os.fstat(self.file.fileno())
+        same = (now.st_size, now.st_mtime_ns) == (self.before.st_size, self.before.st_mtime_ns)
+        if not same or consumed != self.size:
+            raise SourceChangedError(
+                "the source changed while it was read", where=self.name, expected=self.size, found=now.st_size
+            )
+
+
+def export(
+    source: str | PathLike[str] | BinaryIO,
+    out: str | PathLike[str] | BinaryIO,
+    options: ExportOptions | None = None,
+    *,
+    progress: Progress | None = None,
+    demuxer: Demuxer | None = None,
+    spool_folder: str | PathLike[str] | None = None,
+) -> ExportResult:
+    """Build a container from a medium, in one pass.
+
+    `source`: a path, or a binary stream that is read from where it stands (to its end; not closed).
+    `out`: a path, which appears complete or not at all (an existing FIFO or device is written directly), or
+    an object with `write`. `demuxer`: default a confined process (`sandbox.py`). `spool_folder`: for bytes
+    that must wait; default the system's temporary folder.
+
+    Raises SourceError, SourceChangedError, MediaError, StorageError, UsageError, LimitError. After an error
+    nothing stands under the path `out` that was not there before.
+    """
+    options = options or ExportOptions()
+    tokenizer = VideoTransportTokenizer(
+        block_size=options.block_size,
+        raw=options.raw,
+        fps_hint=options.fps_hint,
+        gop=options.gop,
+        demuxer=demuxer or default_demuxer(),
+        spool=lambda: _spool(spool_folder),
+    )
+    with _open(source) as opened:
+        _refuse_same(opened.file, out)
+        with _target(out) as target:
+            return _run(opened, target, tokenizer, options, progress)
+
+
+def _run(
+    source: _Source,
+    target: Path | BinaryIO,
+    tokenizer: VideoTransportTokenizer,
+    options: ExportOptions,
+    progress: Progress | None,
+) -> ExportResult:
+    tokens = tokenizer.encode(source.file)
+    builder: H4MKBuilder | None = None
+    try:
+        for token in tokens:
+            if builder is None:
+                builder = _builder(target, tokenizer, options)
+            builder.add_token(token.record, token.data)
+            if progress is not None:
+                progress(tokenizer.consumed, source.size)
+        if builder is None:  # an empty source
+            builder = _builder(target, tokenizer, options)
+        source.check(tokenizer.consumed)
+        track = _info(tokenizer)
+        seal = builder.finish(
+            steps=[Step(step.pts, step.shift, 0) for step in tokenizer.steps],
+            history=[HistoryEntry("export", _arguments(options, track))],
+        )
+    finally:
+        cast(Any, tokens).close()  # ends the demuxer's process now, not when the collector gets to it
+        if builder is not None:
+            builder.abort()  # does nothing after `finish`
+    return ExportResult(seal, track, track.timing, _note(tokenizer, options, track))
+
+
+def _builder(
+    target: Path | BinaryIO, tokenizer: VideoTransportTokenizer, options: ExportOptions
+) -> H4MKBuilder:
+    tracks = [_info(tokenizer)]
+    if isinstance(target, Path):
+        return H4MKBuilder.to_path(
+            target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title
+        )
+    return H4MKBuilder(target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title)
+
+
+def _info(tokenizer: VideoTransportTokenizer) -> TrackInfo:
+    facts = cast(TrackFacts, tokenizer.track)
+    return TrackInfo(
+        codec=facts.codec,
+        kind=facts.kind,
+        media_type=facts.media_type,
+        self_framing=facts.self_framing,
+        span=facts.span,
+        start=Start(facts.start_ticks, facts.start_num, facts.start_den),
+        stream=facts.stream,
+        timing=facts.timing,
+    )
+
+
+def _arguments(options: ExportOptions, track: TrackInfo) -> dict[str, str | int | bool]:
+    """META.history's `args` (H4MK 10.3)."""
+    if track.timing == "demux":
+        return {}
+    fps = options.fps_hint or DEFAULT_FPS
+    arguments: dict[str, str | int | bool] = {
+        "fps": f"{fps.numerator}/{fps.denominator}",
+        "gop": options.gop or DEFAULT_GOP,
+    }
+    return arguments | {"raw": True} if options.raw else arguments
+
+
+def _note(tokenizer: VideoTransportTokenizer, options: ExportOptions, track: TrackInfo) -> str | None:
+    if tokenizer.note is not None:
+        return f"the media break off: {tokenizer.note}"
+    if track.timing == "hint" and not options.raw and tokenizer.consumed:
+        return "no known media format: opaque blocks, timed by hint"
+    return None
+
+
+# -- source and target
+
+
+@contextlib.contextmanager
+def _open(source: str | PathLike[str] | BinaryIO) -> Iterator[_Source]:
+    if not isinstance(source, str | PathLike):
+        yield _described(source, "the source")
+        return
+    name = Path(source).name
+    try:
+        if Path(source).is_dir():
+            raise SourceError("the source is a folder", where=name)
+        file = open(source, "rb", buffering=0)  # noqa: SIM115, PTH123 - only errors of opening are caught
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SourceError(f"the source cannot be opened: {reason}", where=name) from error
+    with file:
+        yield _described(cast(BinaryIO, file), name)
+
+
+def _described(file: BinaryIO, name: str) -> _Source:
+    described = _Source(file, name)
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        facts = os.fstat(file.fileno())
+        if stat.S_ISREG(facts.st_mode) and file.tell() == 0:
+            described.size, described.before = facts.st_size, facts
+    return described
+
+
+def _refuse_same(source: BinaryIO, out: str | PathLike[str] | BinaryIO) -> None:
+    """Raise UsageError where both are one regular file."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        ours = os.fstat(source.fileno())
+        theirs = os.stat(out) if isinstance(out, str | PathLike) else os.fstat(out.fileno())  # noqa: PTH116
+        if stat.S_ISREG(ours.st_mode) and os.path.samestat(ours, theirs):
+            raise UsageError("the output is the same file as the input")
+
+
+@contextlib.contextmanager
+def _target(out: str | PathLike[str] | BinaryIO) -> Iterator[Path | BinaryIO]:
+    if not isinstance(out, str | PathLike):
+        yield out
+        return
+    path = Path(out)
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):  # not there; anything worse shows when it is written
+        mode = stat.S_IFREG
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        yield path
+        return
+    try:
+        device = open(path, "wb", buffering=0)  # noqa: SIM115, PTH123 - only errors of opening are caught
+    except OSError as error:
+        raise StorageError(f"cannot write the container: {error.strerror}") from error
+    with device:
+        yield cast(BinaryIO, device)
+
+
+def _spool(folder: str | PathLike[str] | None) -> BinaryIO:
+    try:
+        return cast(BinaryIO, tempfile.TemporaryFile(prefix="harmony4-", dir=folder))
+    except OSError as error:
+        raise StorageError(f"no temporary file can be made: {error.strerror}") from error

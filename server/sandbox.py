@@ -1,0 +1,265 @@
+"""The demuxer in a process of its own, with limits: a medium may crash it, never us.
+
+`Sandbox()` is a demuxer as `VideoTransportTokenizer` takes one. It gives the same packets as the one in
+this process (`harmony4.tokenize.demux`), at the price of one process per medium (about 0.15 s). Whatever the
+worker does, a crash, a hang, a limit or nonsense on the pipe, the caller gets a MediaError, and the worker is
+gone.
+
+On systems without POSIX processes (Windows) `default_demuxer` falls back to demuxing in this process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO
+
+from harmony4.crypto.errors import MediaError, SourceError, StorageError
+from harmony4.server import sandbox_worker as wire
+from harmony4.tokenize.cut import Packet
+from harmony4.tokenize.demux import BUFFER, Demuxer, Readable, StreamFacts, demux, refusal
+
+__all__ = ["Limits", "Sandbox", "default_demuxer"]
+
+_MAX_FRAME = 2**20
+_TICK = 0.2  # s between looks at a silent worker
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker may use."""
+
+    memory: int = 2**30
+    """Address space, bytes, the interpreter's own 0.3 GiB included; tables of a 10-hour film take 0.1 GiB."""
+    cpu: int = 600
+    """CPU seconds."""
+    stall: float = 30.0
+    """Seconds without progress (a byte taken or a packet given) while there is something to work on."""
+
+
+class Sandbox:
+    """Opens media in worker processes. Thread-safe; each call is a process of its own."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
+
+    def __call__(self, source: Readable, name: str) -> _Worker:
+        """Start a worker that demuxes `source` as format `name`. Raises MediaError."""
+        return _Worker(source, name, self._limits)
+
+
+def default_demuxer(limits: Limits | None = None) -> Demuxer:
+    """The sandbox where processes can be confined, else the demuxer of this process."""
+    return Sandbox(limits) if os.name == "posix" else demux
+
+
+class _Worker:
+    """One worker process behind the `Demuxed` protocol."""
+
+    def __init__(self, source: Readable, name: str, limits: Limits) -> None:
+        self.streams: tuple[StreamFacts, ...] = ()
+        self.stopped: str | None = None
+        self._source = source
+        self._name = name
+        self._limits = limits
+        self._buffer = bytearray()
+        self._given = 0  # bytes the worker has taken
+        self._reading = False  # the feeder waits for the source, not for the worker
+        self._closing = False
+        self._error: BaseException | None = None
+        fd = getattr(source, "fd", None)
+        self._process = self._start(fd)
+        self._feeder: threading.Thread | None = None
+        if fd is None:
+            self._feeder = threading.Thread(target=self._feed, name="harmony4-feed", daemon=True)
+            self._feeder.start()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._out, selectors.EVENT_READ)
+
+    def _start(self, fd: int | None) -> subprocess.Popen[bytes]:
+        limits = self._limits
+        arguments = [self._name, fd or 0, limits.memory, limits.cpu, os.getpid()]
+        command = [sys.executable, "-I", "-m", "harmony4.server.sandbox_worker", *map(str, arguments)]
+        keep = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
+        try:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter and module, numbers, a fixed name
+                command,
+                stdin=subprocess.PIPE if fd is None else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=() if fd is None else (fd,),
+                env={name: os.environ[name] for name in keep if name in os.environ},
+                start_new_session=True,  # an interrupt from the terminal is the parent's to handle
+                bufsize=0,
+            )
+        except OSError as error:
+            raise MediaError(f"the demuxer's process cannot be started: {error.strerror or error}") from error
+
+    @property
+    def _out(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+    def __enter__(self) -> _Worker:
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(abandoned=error is not None)
+
+    # -- what comes back: nothing of it is believed
+
+    def _open(self) -> None:
+        kind, payload = self._frame()
+        if kind != wire.STREAMS:
+            raise self._nonsense()
+        try:
+            self.streams = tuple(_stream(entry) for entry in json.loads(payload))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise self._nonsense() from error
+
+    def __iter__(self) -> Iterator[Packet]:
+        count = len(self.streams)
+        while True:
+            kind, payload = self._frame()
+            if kind == wire.STOPPED:
+                self.stopped = payload.decode(errors="replace")[:200] or None
+                return
+            if kind != wire.PACKETS or len(payload) % wire.RECORD.size:
+                raise self._nonsense()
+            for stream, pos, pts, dts, duration, size, flags in wire.RECORD.iter_unpack(payload):
+                if not 0 <= stream < count or not 0 <= size < 2**31:
+                    raise self._nonsense()
+                yield Packet(stream, _known(pos), _known(pts), _known(dts), duration, size, bool(flags & 1))
+
+    def _frame(self) -> tuple[bytes, bytes]:
+        kind, size = wire.FRAME.unpack(self._read(wire.FRAME.size))
+        if size > _MAX_FRAME:
+            raise self._nonsense()
+        payload = self._read(size)
+        if kind == wire.FAILED:
+            raise self._failed(payload.decode(errors="replace")[:200])
+        return kind, payload
+
+    def _read(self, n: int) -> bytes:
+        while len(self._buffer) < n:
+            self._wait()
+            data = os.read(self._out.fileno(), 2**16)
+            if not data:
+                raise self._died()
+            self._buffer += data
+        data = bytes(self._buffer[:n])
+        del self._buffer[:n]
+        return data
+
+    def _wait(self) -> None:
+        """Until the worker says something; a worker with work that makes no progress is ended."""
+        progress = self._given
+        deadline = time.monotonic() + self._limits.stall
+        while not self._selector.select(_TICK):
+            now = time.monotonic()
+            if self._reading or self._given != progress:
+                progress = self._given
+                deadline = now + self._limits.stall
+            elif now > deadline:
+                raise MediaError(
+                    f"the demuxer made no progress for {self._limits.stall:g} s; --raw stores it as it is",
+                    where=self._name,
+                )
+
+    # -- errors
+
+    def _failed(self, message: str) -> Exception:
+        self._join()
+        return self._error if isinstance(self._error, Exception) else MediaError(message, where=self._name)
+
+    def _nonsense(self) -> MediaError:
+        return refusal("its process sent nonsense", self._name)
+
+    def _died(self) -> Exception:
+        try:
+            status = self._process.wait(self._limits.stall)
+        except subprocess.TimeoutExpired:  # closed its output and lives on
+            status = None
+        if self._error is not None and isinstance(self._error, Exception):
+            return self._error
+        if status == -signal.SIGXCPU:
+            return refusal(f"it took more than {self._limits.cpu} s of CPU time", self._name)
+        name = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
+        return refusal(f"its process ended early ({name})", self._name)
+
+    # -- what goes in
+
+    def _feed(self) -> None:
+        pipe = self._process.stdin
+        assert pipe is not None
+        try:
+            while not self._closing:
+                self._reading = True
+                data = self._source.read(BUFFER)
+                self._reading = False
+                view = memoryview(data)
+                while view:
+                    written = os.write(pipe.fileno(), view)
+                    self._given += written
+                    view = view[written:]
+                if len(data) < BUFFER:
+                    break
+        except (SourceError, StorageError) as error:
+            self._error = error
+        except OSError:
+            pass  # EPIPE: the worker has seen enough, or is gone
+        except BaseException as error:  # the source's own (a cancelled upload): the caller's to see
+            self._error = error
+        finally:
+            self._reading = False
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+    def _join(self, timeout: float | None = None) -> None:
+        if self._feeder is not None:
+            self._feeder.join(timeout)
+
+    def close(self, *, abandoned: bool = True) -> None:
+        """End the worker. Not abandoned: also wait until the source is ours alone again."""
+        self._closing = True
+        self._process.kill()
+        self._process.wait()
+        self._selector.close()
+        self._out.close()
+        # A feeder that waits for a source which never answers must not hold up a caller who gives up.
+        self._join(_TICK if abandoned else None)
+        if not abandoned and self._error is not None:
+            raise self._error
+
+
+def _known(value: int) -> int | None:
+    return None if value == wire.NOTHING else value
+
+
+def _stream(entry: object) -> StreamFacts:
+    if not isinstance(entry, list) or len(entry) != 7:
+        raise ValueError("not a stream")
+    index, kind, codec, num, den, start, number = entry
+    integers = [index, num, den, number, 0 if start is None else start]
+    if not all(type(value) is int and abs(value) < 2**63 for value in integers) or num < 1 or den < 1:
+        raise ValueError("not a stream")
+    if not (isinstance(kind, str) and isinstance(codec, str) and codec.isascii() and len(codec) < 64):
+        raise ValueError("not a stream")
+    return StreamFacts(index, kind, codec, num, den, start, number)

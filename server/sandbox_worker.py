@@ -1,0 +1,173 @@
+"""The demuxer's own process: `python -I -m harmony4.server.sandbox_worker OPTIONS`.
+
+Media come in on standard input (or as an inherited descriptor that can seek), packets go out on standard
+output as frames (kind, length, payload). Before it looks at the first byte it gives up what it does not need:
+memory, CPU time and descriptors beyond the limits, files to write, a directory to stand in, core dumps.
+
+It is told what to do by its parent and believes it; the parent believes nothing that comes back
+(`sandbox.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import json
+import os
+import select
+import signal
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+# PyAV imports these when it meets the first stream; by then no file can be opened any more.
+import av.audio.stream
+import av.subtitles.stream
+import av.video.stream  # noqa: F401
+
+from harmony4.crypto.errors import HarmonyError
+from harmony4.tokenize.cut import Packet
+from harmony4.tokenize.demux import demux
+
+__all__ = ["FAILED", "FRAME", "MISSING", "NOTHING", "PACKETS", "RECORD", "STOPPED", "STREAMS", "main"]
+
+FRAME = struct.Struct(">cI")
+"""Every frame: kind, then how many bytes follow."""
+RECORD = struct.Struct(">iqqqqqB")
+"""A packet: stream, pos, pts, dts, duration, size, flags (1: keyframe)."""
+NOTHING = -(2**63)
+"""A position or time that is missing."""
+STREAMS, PACKETS, STOPPED, FAILED = b"S", b"P", b"X", b"E"
+"""JSON list of streams · records · the end (UTF-8 reason, may be empty) · refused (UTF-8 reason)."""
+MISSING = 71
+"""Exit status where the limits could not be set."""
+
+_BATCH = 512
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
+
+
+class _Pipe:
+    """Standard input as a reader: full reads; hands out what is ready before it has to wait."""
+
+    def __init__(self, out: _Output) -> None:
+        self._out = out
+
+    def read(self, n: int, /) -> bytes:
+        parts = []
+        while n:
+            if self._out.pending and not select.select([0], [], [], 0)[0]:
+                self._out.flush()
+            data = os.read(0, n)
+            if not data:
+                break
+            parts.append(data)
+            n -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class _File:
+    """An inherited file, read by `pread`: the parent reads through the same descriptor."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._pos = 0
+
+    def read(self, n: int, /) -> bytes:
+        data = os.pread(self._fd, n, self._pos)
+        self._pos += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = 0 if whence == 0 else self._pos if whence == 1 else os.fstat(self._fd).st_size
+        self._pos = base + offset
+        return self._pos
+
+    def tell(self) -> int:
+        return self._pos
+
+
+class _Output:
+    """Frames onto standard output, packets in batches."""
+
+    def __init__(self) -> None:
+        self.pending = bytearray()
+
+    def frame(self, kind: bytes, payload: bytes | bytearray) -> None:
+        data = memoryview(FRAME.pack(kind, len(payload)) + payload)
+        while data:
+            data = data[os.write(1, data) :]
+
+    def flush(self) -> None:
+        if self.pending:
+            self.frame(PACKETS, self.pending)
+            self.pending.clear()
+
+    def packet(self, packet: Packet) -> None:
+        stream, pos, pts, dts, duration, size, key = packet
+        self.pending += RECORD.pack(
+            stream,
+            NOTHING if pos is None else pos,
+            NOTHING if pts is None else pts,
+            NOTHING if dts is None else dts,
+            duration,
+            size,
+            key,
+        )
+        if len(self.pending) >= _BATCH * RECORD.size:
+            self.flush()
+
+
+def _confine(memory: int, cpu: int, parent: int) -> None:
+    """Give up everything that demuxing does not need."""
+    directory = tempfile.mkdtemp()
+    os.chdir(directory)
+    Path(directory).rmdir()  # stays empty: nothing can be made in a directory that is gone
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    if parent and os.getppid() != parent:  # it died before the signal was asked for
+        os._exit(MISSING)
+    import resource
+
+    for which, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CPU, cpu),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_NOFILE, 0),  # what is open stays open; nothing else ever will be
+    ):
+        with contextlib.suppress(ValueError):  # a lower hard limit is in force already
+            resource.setrlimit(which, (value, value))
+
+
+def main(arguments: list[str]) -> int:
+    """FORMAT FD MEMORY CPU PARENT: demux descriptor FD (0: standard input) as FORMAT within the limits."""
+    name, fd, memory, cpu, parent = arguments[0], *map(int, arguments[1:])
+    out = _Output()
+    reserve = bytearray(2**20)  # so that a MemoryError can be reported
+    _confine(memory, cpu, parent)
+    try:
+        with demux(_File(fd) if fd else _Pipe(out), name) as media:
+            out.frame(STREAMS, json.dumps([dataclasses.astuple(stream) for stream in media.streams]).encode())
+            for packet in media:
+                out.packet(packet)
+            out.flush()
+            out.frame(STOPPED, (media.stopped or "").encode())
+    except HarmonyError as error:
+        del reserve
+        out.frame(FAILED, error.message.encode())
+    except MemoryError:
+        del reserve
+        out.frame(FAILED, b"it needs more memory than it may have")
+    except BrokenPipeError:  # the parent has left
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # _exit: nothing is left to clean up, and no destructor of a hostile medium's state should run.
+    os._exit(main(sys.argv[1:]))
