@@ -1,0 +1,140 @@
+"""`verify`: every check there is, and what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO, Final
+
+import typer
+
+from harmony4.crypto.errors import HarmonyError
+from harmony4.h4mk import ReadAt, VerifyReport, verify
+from harmony4.server.cli.options import EPILOG, File, Json, Quiet, prose
+from harmony4.server.cli.output import fields, say, say_json
+from harmony4.server.cli.progress import Meter
+from harmony4.server.cli.streams import open_file, sequential, shown
+from harmony4.server.cli.values import format_count, format_duration, plain
+
+__all__ = ["register"]
+
+LOST: Final = 3
+
+_CHECKS: Final = {
+    "sealed": (
+        "header, and the order, size and CRC-32 of every chunk",
+        "every block: SHA-256, times, offsets, keyframes and flags against its token and its neighbours",
+        "SEEK, RMAP and the hash tree (MERK): derived again from the blocks, equal byte for byte",
+        "TRAK and META: canonical, and every count, sum and stream digest as recomputed",
+        "VERI, the root, the head and the file length (TAIL): as recomputed",
+    ),
+    "incomplete": (
+        "header, and the order, size and CRC-32 of every chunk that is there",
+        "every complete block: SHA-256, times, offsets, keyframes and flags against its token",
+    ),
+    "original": (
+        "header, and the order, size and CRC-32 of every chunk",
+        "SEEK: complete and sorted; META: well-formed",
+        "VERI: the SHA-256 of all chunks above it",
+    ),
+    "unreadable": ("header and the first chunk",),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the app."""
+    app.command("verify", rich_help_panel="Check", epilog=EPILOG, help=prose(verify_command))(verify_command)
+
+
+def verify_command(file: File, json: Json = False, quiet: Quiet = False) -> None:
+    """Check every byte of a container.
+
+    CRC-32 of each chunk, SHA-256 of each block, the order and times of all blocks; the tables, the hash tree
+    and the totals are derived again from the blocks and compared; then the seal. Every problem is listed with
+    the place, what was expected and what was found. One pass: a pipe does (`-`).
+
+    Exit status 0: sealed and sound. 3: something is wrong or missing. 1: the file cannot be read at all.
+    """
+    with _source(file) as (source, size), Meter("verifying", size, quiet=quiet) as meter:
+        report = verify(source, progress=meter)
+    if json:
+        say_json(_facts(report))
+    elif not report.ok or not quiet:
+        say(*_text(report, file))
+    if not report.ok:
+        raise typer.Exit(LOST)
+
+
+@contextlib.contextmanager
+def _source(file: str) -> Iterator[tuple[ReadAt | BinaryIO, int | None]]:
+    """A file to read at offsets, or a stream to read once, and its size if it has one."""
+    stream = sequential(file)
+    if stream is None:
+        with contextlib.closing(open_file(file)) as source:
+            yield source, source.size()
+        return
+    with stream as opened:
+        status = os.fstat(opened.fileno())
+        yield opened, status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _facts(report: VerifyReport) -> dict[str, object]:
+    return {
+        "ok": report.ok,
+        "state": report.state,
+        "problems": [_problem(one) for one in report.problems],
+        "checks": list(_CHECKS.get(report.state, ())),
+        "blocks": report.blocks,
+        "chunks": report.chunks,
+        "bytes": report.bytes,
+        "duration": report.duration,
+        "head": report.head.hex() if report.head else None,
+        "root": report.root.hex() if report.root else None,
+        "holes": report.holes,
+        "signatures": {"found": report.signatures, "checked": 0},
+    }
+
+
+def _problem(error: HarmonyError) -> dict[str, object]:
+    return {
+        "code": error.code,
+        "message": error.message,
+        "where": error.where,
+        "expected": _value(error.expected),
+        "found": _value(error.found),
+    }
+
+
+def _value(value: object) -> object:
+    return value if value is None or isinstance(value, int) else str(value)
+
+
+def _text(report: VerifyReport, file: str) -> list[str]:
+    count = len(report.problems)
+    if report.ok:
+        verdict = f"sound: {report.state}, nothing is wrong"
+    else:
+        verdict = f"NOT sound: {report.state}, {format_count(count, 'problem')}"
+    lines = [f"{plain(shown(file))}: {verdict}"]
+    for number, error in enumerate(report.problems, 1):
+        lines.append(f"  {number}. {error.code}: {plain(error.message)}")
+        where = f"offset {error.where}" if isinstance(error.where, int) else error.where
+        pairs = [("where", where), ("expected", error.expected), ("found", error.found)]
+        lines += fields(pairs, indent="     ")
+    checks = _CHECKS.get(report.state, ())
+    lines += fields(
+        [
+            ("read", f"{format_count(report.bytes, 'byte')}, {format_count(report.chunks, 'chunk')}"),
+            ("blocks", format_count(report.blocks, "")),
+            ("duration", format_duration(report.duration) if report.state != "original" else None),
+            ("head", report.head.hex() if report.head and report.ok else None),
+            *(("" if number else "checked", check) for number, check in enumerate(checks)),
+        ]
+    )
+    if report.holes:
+        lines.append(f"note: this container was recovered and admits to {format_count(report.holes, 'hole')}")
+    if report.signatures:
+        lines.append(f"note: {format_count(report.signatures, 'signature')} found, not checked")
+    return lines

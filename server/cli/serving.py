@@ -1,0 +1,197 @@
+"""`demo` and `serve`: a library of containers over HTTP."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from harmony4.crypto.errors import StorageError
+from harmony4.server.cli.options import EPILOG, Json, Quiet, prose
+from harmony4.server.cli.output import json_text, say
+from harmony4.server.cli.progress import Meter
+from harmony4.server.cli.values import format_count, format_duration, format_size
+
+__all__ = ["register"]
+
+_DEMO_PORT: Final = 8404
+
+Host = Annotated[
+    str | None,
+    typer.Option(
+        "--host", metavar="ADDRESS", help="Address to listen on \\[default: 127.0.0.1, this machine only]."
+    ),
+]
+LogRequests = Annotated[
+    bool | None,
+    typer.Option(
+        "--access-log/--no-access-log", help="Log every request on standard error.", show_default=False
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the app."""
+    panel = "Serve"
+    app.command(rich_help_panel=panel, epilog=EPILOG, help=prose(demo))(demo)
+    app.command(rich_help_panel=panel, epilog=EPILOG, help=prose(serve))(serve)
+
+
+def demo(
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            "-p",
+            metavar="N",
+            min=0,
+            max=65535,
+            help=rf"Port to listen on; 0 takes a free one \[default: {_DEMO_PORT}, or a free one].",
+        ),
+    ] = None,
+    host: Host = None,
+    library: Annotated[
+        Path, typer.Option("--library", "-l", metavar="DIR", help="Folder of the demo library.")
+    ] = Path("demo-library"),
+    serve_it: Annotated[
+        bool, typer.Option("--serve/--no-serve", help="Serve the library, or only make it.")
+    ] = True,
+    access_log: LogRequests = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make a small library of real media, if there is none, and serve it.
+
+    Two films with sound and a piece of music are drawn, encoded and exported to containers: a clock that
+    shows each frame's own time, with a keyframe every one or two seconds and a tone every second. The second
+    start uses the library that is there. Put your own containers into the folder and they are served too.
+
+    Open the address that is printed; Ctrl-C stops the server.
+    """
+    made = _make_library(library, quiet=quiet or json)
+    if not serve_it:
+        names = sorted(path.name for path in library.glob("*.h4mk"))
+        if json:
+            say(json_text({"library": str(library), "containers": names, "made": made}))
+        elif not quiet:
+            say(f"{format_count(len(names), 'container')} in {library}")
+        return
+    if port is None:
+        port = _DEMO_PORT if _is_free(host or "127.0.0.1", _DEMO_PORT) else 0
+    flags: dict[str, object] = {"library": library, "port": port, "host": host, "access_log": access_log}
+    _run(flags, json=json, quiet=quiet)
+
+
+def serve(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="DIR",
+            help="Folder with the containers \\[default: the current one].",
+            show_default=False,
+        ),
+    ] = None,
+    host: Host = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port",
+            "-p",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Port to listen on; 0 takes a free one \\[default: 8000].",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="Settings: a TOML file with the table \\[server]. HARMONY4_… variables and options win over it.",
+        ),
+    ] = None,
+    access_log: LogRequests = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve the containers below a folder over HTTP: pages, byte ranges, seeks.
+
+    A container is addressed by its path below the folder, such as talks/day1.h4mk. Files that are added,
+    replaced or removed while the server runs are picked up. Ctrl-C and SIGTERM stop it; requests that run
+    get a moment to finish.
+    """
+    flags: dict[str, object] = {"library": directory, "host": host, "port": port, "access_log": access_log}
+    _run(flags, json=json, quiet=quiet, file=config)
+
+
+def _run(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None = None) -> None:
+    # Only here: aiohttp takes longer to load than most commands take to run.
+    from harmony4.server.app import run
+    from harmony4.server.config import load_config
+
+    config = load_config(file=file, environ=os.environ, flags=flags)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        level=logging.INFO if config.access_log else logging.WARNING,
+    )
+
+    def ready(url: str) -> None:
+        if json:
+            say(json_text({"url": url, "library": str(config.library)}, indent=None))
+        elif not quiet:
+            say(f"serving {config.library} at {url} (Ctrl-C stops)")
+
+    run(config, ready=ready)
+
+
+def _is_free(host: str, port: int) -> bool:
+    try:
+        with socket.create_server((host, port)):
+            return True
+    except OSError as error:
+        return error.errno != errno.EADDRINUSE
+
+
+def _make_library(folder: Path, *, quiet: bool) -> list[str]:
+    """Make what is missing of the demo library; returns the names made.
+
+    A folder that holds other containers is somebody's library: it is left as it is.
+    """
+    from harmony4.server.cli.demo_media import DEMOS, make_media
+    from harmony4.server.ingest import ExportOptions, export
+
+    names = {f"{demo.name}.h4mk" for demo in DEMOS}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {path.name for path in folder.iterdir() if path.suffix == ".h4mk"}
+    except OSError as error:
+        raise StorageError(f"cannot make the library {folder}: {error.strerror}") from error
+    if there - names:
+        return []
+    made = []
+    with tempfile.TemporaryDirectory(prefix="harmony4-demo-") as scratch:
+        for demo in DEMOS:
+            name = f"{demo.name}.h4mk"
+            if name in there:
+                continue
+            media = Path(scratch) / demo.name
+            label = f"drawing {demo.name}"
+            with Meter(label, quiet=quiet, unit="s of media") as meter:
+                make_media(demo, media, meter)
+            result = export(media, folder / name, ExportOptions(title=demo.title))
+            made.append(name)
+            if not quiet:
+                seal = result.seal
+                say(
+                    f"made {folder / name}: {demo.title}, {format_duration(seal.duration)}, "
+                    f"{format_count(seal.blocks, 'block')}, {format_size(seal.length)}"
+                )
+    return made
