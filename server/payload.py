@@ -17,8 +17,8 @@ break off a client that takes nothing for the write time limit.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
+import os
 import struct
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -29,7 +29,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
+from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.library import Container
 from harmony4.server.ranges import ByteRange
@@ -86,14 +86,29 @@ async def send(
         async for pieces in batches:
             await flow.write(pieces)
         return response
-    except ConnectionError as error:
-        _LOG.debug("%s: the connection broke: %s", request.path, error)
     except (HarmonyError, OSError) as error:
-        _LOG.warning("%s was broken off: %s", request.rel_url.raw_path_qs, error)
+        # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
+        if _cut_short(container.reader):
+            _LOG.warning(
+                "%s was broken off: the container was cut short meanwhile", request.rel_url.raw_path_qs
+            )
+        elif isinstance(error, ConnectionError):
+            _LOG.debug("%s: the client left: %s", request.path, error)
+        else:
+            _LOG.warning("%s was broken off: %s", request.rel_url.raw_path_qs, error)
     response.force_close()
     if request.transport is not None:
         request.transport.abort()
     return response
+
+
+def _cut_short(reader: H4MKReader) -> bool:
+    """Whether the file has become shorter than it was when it was opened."""
+    descriptor = reader.fileno()
+    try:
+        return descriptor is not None and os.fstat(descriptor).st_size < reader.size
+    except OSError:
+        return True
 
 
 def _batches(
@@ -164,16 +179,11 @@ class _Flow:
         transport.set_write_buffer_limits(high=0)
 
     async def write(self, pieces: Sequence[memoryview]) -> None:
-        """Return when the kernel has taken all of them. Raises ConnectionError, SourceChangedError."""
-        try:
-            if len(pieces) == 1:
-                await self._writer.write(pieces[0], drain=False)
-            else:
-                self._write_lines(pieces)
-        except ConnectionError:
-            raise
-        except OSError as error:
-            raise _cut_short() from error
+        """Return when the kernel has taken all of them. Raises OSError, ConnectionError for one."""
+        if len(pieces) == 1:
+            await self._writer.write(pieces[0], drain=False)
+        else:
+            self._write_lines(pieces)
         if not self._writer.protocol.writing_paused:
             return
         self._left = self._transport.get_write_buffer_size()
@@ -182,11 +192,6 @@ class _Flow:
             # Not asyncio.timeout: cancelling aiohttp's drain leaves a cancelled future behind for the next
             # one.
             await self._writer.drain()
-        except ConnectionError as error:
-            cause = error.__cause__
-            if isinstance(cause, OSError) and cause.errno == errno.EFAULT:
-                raise _cut_short() from error
-            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -222,8 +227,3 @@ class _Flow:
             if socket is not None:
                 socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
-
-
-def _cut_short() -> SourceChangedError:
-    # The kernel says EFAULT: the file ends before the page that it was to send.
-    return SourceChangedError("the container was cut short while it was being sent")
