@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 import harmony4.crypto as crypto
 import independent
 from harmony4.crypto import errors, token
-from harmony4.h4mk import H4MKBuilder, H4MKReader, canonical, layout, verify
+from harmony4.h4mk import H4MKBuilder, H4MKReader, canonical, layout, recover, verify
 from harmony4.h4mk.documents import HistoryEntry, Start, TrackInfo
 from harmony4.server.ingest import ExportOptions, export
 from needs import BUNNY, needs_ffmpeg
@@ -490,6 +490,139 @@ def test_both_notice_changed_bytes_and_cuts(name, stride):  # H4MK 19
         if at % stride == 0:
             assert not verify(bytes(bad)).ok, at
             assert not verify(good[:at]).ok, at
+
+
+def _trak(path, value):
+    """TRAK of A.2 with one value set (a dotted path from its root) or, with `...`, taken out."""
+    trak = json.loads(PLAIN)
+    *parents, name = path.split(".")
+    place = trak
+    for one in parents:
+        place = place[int(one) if one.isdigit() else one]
+    if value is ...:
+        del place[name]
+    else:
+        place[name] = value
+    return {"trak": trak}
+
+
+def _entry(**changes):
+    return {"history": [EXPORT | changes]}
+
+
+def _steps(*times, track=0):
+    return {"steps": [{"pts": one, "shift": 1, "track": track} for one in times]}
+
+
+def _signed(start, rest=b"", stamp=None):
+    return {"sign": [lambda head: (start + bytes(144 - len(start)) + rest, stamp)]}
+
+
+FIRST, KEYED, MORE, SECOND = BLOCKS
+VARIANTS = {
+    # Sound:
+    "as it is": (True, {}),
+    "language": (True, _trak("tracks.0.lang", "de")),
+    "least origin": (True, _trak("origin", "-9223372036854775807")),
+    "arrival": (True, _trak("cut.order", "arrival")),
+    "wide integer": (True, _trak("tracks.0.span", 2**60)),
+    "negative start": (True, _trak("tracks.0.start.ticks", -5)),
+    "arguments": (True, _entry(args={"a": 2**60, "b": True, "c": "s"})),
+    "inputs": (True, _entry(inputs=[{"head": "00" * 32, "sign": "11" * 32}])),
+    "steps": (True, _steps(5, 5, 6)),
+    "not structure only": (True, {"structure_only": False}),
+    "ancillary chunks": (True, {"ancillary": [(b"abcd", b""), (b"aBcd", b"x"), (b"abcd", b"y")]}),
+    "blocks before the first keyframe": (True, {"blocks": [FIRST, {"payload": b"x", "pts": 3}, KEYED]}),
+    "equal times": (
+        True,
+        {"blocks": [{"payload": b"x", "pts": 40000}, KEYED, {"payload": b"x", "pts": 40000}]},
+    ),
+    "signature": (True, _signed(b"\1\1")),
+    "certificate": (True, _signed(b"\1\1", b"\0\0\0\1x")),
+    "time stamp": (True, _signed(b"\1\1", stamp=b"t")),
+    "checkpoint": (True, {"checkpoints": {1: lambda head: b"\2\1" + bytes(142)}}),
+    # Refused (H4MK 4, 5, 10):
+    "empty language": (False, _trak("tracks.0.lang", "")),
+    "empty name": (False, _trak("tracks.0.name", "")),
+    "empty title": (False, {"title": ""}),
+    "unknown kind": (False, _trak("tracks.0.kind", "smell")),
+    "unknown order": (False, _trak("cut.order", "pts")),
+    "unknown rule": (False, _trak("cut.rule", 2)),
+    "true is no integer": (False, _trak("cut.rule", True)),
+    "unknown key": (False, _trak("x", 1)),
+    "missing key": (False, _trak("cut.rule", ...)),
+    "float": (False, _trak("tracks.0.span", 0.5)),
+    "null": (False, _trak("tracks.0.span", None)),
+    "string for an integer": (False, _trak("tracks.0.span", "5")),
+    "negative": (False, _trak("tracks.0.span", -1)),
+    "time base": (False, _trak("tracks.0.start.den", 0)),
+    "stream": (False, _trak("tracks.0.stream", 65536)),
+    "origin as a number": (False, _trak("origin", 5)),
+    "origin -0": (False, _trak("origin", "-0")),
+    "origin 2^63": (False, _trak("origin", str(2**63))),
+    "no room for a block": (False, _trak("cut.block", 15)),
+    "no block size": (False, _trak("cut.block", 0)),
+    "no tracks": (False, {**_trak("tracks", []), "blocks": []}),
+    "mask without masked tracks": (False, _trak("mask", {"commit": "00" * 32, "mode": "random"})),
+    "nested arguments": (False, _entry(args={"a": [1]})),
+    "null argument": (False, _entry(args={"a": None})),
+    "upper-case digest": (False, _entry(inputs=[{"head": "AA" * 32}])),
+    "steps unsorted": (False, _steps(6, 5)),
+    "steps of no track": (False, _steps(5, track=1)),
+    "1 is no boolean": (False, {"structure_only": 1}),
+    # Refused (H4MK 3, 7, 14.2):
+    "KEYS without mask": (False, {"keys": bytes([1]) + bytes(519)}),
+    "ancillary chunk twice": (False, {"ancillary": [(b"abcd", b"y"), (b"abcd", b"y")]}),
+    "time among ancillary chunks": (False, {"ancillary": [(b"time", b"y")]}),
+    "unknown critical chunk": (False, {"ancillary": [(b"Abcd", b"y")]}),
+    "tag with a digit": (False, {"ancillary": [(b"abc1", b"y")]}),
+    # Refused (H4MK 6.2):
+    "equal keyframe times": (False, {"blocks": [KEYED, {"payload": b"x", "pts": 40000, "key": True}]}),
+    "times run backwards": (False, {"blocks": [KEYED, {**MORE, "pts": 30000}, SECOND]}),
+    "late HEADER": (False, {"blocks": [{**KEYED, "pts": 0}, FIRST]}),
+    "HEADER with a time": (False, {"blocks": [{**FIRST, "pts": 4}, KEYED]}),
+    "HEADER and KEY": (False, {"blocks": [{**FIRST, "key": True}, KEYED]}),
+    "tag on a plain block": (False, {"blocks": [{**FIRST, "tag": b"x" * 32}, KEYED]}),
+    "empty payload": (False, {"blocks": [{**FIRST, "payload": b""}, KEYED]}),
+    # Refused (H4MK 13.1):
+    "checkpoint at the end": (False, _signed(b"\2\1")),
+    "final signature between blocks": (False, {"checkpoints": {1: lambda head: b"\1\1" + bytes(142)}}),
+    "unknown algorithm": (False, _signed(b"\1\2")),
+    "reserved byte": (False, _signed(b"\1\1\1")),
+    "empty certificate": (False, _signed(b"\1\1", b"\0\0\0\0")),
+    "long certificate": (False, _signed(b"\1\1", b"\0\0\0\2x")),
+    "half a length": (False, _signed(b"\1\1", b"\0\0")),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_both_judge_alike(name):  # H4MK 19
+    sound, options = VARIANTS[name]
+    data = _build(**{"trak": SMALL["trak"], **options})
+    if sound:
+        independent.check(data)
+    else:
+        with pytest.raises(ValueError, match=r"."):
+            independent.check(data)
+    assert verify(data).ok is sound
+
+
+@pytest.mark.parametrize("damaged", [0, 1, 2, 3])
+def test_a_recovered_container_is_sound_and_names_its_holes(damaged):  # H4MK 10.2, 20
+    data = bytearray(_hex_example("small"))
+    places = [at for tag, at, _ in SMALL["chunks"] if tag == "CORE"]
+    data[places[damaged] + 12] ^= 1
+    out = io.BytesIO()
+    recover(bytes(data), out)
+    facts = independent.check(out.getvalue())
+    assert verify(out.getvalue()).ok
+    lost = {"count": 0 if damaged == 3 else 1, "first": damaged, "track": 0}
+    assert facts["meta"]["lost"] == [lost]
+    kept = [independent.pack_token(one) for one in SMALL["tokens"]]
+    del kept[damaged]
+    assert [independent.pack_token(one) for one in facts["tokens"]] == kept
+    entry = {"args": {}, "inputs": [{"head": SMALL["head"].hex()}], "op": "recover"}
+    assert facts["meta"]["history"] == [EXPORT, entry]
 
 
 def test_the_original_implementations_file():  # H4MK 23
