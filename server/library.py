@@ -83,8 +83,8 @@ class Container:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.users -= 1
-        if self.retired and not self.users:
-            self._library._dispose(self)
+        if not self.users:
+            self._library._unused(self)
 
 
 class Library:
@@ -215,6 +215,13 @@ class Library:
                 return reader, before
             reader.close()
         raise SourceChangedError("the container changes while it is being opened")
+
+    def _unused(self, container: Container) -> None:
+        """The last user of a container has left."""
+        if container.retired:
+            self._dispose(container)
+        else:
+            self._evict()
 
     def _evict(self) -> None:
         """Retire the least recently used readers that nobody uses until the cache fits."""

@@ -34,8 +34,8 @@ class HTTPSource:
     """
 
     def __init__(self, url: str, *, timeout: float = 30.0) -> None:
-        parts = urlsplit(url)
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
             raise UsageError("not an address", where=url) from error
@@ -134,6 +134,8 @@ class HTTPSource:
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         """One exchange; `most` bytes of body are read. A connection that was closed while idle is replaced
         once."""
+        if self._closed:
+            raise UsageError("the source is closed")
         fresh = False
         while True:
             connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
