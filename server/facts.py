@@ -20,6 +20,7 @@ __all__ = [
     "content_type",
     "extension",
     "info_facts",
+    "keyframe_facts",
     "range_url",
     "seek_facts",
     "summary_facts",
@@ -190,6 +191,23 @@ def info_facts(reader: H4MKReader) -> Json:
             for one in (meta.history if meta is not None else ())
         ],
         "original": reader.original_meta,
+    }
+
+
+def keyframe_facts(reader: H4MKReader, track: int = 0, *, start: int = 0, limit: int = 10_000) -> Json:
+    """Up to `limit` keyframes from number `start` on, as two columns; `count` is how many the track has.
+
+    Raises NotFoundError where no such track is.
+    """
+    check_track(reader, track)
+    table = reader.seek_table(track)
+    entries = [table[number] for number in range(start, min(start + limit, len(table)))]
+    return {
+        "track": track,
+        "count": len(table),
+        "start": start,
+        "pts": [_number(entry.pts) for entry in entries],
+        "offset": [_number(entry.offset) for entry in entries],
     }
 
 

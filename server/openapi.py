@@ -70,6 +70,25 @@ def document() -> dict[str, Any]:
                     {"200": seek, **_problems("400", "404", "410", "500", "503")},
                 )
             },
+            "/video/keyframes": {
+                "get": _operation(
+                    "keyframes",
+                    "A track's keyframes, as two columns",
+                    [
+                        _NAME,
+                        _TRACK,
+                        _query("start", "Number of the first one", {"type": "integer", "minimum": 0}),
+                        _query(
+                            "limit", "How many at most", {"type": "integer", "minimum": 1, "maximum": 100_000}
+                        ),
+                        _VERSION,
+                    ],
+                    {
+                        "200": _answer("The keyframes", "Keyframes"),
+                        **_problems("400", "404", "410", "500", "503"),
+                    },
+                )
+            },
             "/video/info": {
                 "get": _operation(
                     "info",
@@ -213,6 +232,15 @@ _SCHEMAS: Final = {
             "size": _INT,
             "header_ranges": {"type": "array", "items": {"type": "array", "items": _INT}},
             "range_url": _TEXT,
+        }
+    ),
+    "Keyframes": _object(
+        {
+            "track": {"type": "integer"},
+            "count": {"type": "integer"},
+            "start": {"type": "integer"},
+            "pts": {"type": "array", "items": _INT},
+            "offset": {"type": "array", "items": _INT},
         }
     ),
     "Info": _object(

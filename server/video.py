@@ -1,4 +1,4 @@
-"""The routes of one container: `/video/range`, `/video/seek`, `/video/info`."""
+"""The routes of one container: `/video/range`, `/video/seek`, `/video/keyframes`, `/video/info`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from harmony4.server.keys import CONFIG, LIBRARY
 from harmony4.server.library import Container
 from harmony4.server.ranges import Representation, decide
 
-__all__ = ["container_name", "get_info", "get_range", "get_seek", "json_response", "routes"]
+__all__ = ["container_name", "get_info", "get_keyframes", "get_range", "get_seek", "json_response", "routes"]
 
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 REVALIDATE: Final = "no-cache"
+_KEYFRAMES: Final = 100_000
 _NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
@@ -31,6 +32,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/video/range", get_range),
         web.get("/video/range/{track:[0-9]{1,5}}.{ext:[a-z0-9]{1,8}}", get_range),
         web.get("/video/seek", get_seek),
+        web.get("/video/keyframes", get_keyframes),
         web.get("/video/info", get_info),
     ]
 
@@ -81,6 +83,23 @@ async def get_seek(request: web.Request) -> web.Response:
         else:
             answer = await asyncio.to_thread(facts.seek_facts, reader, pts, track)
         answer["range_url"] = facts.range_url(reader, name, track)
+        return json_response(answer, cache)
+
+
+async def get_keyframes(request: web.Request) -> web.Response:
+    """A track's keyframes, up to 100 000 at a time: what a timeline draws."""
+    name = container_name(request)
+    start, limit = _integer(request, "start") or 0, _integer(request, "limit")
+    limit = _KEYFRAMES if limit is None else limit
+    if not 1 <= limit <= _KEYFRAMES:
+        raise UsageError("limit is not valid", expected=f"1 to {_KEYFRAMES}", found=limit)
+    with await request.app[LIBRARY].open(name) as container:
+        track = _track(request, container.reader)
+        cache = _cache_control(request, container.reader.etag(track))
+        # In a thread: so many entries take a while to put together.
+        answer = await asyncio.to_thread(
+            facts.keyframe_facts, container.reader, track, start=start, limit=limit
+        )
         return json_response(answer, cache)
 
 

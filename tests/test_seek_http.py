@@ -125,3 +125,22 @@ def test_same_facts_as_the_library(server: Server) -> None:
         expected = seek_facts(reader, 1_500_000)
     answer = server.get("/video/seek?name=original.h4mk&pts=1500000").json
     assert {key: answer[key] for key in expected} == expected
+
+
+def test_keyframes(server: Server) -> None:
+    url = "/video/keyframes?name=a.h4mk"
+    assert server.get(url).json == {
+        "track": 0,
+        "count": 3,
+        "start": 0,
+        "pts": [0, 3_000_000, 6_000_000],
+        "offset": [0, 6, 21],
+    }
+    page = server.get(f"{url}&start=1&limit=1").json
+    assert (page["count"], page["pts"], page["offset"]) == (3, [3_000_000], [6])
+    assert server.get(f"{url}&start=3").json["pts"] == []
+    assert server.get(f"{url}&start={2**62}").json["pts"] == []
+    assert server.get("/video/keyframes?name=empty.h4mk").json["count"] == 0
+    assert server.get("/video/keyframes?name=header.h4mk&track=1").json["pts"] == [5_000_000]
+    for wrong in ("limit=0", "limit=100001", "start=-1", "limit=x"):
+        assert server.get(f"{url}&{wrong}").problem == "usage"

@@ -1,0 +1,31 @@
+// The server's answers. Paths are relative, so the page works below any prefix.
+
+export class Problem extends Error {
+  constructor(body, status) {
+    super(body?.detail ?? body?.title ?? `the server answered ${status}`);
+    this.code = body?.type?.split(":").pop() ?? "http";
+    this.status = status;
+  }
+}
+
+async function json(path, query, signal) {
+  const filled = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
+  let response;
+  try {
+    response = await fetch(`${path}?${new URLSearchParams(filled)}`, { signal });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem({ detail: "the server cannot be reached" }, 0);
+  }
+  const body = await response.json().catch(() => null);
+  if (!response.ok || body === null) throw new Problem(body, response.status);
+  return body;
+}
+
+export const media = (query, signal) => json("media", query, signal);
+export const info = (name, signal) => json("video/info", { name }, signal);
+export const seek = (name, pts) => json("video/seek", { name, pts });
+export const keyframes = (name, version, signal) => json("video/keyframes", { name, v: version }, signal);
+
+/** An address from the server ("/video/range/…") as one that is relative to this page. */
+export const local = (url) => new URL("." + url, document.baseURI).href;

@@ -1,0 +1,79 @@
+// The page: the address says what is open (?name=…#t=seconds), everything else follows it.
+
+import { $, note } from "./dom.js";
+import { parseTime } from "./format.js";
+import * as library from "./library.js";
+import * as player from "./player.js";
+
+const openName = () => new URLSearchParams(location.search).get("name");
+
+function openTime() {
+  const seconds = Number(new URLSearchParams(location.hash.slice(1)).get("t"));
+  return Number.isFinite(seconds) && seconds > 0 ? seconds : 0;
+}
+
+function follow() {
+  const name = openName();
+  library.mark(name);
+  if (name) return player.show(name, openTime());
+  player.close();
+  document.title = "HarmonyØ4";
+  $("player").hidden = true;
+  $("view-note").hidden = false;
+  $("view-note").replaceChildren(...note("Choose a container", "Its media plays here, straight out of the container, by byte ranges."));
+}
+
+function navigate(url) {
+  history.pushState(null, "", url);
+  follow();
+  scrollTo({ top: 0 });
+}
+
+$("items").addEventListener("click", (event) => {
+  const link = event.target.closest("a.item");
+  if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  navigate(link.getAttribute("href"));
+});
+
+let typing;
+$("search").addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => library.load(), 150);
+});
+$("sort").addEventListener("change", () => library.load());
+$("tools").addEventListener("submit", (event) => {
+  event.preventDefault();
+  library.load();
+});
+$("more").addEventListener("click", () => library.load({ more: true }));
+
+$("jump").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const pts = parseTime($("pts").value);
+  if (pts === null) {
+    player.fail("Type microseconds (3500000), seconds (3.5s) or a time (1:02:03.5).");
+    return;
+  }
+  history.replaceState(null, "", library.href(openName(), pts / 1e6));
+  player.jump(pts);
+});
+
+$("link").addEventListener("click", async () => {
+  const seconds = Math.round(player.position() * 1000) / 1000;
+  const url = new URL(library.href(openName(), seconds), document.baseURI).href;
+  history.replaceState(null, "", url);
+  try {
+    await navigator.clipboard.writeText(url);
+    $("link").textContent = "Copied";
+  } catch {
+    $("link").textContent = "It is in the address bar";
+  }
+  setTimeout(() => ($("link").textContent = "Copy link"), 1500);
+});
+
+addEventListener("popstate", follow);
+addEventListener("hashchange", () => openTime() && player.jump(Math.round(openTime() * 1e6)));
+
+follow();
+library.load();

@@ -1,0 +1,20 @@
+// Elements without HTML: everything that comes from a file or a request is text.
+
+export const $ = (id) => document.getElementById(id);
+
+/** element("a", {href, class}, child, …): children are elements or text. */
+export function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === true) node.setAttribute(name, "");
+    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** A note with a headline and lines below it. */
+export function note(lead, ...lines) {
+  const nodes = lines.map((line) => element("p", {}, ...(Array.isArray(line) ? line : [line])));
+  return [element("p", { class: "lead" }, lead), ...nodes];
+}
