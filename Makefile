@@ -39,7 +39,7 @@ gate:
 
 build: $(VENV)/.dev  ## wheel and sdist in dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
-	cd $(CURDIR) && $(abspath $(BIN))/python -c 'from setuptools.build_meta import build_sdist as b; b("dist")' >/dev/null
+	$(BIN)/python -c 'from setuptools.build_meta import build_sdist as b; b("dist")' >/dev/null
 	@ls -l dist
 
 lock:  ## pin the dependencies anew (Python 3.11; delete the lock files first to upgrade)
