@@ -22,6 +22,7 @@ from harmony4.server.app import create_app
 from harmony4.server.cli.frame import app as commands
 from harmony4.server.config import PREFIX, Config
 from harmony4.server.errors import PROBLEMS
+from harmony4.server.openapi import document
 from needs import BUNNY, ROOT, needs_curl
 
 DOCS = ROOT / "docs"
@@ -65,6 +66,16 @@ def test_every_route_is_described(tmp_path: Path) -> None:
         assert rows, f"{path} is not described"
         if route.method != "HEAD":
             assert f"| {route.method}" in rows[0], f"{route.method} {path} is not described"
+
+
+def test_every_parameter_of_a_route_is_described() -> None:
+    table = section("Routes")
+    for path, methods in document()["paths"].items():
+        row = next(row for row in table.splitlines() if f"`{path}`" in row or f"`{path}?" in row)
+        for method in methods.values():
+            for parameter in method["parameters"]:
+                if parameter["in"] == "query":
+                    assert re.search(rf"[?&]{parameter['name']}=", row), f"{path}: {parameter['name']}"
 
 
 def command_names() -> list[str]:
