@@ -27,6 +27,7 @@ __all__ = [
     "integer",
     "items",
     "members",
+    "operation",
     "tag",
     "text",
 ]
@@ -194,6 +195,13 @@ def digest(value: Any, path: str) -> bytes:
 def hexdigest(value: Any, path: str) -> str:
     """A SHA-256 that stays text."""
     return digest(value, path).hex()
+
+
+def operation(value: Any, path: str) -> str:
+    """The name of an operation in a history."""
+    if not isinstance(value, str) or not re.fullmatch(r"[a-z][a-z0-9-]*", value):
+        raise JSONError("must be the name of an operation", where=path)
+    return value
 
 
 def tag(value: Any, path: str) -> str:

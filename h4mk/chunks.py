@@ -57,7 +57,7 @@ class Grammar:
     def __init__(self, *, original: bool = False) -> None:
         self.original = original
         self.state = "start"
-        self._ancillary = ("", False)
+        self._table = _ORIGINAL if original else _V1
 
     @property
     def finished(self) -> bool:
@@ -67,7 +67,7 @@ class Grammar:
     @property
     def expects(self) -> str:
         """The tags that may come now."""
-        return " or ".join((_ORIGINAL if self.original else _V1)[self.state]) or "the end of the file"
+        return " or ".join(self._table[self.state]) or "the end of the file"
 
     def step(self, info: ChunkInfo) -> None:
         """Go on over one chunk.
@@ -75,18 +75,17 @@ class Grammar:
         Raises CriticalError for an unknown critical tag, OrderError for a misplaced one, LimitError for a
         size that the tag cannot have.
         """
-        following = (_ORIGINAL if self.original else _V1)[self.state]
+        following = self._table[self.state]
         tag = info.tag
-        if is_critical(tag) and not known(tag):
-            raise CriticalError("unknown critical chunk", where=info.offset, found=tag)
-        if not is_critical(tag) and tag != "time":
-            following, tag = {_ANY: following[_ANY]} if _ANY in following else {}, _ANY
+        if not known(tag, original=self.original):
+            if self.original or is_critical(tag):
+                raise CriticalError("unknown critical chunk", where=info.offset, found=tag)
+            tag = _ANY
         if tag not in following:
             raise OrderError(
                 "a chunk is out of order", where=info.offset, expected=self.expects, found=info.tag
             )
-        if not self.original:
-            info.check_size()
+        info.check_size(original=self.original)
         self.state = following[tag]
 
 
@@ -177,14 +176,14 @@ class ChunkStream:
     def close(self) -> None:
         """Say that the file ended. Raises TruncatedError unless it ended behind a chunk."""
         if self.grammar is None:
-            parse_header(self._take(self._buffered))
+            parse_header(b"".join(self._views))
         if self._info is not None or self._buffered:
             raise TruncatedError("the file ends inside a chunk", where=self.offset + self._buffered)
 
     def _peek_magic(self) -> None:
         start = b"".join(self._views)
-        if start != MAGIC[: len(start)] and len(start) <= len(MAGIC):
-            parse_header(start)
+        if not MAGIC.startswith(start[: len(MAGIC)]):
+            parse_header(start)  # refuses: no need to wait for the rest
 
     def _next(self, most: int) -> memoryview:
         view = self._views[0]

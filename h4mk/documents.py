@@ -18,6 +18,7 @@ from harmony4.h4mk.canonical import (
     integer,
     items,
     members,
+    operation,
     tag,
     text,
 )
@@ -271,7 +272,7 @@ _TRAK: Final = members(
                     "codec": text,
                     "kind": choice("video", "audio", "text", "tokens", "data"),
                     "masked": boolean,
-                    "media_type": text,
+                    "media_type": filled,
                     "self_framing": boolean,
                     "span": _SIZE,
                     "start": members(
@@ -302,7 +303,7 @@ _META: Final = members(
                 {
                     "args": _arguments,
                     "inputs": items(members({"head": hexdigest}, {"sign": hexdigest})),
-                    "op": text,
+                    "op": operation,
                 }
             )
         ),

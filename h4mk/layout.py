@@ -44,6 +44,7 @@ __all__ = [
     "chunk_header",
     "head_bytes",
     "is_critical",
+    "known",
     "parse_header",
     "table_count",
 ]
@@ -87,8 +88,17 @@ _LIMITS: Final = {
     b"MERK": (8, _ANY_SIZE),
     b"VERI": (DIGEST_SIZE, DIGEST_SIZE),
     b"TAIL": (128, 128),
+    b"time": (1, JSON_LIMIT),
 }
-"""Critical tags of this specification, with the least and greatest payload size."""
+"""Tags of this specification, with the least and greatest payload size (H4MK 3.2)."""
+_ORIGINAL_LIMITS: Final = {
+    b"CORE": (0, _ANY_SIZE),
+    b"SEEK": (SEEK_HEAD.size, _ANY_SIZE),
+    b"META": (2, JSON_LIMIT),
+    b"SAFE": (2, JSON_LIMIT),
+    b"VERI": (DIGEST_SIZE, DIGEST_SIZE),
+}
+"""The same for files of the original implementation, which have no other tags (H4MK 23)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +142,10 @@ class ChunkInfo:
             )
         return info
 
-    def check_size(self) -> None:
+    def check_size(self, *, original: bool = False) -> None:
         """Raise LimitError where a tag of this specification has a size it cannot have."""
-        least, most = _LIMITS.get(self.tag.encode(), (0, _ANY_SIZE))
+        limits = _ORIGINAL_LIMITS if original else _LIMITS
+        least, most = limits.get(self.tag.encode(), (0, _ANY_SIZE))
         if not least <= self.size <= most:
             wanted = str(least) if least == most else f"{least} to {most}"
             raise LimitError(
@@ -147,7 +158,7 @@ class ChunkInfo:
 
 def check_tag(tag: bytes, offset: int) -> str:
     """A tag as text. Raises FormatError unless it is four ASCII letters (H4MK 3.2)."""
-    if not (tag.isalpha() and tag.isascii()):
+    if not tag.isalpha():  # of bytes: ASCII letters only
         raise FormatError("not a chunk tag", where=offset, expected="four ASCII letters", found=tag.hex())
     return tag.decode("ascii")
 
@@ -157,9 +168,9 @@ def is_critical(tag: str) -> bool:
     return tag[0].isupper()
 
 
-def known(tag: str) -> bool:
-    """Whether a critical tag belongs to this specification."""
-    return tag.encode() in _LIMITS
+def known(tag: str, *, original: bool = False) -> bool:
+    """Whether a tag belongs to this specification (`original`: to the original implementation's files)."""
+    return tag.encode() in (_ORIGINAL_LIMITS if original else _LIMITS)
 
 
 def chunk_header(tag: bytes, size: int, crc: int) -> bytes:
@@ -282,7 +293,7 @@ class Tail:
 
     @classmethod
     def unpack(cls, data: bytes | bytearray | memoryview) -> Tail:
-        """Parse the 128 payload bytes. Raises FormatError, LimitError, OrderError."""
+        """Parse the 128 payload bytes. Raises FormatError, LimitError, OrderError (H4MK 14.1)."""
         length, index, meta, merk, veri, blocks, duration, tracks, zero, signs, root, head = _TAIL.unpack(
             data
         )

@@ -207,7 +207,7 @@ def _open_walked(source: ReadAt) -> Opened:
 def _open_original(source: ReadAt) -> Opened:
     file = walk_original(source)
     domain = (file.meta or {}).get("domain")
-    seek = SeekTable.copied(file.seek, strictly=False)
+    seek = file.seek
     duration = seek[len(seek) - 1].pts if len(seek) else 0
     kind = domain if domain in ("video", "audio") else "data"
     return Opened(

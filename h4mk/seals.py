@@ -43,8 +43,8 @@ def check_sign(data: bytes, kind: int) -> None:
         raise CriticalError("unknown signature kind or algorithm", found=data[:2].hex())
     if data[0] != kind:
         raise OrderError("a signature of this kind cannot stand here", expected=kind, found=data[0])
-    if any(data[2:8]):
-        raise FormatError("SIGN has a reserved byte set")
+    if any(data[2:8]) or data[8] >> 7:
+        raise FormatError("SIGN has a reserved byte set or a revision beyond 2^63")
     at = SIGN_SIZE
     while at < len(data):
         size = int.from_bytes(data[at : at + 4])

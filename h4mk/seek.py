@@ -144,23 +144,32 @@ class SeekTable:
 
     @classmethod
     def of(cls, entries: Iterable[SeekEntry | tuple[int, int]]) -> SeekTable:
-        """A table in memory. Raises OrderError unless PTS and offsets both increase strictly."""
-        data = b"".join(
-            SEEK_ENTRY.pack(*((one.pts, one.offset) if isinstance(one, SeekEntry) else one))
-            for one in entries
-        )
-        return cls.copied(data)
+        """A table in memory. Raises OrderError unless PTS and offsets both increase strictly, FormatError."""
+        pairs = [(one.pts, one.offset) if isinstance(one, SeekEntry) else one for one in entries]
+        if any(not 0 <= value <= MAX_VALUE for pair in pairs for value in pair):
+            raise FormatError("a keyframe's time or offset is negative or 2^63 or more")
+        return cls.copied(b"".join(SEEK_ENTRY.pack(*pair) for pair in pairs))
 
     @classmethod
-    def copied(cls, data: bytes | bytearray, *, strictly: bool = True) -> SeekTable:
-        """A table from its packed entries (without the count), checked. Raises OrderError, FormatError.
-
-        `strictly=False` is for the original implementation's files, which only promise sorted times.
-        """
+    def copied(cls, data: bytes | bytearray) -> SeekTable:
+        """A table from its packed entries (without the count), checked. Raises OrderError, FormatError."""
         table = CopiedTable(data, SEEK_ENTRY.size)
-        table.check_increasing(0, "SEEK", strictly=strictly)
-        if strictly:
-            table.check_increasing(8, "SEEK", strictly=True)
+        table.check_increasing(0, "SEEK", strictly=True)
+        table.check_increasing(8, "SEEK", strictly=True)
+        return cls(table)
+
+    @classmethod
+    def original(cls, payload: bytes) -> SeekTable:
+        """The table of a SEEK chunk that the original implementation wrote (H4MK 23).
+
+        Its offsets only need not decrease. Raises OrderError, FormatError.
+        """
+        size = SEEK_HEAD.size + SEEK_HEAD.unpack_from(payload)[0] * SEEK_ENTRY.size
+        if size != len(payload):
+            raise FormatError("SEEK count does not fill its chunk", expected=len(payload), found=size)
+        table = CopiedTable(payload[SEEK_HEAD.size :], SEEK_ENTRY.size)
+        table.check_increasing(0, "SEEK", strictly=True)
+        table.check_increasing(8, "SEEK", strictly=False)
         return cls(table)
 
     def seek(self, pts: int) -> SeekEntry | None:

@@ -213,6 +213,8 @@ class _Verifier:
             self._veri_lane.put(self._veri.update, chunk_header(info.tag.encode(), info.size, info.crc))
         self._collected = bytearray()
         self._expected = None
+        if info.tag == "TOKN":
+            self._token = None
         self._digest = hashlib.sha256()
         if self._original:
             return
@@ -272,10 +274,10 @@ class _Verifier:
                 self._check(info)
         except (FormatError, LimitError) as error:
             error.where = info.offset if error.where is None else error.where
-            self._problem(error)
-            self._broken = self._broken or info.tag in ("TRAK", "TOKN")
             if info.tag == "TRAK":
-                raise OrderError("nothing can be checked without TRAK", where=info.end) from error
+                raise  # without it nothing else means anything
+            self._problem(error)
+            self._broken = self._broken or info.tag == "TOKN"
 
     def _check(self, info: ChunkInfo) -> None:
         data = bytes(self._collected)
@@ -287,7 +289,6 @@ class _Verifier:
             self._tables = Tables(len(self._trak.tracks))
             self._streams = [hashlib.sha256() for _ in self._trak.tracks]
         elif info.tag == "TOKN":
-            self._token = None
             self._token = self._check_token(data)
         elif info.tag in ("CORE", "SAFE"):
             self._check_block(info)
@@ -362,7 +363,7 @@ class _Verifier:
         gone = [one.track for one in meta.lost if (one.count, one.first) == (0, 0)]
         if meta.lost != tuple(self._sequence.finish(set(gone) - self._sequence.seen)):
             self._problem(OrderError("META.lost does not name the holes", where=self._info.offset))
-        times = [one.pts for one in meta.steps]
+        times = [(one.pts, one.track) for one in meta.steps]
         if times != sorted(times) or any(one.track >= len(self._streams) for one in meta.steps):
             self._problem(OrderError("META.steps is not in order", where=self._info.offset))
         for tag in ("SEEK", "RMAP"):

@@ -18,14 +18,14 @@ from harmony4.h4mk.documents import Trak
 from harmony4.h4mk.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
-    JSON_LIMIT,
     SEEK_ENTRY,
     SEEK_HEAD,
     ChunkInfo,
     RangeEntry,
     parse_header,
 )
-from harmony4.h4mk.sequence import Sequence
+from harmony4.h4mk.seek import SeekTable
+from harmony4.h4mk.sequence import Sequence, check_payload
 from harmony4.h4mk.source import ReadAt, read_exact
 
 __all__ = ["OriginalFile", "WalkedTrack", "payload_of", "walk", "walk_blocks", "walk_original"]
@@ -94,7 +94,8 @@ def walk_blocks(source: ReadAt) -> tuple[Trak, list[WalkedTrack], Sequence]:
         for info in chunks:
             if info.tag == "TOKN":
                 token = TokenRecord.unpack(payload_of(source, info))
-            elif info.tag in ("CORE", "SAFE") and token is not None and info.size == token.size:
+            elif info.tag in ("CORE", "SAFE") and token is not None:
+                check_payload(token, info)
                 position, leaf = info.payload, sequence.leaf
                 sequence.accept(token)
                 tracks[token.track].add(
@@ -110,8 +111,7 @@ class OriginalFile:
     """What a file of the original implementation holds."""
 
     track: WalkedTrack
-    seek: bytes
-    """SEEK entries without their count."""
+    seek: SeekTable
     meta: dict[str, object] | None
     veri: bytes | None
 
@@ -125,16 +125,9 @@ def walk_original(source: ReadAt) -> OriginalFile:
     found: dict[str, bytes] = {}
     for info in walk(source):
         if info.tag != "CORE":
-            if info.tag != "SEEK" and info.size > JSON_LIMIT:
-                raise LimitError(f"chunk {info.tag} is too large", where=info.offset, found=info.size)
             found[info.tag] = payload_of(source, info)
         elif info.size:
             track.add(RangeEntry(0, track.bytes, info.payload, track.blocks, info.size, 0))
-    seek = found.get("SEEK", SEEK_HEAD.pack(0))
-    if (
-        len(seek) < SEEK_HEAD.size
-        or len(seek) != SEEK_HEAD.size + SEEK_HEAD.unpack_from(seek)[0] * SEEK_ENTRY.size
-    ):
-        raise FormatError("SEEK count does not fill its chunk", where="SEEK", found=len(seek))
+    seek = SeekTable.original(found.get("SEEK", SEEK_HEAD.pack(0)))
     meta = canonical.loose(found["META"], "META") if "META" in found else None
-    return OriginalFile(track, seek[SEEK_HEAD.size :], meta, found.get("VERI"))
+    return OriginalFile(track, seek, meta, found.get("VERI"))
