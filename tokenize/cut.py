@@ -142,9 +142,7 @@ class Cutter:
         return self._take()
 
     def _take(self) -> list[Block]:
-        out = self._out
-        if out:
-            self._out = []
+        out, self._out = self._out, []
         return out
 
     def _advance(self, frontier: int) -> None:

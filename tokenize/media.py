@@ -6,6 +6,7 @@ attributes once the first block has come or the iterator has ended without one.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -51,7 +52,7 @@ class TrackFacts:
     """demux, or hint for opaque blocks."""
 
 
-class Blocks:
+class Blocks(ABC):
     """What the two kinds have in common."""
 
     def __init__(self, feed: Feed) -> None:
@@ -65,8 +66,9 @@ class Blocks:
         self.end = 0
         """Where the track ends, µs; certain once the iterator has ended."""
 
+    @abstractmethod
     def __iter__(self) -> Iterator[tuple[Block, bytes]]:
-        raise NotImplementedError
+        """The blocks in order, with their bytes."""
 
 
 class OpaqueBlocks(Blocks):

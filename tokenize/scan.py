@@ -8,6 +8,7 @@ and never raise: where the structure breaks they look for the next start, as dem
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from typing import Protocol
 
@@ -53,7 +54,7 @@ class Samples:
         """Nothing kept."""
 
 
-class _Walker:
+class _Walker(ABC):
     """Header after header: collects each, lets `_header` read it, skips what it says."""
 
     reads = True
@@ -107,9 +108,9 @@ class _Walker:
         self._at += gone
         self._skip = step - gone
 
+    @abstractmethod
     def _header(self, head: bytearray) -> int | None:
         """Bytes from this header's start to the next one's; None: `_want` more of it; below 0: nonsense."""
-        raise NotImplementedError
 
     def unit(self, pos: int) -> int:
         i = bisect_right(self.units, pos)

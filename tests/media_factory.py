@@ -1,0 +1,135 @@
+"""Small real media, made once by ffmpeg and espeak-ng with bit-exact flags and kept in the temporary folder.
+
+    from media_factory import media
+    path = media("plain.mp4")
+
+Everything is 6 s long, 160x90 at 25 frames/s with a 440 Hz tone unless its recipe says otherwise. Mark tests
+that use it with `needs_ffmpeg` (and `needs_espeak` for speech.wav).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+from needs import program
+
+EXACT: Final = "-fflags +bitexact -flags:v +bitexact -flags:a +bitexact -map_metadata -1"
+VIDEO: Final = "-f lavfi -i testsrc2=s=160x90:r=25:d=6"
+AUDIO: Final = "-f lavfi -i sine=f=440:r=48000:d=6"
+H264: Final = "-c:v libx264 -threads 1 -preset veryfast -g 25 -bf 2"
+CLOSED: Final = f"{H264} -x264-params open-gop=0:scenecut=0"
+OPEN: Final = f"{H264} -x264-params open-gop=1:scenecut=0"
+VP8: Final = "-c:v libvpx -deadline realtime -cpu-used 8 -threads 1 -g 25 -b:v 200k"
+COPY: Final = "-c copy"
+FAST: Final = "-movflags +faststart"
+FRAGMENTS: Final = "-movflags +empty_moov+default_base_moof"
+
+# name -> ffmpeg's arguments; {name} is another of these, made first
+RECIPES: Final[dict[str, str]] = {
+    # MP4
+    "plain.mp4": f"{VIDEO} {AUDIO} {CLOSED} -c:a aac {EXACT} {FAST}",
+    "opengop.mp4": f"{VIDEO} {AUDIO} {OPEN} -c:a aac {EXACT} {FAST}",
+    "moovend.mp4": f"-i {{plain.mp4}} {COPY} {EXACT}",
+    "fragmented.mp4": f"-i {{plain.mp4}} {COPY} {EXACT} {FRAGMENTS}+frag_keyframe",
+    "fragments-by-time.mp4": f"-i {{plain.mp4}} {COPY} {EXACT} {FRAGMENTS} -frag_duration 300000",
+    "single-key.mp4": f"{VIDEO} {AUDIO} -c:v libx264 -threads 1 -preset veryfast -g 999 {EXACT} {FAST}",
+    "edited.mp4": f"-ss 1.5 -i {{plain.mp4}} {COPY} {EXACT} {FAST}",
+    "late-audio.mp4": f"-i {{plain.mp4}} -itsoffset 2.5 -i {{plain.mp4}} -map 0:v -map 1:a {COPY} {EXACT}",
+    "late-video.mp4": (
+        f"-itsoffset 2.5 -i {{plain.mp4}} -i {{plain.mp4}} -map 0:v -map 1:a {COPY} {EXACT} {FAST}"
+    ),
+    "two-videos.mp4": f"-i {{opengop.mp4}} -i {{plain.mp4}} -map 0:v -map 1:v {COPY} {EXACT}",
+    "variable.mp4": (
+        f"{VIDEO} -vf select=not(mod(n\\,7))+not(mod(n\\,3)) -fps_mode vfr {CLOSED} {EXACT} {FAST}"
+    ),
+    "audio.m4a": f"{AUDIO} -c:a aac {EXACT}",
+    "one-frame.mp4": f"{VIDEO} -frames:v 1 {CLOSED} {EXACT}",
+    # Matroska and WebM; the "live" ones went through a pipe: unknown sizes, no index
+    "plain.mkv": f"-i {{opengop.mp4}} {COPY} {EXACT}",
+    "live.mkv": f"-i {{plain.mp4}} {COPY} {EXACT} -live 1 -f matroska pipe:1",
+    "mixed-clusters.mkv": f"-i {{plain.mp4}} {COPY} {EXACT} -cluster_time_limit 700 -f matroska pipe:1",
+    "plain.webm": f"{VIDEO} {AUDIO} {VP8} -c:a libopus {EXACT}",
+    "live.webm": f"-i {{plain.webm}} {COPY} {EXACT} -live 1 -f webm pipe:1",
+    "audio.webm": f"-i {{plain.webm}} -map 0:a {COPY} {EXACT}",
+    # MPEG-TS
+    "plain.ts": f"-i {{plain.mp4}} {COPY} {EXACT}",
+    "opengop.ts": f"-i {{opengop.mp4}} {COPY} {EXACT}",
+    "plain.m2ts": f"-i {{plain.mp4}} {COPY} {EXACT} -mpegts_m2ts_mode 1",
+    "wrap.ts": f"-i {{plain.mp4}} {COPY} {EXACT} -output_ts_offset 95440.5",  # wraps after 3.2 s
+    "late.ts": f"-i {{plain.mp4}} {COPY} {EXACT} -output_ts_offset 5000",
+    "audio.ts": f"-i {{plain.mp4}} -map 0:a {COPY} {EXACT}",
+    # sound
+    "tone.mp3": f"{AUDIO} -c:a libmp3lame -metadata title=tone",
+    "bare.mp3": f"{AUDIO} -c:a libmp3lame -write_xing 0 -id3v2_version 0 {EXACT}",
+    "cover.mp3": (
+        f"-i {{tone.mp3}} {VIDEO} -map 0 -map 1 -c:a copy -c:v png -frames:v 1 -disposition:v attached_pic "
+        f"{EXACT}"
+    ),
+    "tone.flac": f"{AUDIO} -c:a flac {EXACT}",
+    "tone.wav": f"{AUDIO} -c:a pcm_s16le {EXACT}",
+    "opus.ogg": f"{AUDIO} -c:a libopus {EXACT}",
+    "vorbis.ogg": f"{AUDIO} -c:a libvorbis {EXACT}",
+    "theora.ogv": f"{VIDEO} {AUDIO} -c:v libtheora -g 25 -c:a libvorbis {EXACT}",
+}
+
+PLAIN: Final = (  # one of each kind, for tests that walk through all formats
+    *("plain.mp4", "opengop.mp4", "moovend.mp4", "fragmented.mp4", "fragments-by-time.mp4", "audio.m4a"),
+    *("plain.mkv", "live.mkv", "mixed-clusters.mkv", "plain.webm", "live.webm", "audio.webm"),
+    *("plain.ts", "opengop.ts", "plain.m2ts", "audio.ts"),
+    *("tone.mp3", "bare.mp3", "tone.flac", "tone.wav", "opus.ogg", "vorbis.ogg", "theora.ogv"),
+)
+
+
+def media(name: str) -> Path:
+    """The path of a medium of RECIPES, or of speech.wav (espeak-ng, 22.05 kHz mono)."""
+    path = _folder() / name
+    if not path.exists():
+        # Written beside its place and moved there: tests may run in several processes.
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            made = Path(scratch) / name
+            _speak(made) if name == "speech.wav" else _record(name, made)
+            made.replace(path)
+    return path
+
+
+def probe(path: Path, *entries: str, stream: str = "v:0") -> list[dict[str, Any]]:
+    """ffprobe's packets of one stream: an independent answer to where keyframes are."""
+    command = ["ffprobe", "-v", "error", "-of", "json", "-select_streams", stream]
+    command += ["-show_entries", "packet=" + ",".join(entries or ("pts_time", "pos", "flags")), str(path)]
+    out = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    return json.loads(out)["packets"]
+
+
+def key_times(path: Path, stream: str = "v:0") -> list[Fraction]:
+    """PTS in s of the key packets that ffprobe shows, in reading order."""
+    packets = probe(path, "pts_time", "flags", stream=stream)
+    return [Fraction(one["pts_time"]) for one in packets if "K" in one["flags"] and "D" not in one["flags"]]
+
+
+def _folder() -> Path:
+    recipes = hashlib.sha256(json.dumps(RECIPES).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"harmony4-media-{os.getuid()}-{recipes}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+def _record(name: str, made: Path) -> None:
+    command = [program("ffmpeg") or "ffmpeg", "-v", "error", "-nostdin", "-y"]
+    words = RECIPES[name].split()
+    command += [str(media(word[1:-1])) if word.startswith("{") else word for word in words]
+    piped = command[-1] == "pipe:1"
+    with made.open("wb") as out:
+        subprocess.run(command if piped else [*command, str(made)], check=True, stdout=out, timeout=120)
+
+
+def _speak(made: Path) -> None:
+    text = "The quick brown fox jumps over the lazy dog. Structure before meaning, time is explicit."
+    command = [program("espeak") or "espeak-ng", "-v", "en", "-s", "150", "-w", str(made), text]
+    subprocess.run(command, check=True, timeout=60)
