@@ -1,4 +1,4 @@
-"""The token record: 128 bytes that say everything about one block except its bytes (H4MK 6, TOKN).
+"""The token record: 128 bytes that say everything about one block except its bytes (H4MK 6.1).
 
 It is what a leaf of the hash tree is made of, so it stands in the lowest tier: tokenizers make it, the
 container stores it, and neither may import the other.
@@ -34,6 +34,7 @@ HEADER = 8
 NONE = 2**64 - 1
 """`key_pts` and `key_offset` of a block that belongs to no keyframe."""
 MAX_VALUE = 2**63 - 1
+MAX_TRACK = 2**16 - 1
 MAX_BLOCK = 16 * 2**20
 """Largest payload of a block, bytes."""
 DEFAULT_BLOCK = 2**20
@@ -92,7 +93,8 @@ class TokenRecord:
     def unpack(cls, data: bytes | bytearray | memoryview) -> TokenRecord:
         """Parse and check one TOKN payload on its own.
 
-        Raises FormatError (size, ranges), CriticalError (unknown flags), OrderError (impossible times).
+        Raises FormatError (size, ranges), CriticalError (unknown flags), LimitError (block size, index),
+        OrderError (impossible times).
         """
         if len(data) != TOKEN_SIZE:
             raise FormatError("TOKN has the wrong size", expected=TOKEN_SIZE, found=len(data))
@@ -101,8 +103,10 @@ class TokenRecord:
         return record
 
     def check(self) -> None:
-        """Check what a token must satisfy by itself (H4MK 6.2)."""
+        """Check what a token must satisfy by itself (H4MK 6.2). Raises as `unpack` does."""
         flags = self.flags
+        if not 0 <= self.track <= MAX_TRACK or len(self.digest) != 32 or len(self.tag) != 32:
+            raise FormatError("a token's track, digest or tag does not fit its field")
         if flags & ~(KEY | MASKED | LAST | HEADER):
             raise CriticalError("unknown token flags", expected="flags 0 to 15", found=flags)
         if not 0 < self.size <= MAX_BLOCK:
@@ -117,10 +121,12 @@ class TokenRecord:
         if flags & KEY and (flags & HEADER or (self.key_pts, self.key_offset) != (self.pts, self.offset)):
             raise OrderError("a KEY block is not its own keyframe")
         grouped = self.key_offset != NONE
-        if grouped != (self.key_pts != NONE) or (grouped and max(self.key_pts, self.key_offset) > MAX_VALUE):
+        if grouped != (self.key_pts != NONE) or (
+            grouped and not (0 <= self.key_pts <= MAX_VALUE and 0 <= self.key_offset <= MAX_VALUE)
+        ):
             raise FormatError("a token names half a keyframe", found=(self.key_pts, self.key_offset))
-        if grouped and (self.key_offset > self.offset or self.key_pts > self.pts):
-            raise OrderError("a token's keyframe lies after it")
+        if grouped and (self.key_offset > self.offset - (not flags & KEY) or self.key_pts > self.pts):
+            raise OrderError("a token's keyframe does not lie before it")
         if flags & HEADER and (grouped or self.pts):
             raise OrderError("a HEADER block belongs to a keyframe or has a time")
         if not flags & MASKED and self.tag != _NO_TAG:
@@ -156,7 +162,8 @@ class TokenSequencer:
     ) -> TokenRecord | None:
         """Add a block of `size` bytes that begins at `pts` µs; returns the previous block's token.
 
-        Raises UsageError or OrderError where the sequence breaks H4MK 6.2, LimitError for sizes.
+        Raises UsageError or OrderError where the sequence breaks H4MK 6.2, LimitError for sizes, FormatError
+        for values that no field holds; the sequence then is as it was before.
         """
         if self._finished:
             raise UsageError("a block after the end of the track", where=f"track {self._track}")
@@ -165,10 +172,9 @@ class TokenSequencer:
             raise OrderError("block times run backwards", expected=f">= {before.pts}", found=pts)
         if header and (key or self._key[0] != NONE):
             raise OrderError("a HEADER block must stand before the first keyframe")
-        if key:
-            if self._key[0] != NONE and pts <= self._key[0]:
-                raise OrderError("keyframe times must increase", expected=f"> {self._key[0]}", found=pts)
-            self._key = (pts, self._offset)
+        if key and self._key[0] != NONE and pts <= self._key[0]:
+            raise OrderError("keyframe times must increase", expected=f"> {self._key[0]}", found=pts)
+        key_pts, key_offset = (pts, self._offset) if key else self._key
         record = TokenRecord(
             track=self._track,
             flags=self._base | (KEY if key else 0) | (HEADER if header else 0),
@@ -177,23 +183,28 @@ class TokenSequencer:
             pts=pts,
             end=pts,
             offset=self._offset,
-            key_pts=self._key[0],
-            key_offset=self._key[1],
+            key_pts=key_pts,
+            key_offset=key_offset,
             min_pts=pts if min_pts is None else min_pts,
             digest=digest,
             tag=tag,
         )
         record.check()
         self._held = record
+        self._key = (key_pts, key_offset)
         self._index += 1
         self._offset += size
         return None if before is None else replace(before, end=pts)
 
     def finish(self, end: int | None = None) -> TokenRecord | None:
-        """The last block's token, with LAST; `end` (µs) is where the track ends, at least its `pts`."""
+        """The last block's token, with LAST; `end` (µs) is where the track ends, at least its `pts`.
+
+        Raises FormatError for an `end` of 2^63 and more.
+        """
         self._finished = True
         if self._held is None:
             return None
-        last = self._held
-        self._held = None
-        return replace(last, end=max(last.pts, end or 0), flags=last.flags | LAST)
+        last, self._held = self._held, None
+        last = replace(last, end=max(last.pts, end or 0), flags=last.flags | LAST)
+        last.check()
+        return last

@@ -78,7 +78,8 @@ def loose(data: bytes, what: str) -> dict[str, Any]:
     """Any JSON object, for files of the original implementation. Raises JSONError."""
     _check_depth(data, what)
     try:
-        value = json.loads(data)
+        # As UTF-8: json guesses UTF-16 and UTF-32 from bytes, in which the scan for depth is blind.
+        value = json.loads(data.decode())
     except ValueError as error:
         raise JSONError("not valid JSON", where=what) from error
     if not isinstance(value, dict):
@@ -205,8 +206,8 @@ def operation(value: Any, path: str) -> str:
 
 
 def tag(value: Any, path: str) -> str:
-    """An ancillary chunk tag."""
-    if not isinstance(value, str) or not re.fullmatch(r"[a-z][A-Za-z]{3}", value):
+    """The tag of an ancillary chunk before SEEK: `time` belongs to signatures (H4MK 14.2)."""
+    if not isinstance(value, str) or not re.fullmatch(r"(?!time)[a-z][A-Za-z]{3}", value):
         raise JSONError("must be an ancillary tag", where=path)
     return value
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
-from harmony4.crypto.errors import JSONError
+from harmony4.crypto.errors import JSONError, OrderError
 from harmony4.crypto.token import DEFAULT_BLOCK, MAX_BLOCK, MAX_BLOCKS, MAX_VALUE
 from harmony4.h4mk import canonical
 from harmony4.h4mk.canonical import (
@@ -221,9 +222,9 @@ class Meta:
 
     @classmethod
     def unpack(cls, data: bytes) -> Meta:
-        """Parse and check. Raises JSONError, CriticalError."""
+        """Parse and check. Raises JSONError, CriticalError, and OrderError for impossible holes."""
         value = canonical.decode(data, "META", _META)
-        return cls(
+        meta = cls(
             blocks=value["blocks"],
             duration=value["duration"],
             tracks=tuple(StoredTrack(**one) for one in value["tracks"]),
@@ -234,6 +235,18 @@ class Meta:
             structure_only=value["structure_only"],
             title=value.get("title"),
         )
+        _check_lost(meta.lost, len(meta.tracks))
+        return meta
+
+
+def _check_lost(lost: tuple[Lost, ...], tracks: int) -> None:
+    """Holes are sorted, apart, and of tracks that exist; behind the end of a track is none (H4MK 10.2)."""
+    if any(hole.track >= tracks for hole in lost):
+        raise OrderError("a hole in a track that does not exist", where="META.lost")
+    for before, after in pairwise(lost):
+        apart = before.count and after.first > before.first + before.count
+        if after.track < before.track or (after.track == before.track and not apart):
+            raise OrderError("holes are out of order, touch or overlap", where="META.lost", found=after)
 
 
 def _present(**values: object) -> dict[str, object]:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from harmony4.crypto.errors import CriticalError, LimitError, OrderError
+from harmony4.crypto.errors import LimitError, OrderError
 from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
 from harmony4.h4mk.documents import Lost, Trak
+from harmony4.h4mk.layout import ChunkInfo
 
-__all__ = ["Sequence"]
+__all__ = ["Sequence", "check_payload"]
+
+
+def check_payload(token: TokenRecord, info: ChunkInfo) -> None:
+    """Raise OrderError unless the chunk's header fits the token before it (H4MK 6.2, 6.3)."""
+    if info.size != token.size or info.tag != ("SAFE" if token.flags & MASKED else "CORE"):
+        raise OrderError("a payload does not fit its token", where=info.offset, found=info.size)
 
 
 class _Track:
@@ -41,7 +48,7 @@ class Sequence:
         self._order = (-1, -1, -1)
 
     def check(self, token: TokenRecord) -> None:
-        """Raise OrderError, CriticalError or LimitError where the token cannot follow; changes nothing."""
+        """Raise OrderError or LimitError where the token cannot follow; changes nothing."""
         if token.track >= len(self._tracks):
             raise OrderError(
                 "a block of an unknown track", expected=f"< {len(self._tracks)}", found=token.track
@@ -49,7 +56,7 @@ class Sequence:
         if token.size > self._trak.block:
             raise LimitError("a block exceeds cut.block", expected=f"<= {self._trak.block}", found=token.size)
         if bool(token.flags & MASKED) != self._trak.tracks[token.track].masked:
-            raise CriticalError("a block is masked where its track is not, or the other way round")
+            raise OrderError("a block is masked where its track is not, or the other way round")
         track = self._tracks[token.track]
         where = f"track {token.track} block {token.index}"
         if track.last:
@@ -75,10 +82,11 @@ class Sequence:
         elif token.flags & KEY:
             if key_offset != NONE and token.pts <= key_pts:
                 raise OrderError("keyframe times must increase", where=where, expected=f"> {key_pts}")
-        elif not gap and (token.key_pts, token.key_offset) != track.key:
-            raise OrderError("a block names the wrong keyframe", where=where, expected=track.key)
-        elif gap and key_offset != NONE and (token.key_offset == NONE or token.key_offset < key_offset):
-            raise OrderError("a block names an earlier keyframe", where=where)
+        elif (token.key_pts, token.key_offset) != track.key:
+            # Behind a hole a block may name a KEY block that lies in the hole, later than the last one known.
+            inside = gap and track.offset <= token.key_offset != NONE
+            if not inside or (key_offset != NONE and token.key_pts <= key_pts):
+                raise OrderError("a block names the wrong keyframe", where=where, expected=track.key)
 
     def accept(self, token: TokenRecord) -> None:
         """Check the token and go on behind it."""

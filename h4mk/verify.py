@@ -27,16 +27,18 @@ from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import ChunkEnd, ChunkInfo, ChunkStream, Event, Header
 from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak
-from harmony4.h4mk.layout import SEEK_ENTRY, SEEK_HEAD, Tail, chunk_header, head_bytes, is_critical
+from harmony4.h4mk.layout import Tail, chunk_header, head_bytes, is_critical
 from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_keys, check_sign
 from harmony4.h4mk.seek import SeekTable
-from harmony4.h4mk.sequence import Sequence
+from harmony4.h4mk.sequence import Sequence, check_payload
 from harmony4.h4mk.source import ReadAt, open_source
 from harmony4.h4mk.tables import Tables
 
 __all__ = ["VerifyReport", "verify"]
 
 _READ = 2**20
+_SMALL = frozenset(("TRAK", "KEYS", "TOKN", "META", "VERI", "SIGN", "TAIL"))
+"""Chunks that are looked at as a whole; none may exceed 1 MiB."""
 _MOST = 100
 """Problems that are kept; a file that is damaged everywhere says nothing new after that."""
 
@@ -243,13 +245,12 @@ class _Verifier:
         tag = self._info.tag
         if self._expected is not None:
             self._expected.compare(piece)
-        elif tag in ("CORE", "SAFE"):
-            if self._token is not None:
-                self._block_lane.put(self._digest.update, piece)
-                self._stream_lane.put(self._streams[self._token.track].update, piece)
-        elif (is_critical(tag) and tag not in ("SEEK", "RMAP", "MERK")) or self._original:
+        elif tag in _SMALL or (self._original and tag != "CORE"):
             self._collected += piece
-        else:
+        elif self._token is not None and tag in ("CORE", "SAFE"):
+            self._block_lane.put(self._digest.update, piece)
+            self._stream_lane.put(self._streams[self._token.track].update, piece)
+        elif not is_critical(tag):
             self._digest.update(piece)
 
     def _end(self, event: ChunkEnd) -> None:
@@ -320,17 +321,13 @@ class _Verifier:
         if token is None or self._tables is None:
             return
         self._tables.add(token, token.pack(), info.payload)
-        if info.size != token.size or (info.tag == "SAFE") != self._masked(token):
-            raise OrderError("a payload does not fit its token", where=info.offset, found=info.size)
+        check_payload(token, info)
 
         def compare(_: Buffer) -> None:
             if digest.digest() != token.digest and len(self._damaged) < _MOST:
                 self._damaged.append(SealError("a block fails its digest", where=info.offset))
 
         self._block_lane.put(compare, b"")
-
-    def _masked(self, token: TokenRecord) -> bool:
-        return self._trak is not None and self._trak.tracks[token.track].masked
 
     def _check_meta(self, data: bytes) -> None:
         self._meta_bytes = data
@@ -365,7 +362,7 @@ class _Verifier:
             self._problem(OrderError("META.lost does not name the holes", where=self._info.offset))
         times = [(one.pts, one.track) for one in meta.steps]
         if times != sorted(times) or any(one.track >= len(self._streams) for one in meta.steps):
-            self._problem(OrderError("META.steps is not in order", where=self._info.offset))
+            self._problem(SealError("META.steps is not in order", where=self._info.offset))
         for tag in ("SEEK", "RMAP"):
             if len(self._offsets[tag]) != len(self._streams):
                 raise OrderError(
@@ -417,13 +414,10 @@ class _Verifier:
 
     def _check_original(self, info: ChunkInfo) -> None:
         data = bytes(self._collected)
-        if info.tag == "META":
-            canonical.loose(data, "META")
+        if info.tag in ("META", "SAFE"):
+            canonical.loose(data, info.tag)
         elif info.tag == "SEEK":
-            entries = data[SEEK_HEAD.size :]
-            if len(data) < SEEK_HEAD.size or len(entries) != SEEK_HEAD.unpack_from(data)[0] * SEEK_ENTRY.size:
-                raise FormatError("SEEK count does not fill its chunk", where=info.offset)
-            SeekTable.copied(entries, strictly=False)
+            SeekTable.original(data)
         elif info.tag == "VERI":
             self._check_veri(data)
 
