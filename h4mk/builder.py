@@ -27,6 +27,7 @@ from harmony4.h4mk.documents import (
     StoredTrack,
     TrackInfo,
     Trak,
+    steps_fit,
 )
 from harmony4.h4mk.layout import (
     CHUNK_SIZE,
@@ -217,6 +218,9 @@ class H4MKBuilder:
         """
         self._check_open()
         try:
+            steps = tuple(steps)
+            if not steps_fit(steps, len(self._trak.tracks)):
+                raise UsageError("steps must be in order of (pts, track), of tracks that exist")
             self._write_held(ends or {})
             lost = tuple(self._sequence.finish(gone))
             return self._seal(
@@ -225,7 +229,7 @@ class H4MKBuilder:
                     duration=self._sequence.duration,
                     tracks=(),
                     history=tuple(history),
-                    steps=tuple(steps),
+                    steps=steps,
                     lost=lost,
                     structure_only=structure_only,
                     title=self._title,

@@ -34,6 +34,7 @@ __all__ = [
     "StoredTrack",
     "TrackInfo",
     "Trak",
+    "steps_fit",
 ]
 
 _TICKS: Final = 2**63 - 1
@@ -247,6 +248,12 @@ def _check_lost(lost: tuple[Lost, ...], tracks: int) -> None:
         apart = before.count and after.first > before.first + before.count
         if after.track < before.track or (after.track == before.track and not apart):
             raise OrderError("holes are out of order, touch or overlap", where="META.lost", found=after)
+
+
+def steps_fit(steps: tuple[Step, ...], tracks: int) -> bool:
+    """Whether steps are in order of (pts, track) and of tracks that exist (H4MK 19, V15)."""
+    order = [(step.pts, step.track) for step in steps]
+    return order == sorted(order) and all(step.track < tracks for step in steps)
 
 
 def _present(**values: object) -> dict[str, object]:

@@ -304,7 +304,8 @@ class H4MKReader:
         payload = ChunkInfo.unpack(data[CHUNK_SIZE + TOKEN_SIZE :], entry.position - CHUNK_SIZE, self.size)
         wanted = (track, self._index_of(row, track), entry.pts, entry.offset, entry.size, entry.flags)
         found = (token.track, token.index, token.pts, token.offset, token.size, token.flags)
-        if wanted != found or payload.size != entry.size or payload.tag not in ("CORE", "SAFE"):
+        tag = "SAFE" if self.tracks[track].info.masked else "CORE"
+        if wanted != found or (payload.tag, payload.size) != (tag, entry.size):
             raise SealError("RMAP and TOKN differ", where=entry.position, expected=wanted, found=found)
         return token
 

@@ -14,7 +14,7 @@ from harmony4.crypto.digest import crc32, sha256
 from harmony4.crypto.errors import FormatError, LimitError, TruncatedError, UsageError
 from harmony4.crypto.token import MASKED, MAX_BLOCK, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
-from harmony4.h4mk.documents import HistoryEntry, Lost, TrackInfo, Trak
+from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, TrackInfo, Trak, steps_fit
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, is_critical, known, parse_header
 from harmony4.h4mk.opening import read_directory
 from harmony4.h4mk.source import ReadAt, open_source
@@ -105,16 +105,22 @@ def _recover(
                 seen.add(token.track)
             if progress is not None:
                 progress(end)
-        empty = {number for number, one in enumerate(meta.tracks) if not one.blocks} if meta else set()
-        stored = {number for number in range(len(trak.tracks)) if number not in empty}
         seal = builder.finish(
-            steps=meta.steps if meta else (),
+            steps=meta.steps if meta and steps_fit(meta.steps, len(trak.tracks)) else (),
             history=(*history, HistoryEntry("recover", args, inputs)),
             ancillary=found.ancillary,
             structure_only=meta.structure_only if meta else True,
-            gone=sorted(stored - seen),
+            gone=sorted(set(range(len(trak.tracks))) - _never_had_blocks(meta) - seen),
         )
     return RecoverReport(seal, kept, seal.lost, left_out, found.signatures, rebuilt)
+
+
+def _never_had_blocks(meta: Meta | None) -> set[int]:
+    """Tracks that were empty from the start, as far as anybody knows."""
+    if meta is None:
+        return set()
+    gone = {hole.track for hole in meta.lost if (hole.count, hole.first) == (0, 0)}
+    return {number for number, one in enumerate(meta.tracks) if not one.blocks} - gone
 
 
 def _check_profile(source: ReadAt) -> None:
