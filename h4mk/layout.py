@@ -31,6 +31,7 @@ __all__ = [
     "JSON_LIMIT",
     "KEYS_SIZE",
     "MAGIC",
+    "MOST_ANCILLARY",
     "RMAP_ENTRY",
     "RMAP_HEAD",
     "SEEK_ENTRY",
@@ -60,6 +61,8 @@ CHUNK_SIZE: Final = CHUNK.size
 
 JSON_LIMIT: Final = 2**20
 """Largest JSON chunk, bytes."""
+MOST_ANCILLARY: Final = JSON_LIMIT // 100
+"""More ancillary chunks than this META cannot list: 100 bytes of JSON is the least for one."""
 FIRST_READ: Final = 64 * 2**10
 """Bytes read at the front of a file when it is opened: header and TRAK."""
 COPY_LIMIT: Final = 8 * 2**20
