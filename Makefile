@@ -37,6 +37,16 @@ coverage: $(VENV)/.dev  ## the tests again, with 100 % of the branches of crypto
 gate:
 	$(BIN)/coverage report --include='crypto/*,tokenize/*,h4mk/*' --show-missing --skip-covered --fail-under=100
 
+bench: $(VENV)/.dev  ## measure (BENCH=bulk long sparse serving; default all) and write docs/PERFORMANCE.md
+	PYTHONPATH=tests $(BIN)/python -P -m bench $(BENCH)
+
+big: $(VENV)/.dev  ## ten hours of video and a sparse container of 4 TiB: measured and printed, nothing written
+	PYTHONPATH=tests $(BIN)/python -P -m bench --print long sparse
+
+fuzz: $(VENV)/.dev  ## fuzz the reader with atheris (Linux; FUZZ= its options, e.g. -max_total_time=600)
+	$(PIP) install --require-hashes -r requirements-fuzz.lock
+	PYTHONPATH=tests $(BIN)/python -P -m fuzz $(FUZZ)
+
 build: $(VENV)/.dev  ## wheel and sdist in dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 	$(BIN)/python -c 'from setuptools.build_meta import build_sdist as b; b("dist")' >/dev/null
@@ -83,4 +93,4 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.runtime
 
-.PHONY: help demo test lint types tiers coverage gate build lock clean
+.PHONY: help demo test lint types tiers coverage gate bench big fuzz build lock clean

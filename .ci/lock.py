@@ -1,4 +1,4 @@
-"""Write requirements.lock and requirements-dev.lock from pyproject.toml (`make lock`).
+"""Write requirements.lock, -dev.lock and -fuzz.lock from pyproject.toml (`make lock`).
 
 Every package is pinned to one version and to the SHA-256 of every file that PyPI lists for it, so one lock
 serves all platforms. Only PyPI itself is asked, whatever package sources the machine is configured with, and
@@ -20,10 +20,10 @@ OLDEST = (3, 11)
 LOCAL_SOURCES = ("PIP_FIND_LINKS", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 
 
-def requirements(project: dict, *groups: str) -> list[str]:
-    """The project's own requirements and those of the dependency groups, groups of groups included."""
-    found = list(project["project"]["dependencies"])
-    pending = list(groups)
+def group(project: dict, name: str) -> list[str]:
+    """The requirements of a dependency group, those of groups in it included."""
+    found = []
+    pending = [name]
     while pending:
         for entry in project["dependency-groups"][pending.pop()]:
             if isinstance(entry, str):
@@ -77,8 +77,10 @@ def main() -> None:
             f"the lock is made by Python {OLDEST[0]}.{OLDEST[1]}, this is {sys.version.split()[0]}"
         )
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    runtime = compile_lock("requirements.lock", requirements(project, "build"), None)
-    compile_lock("requirements-dev.lock", requirements(project, "dev"), runtime)
+    own = project["project"]["dependencies"]
+    runtime = compile_lock("requirements.lock", own + group(project, "build"), None)
+    dev = compile_lock("requirements-dev.lock", own + group(project, "dev"), runtime)
+    compile_lock("requirements-fuzz.lock", group(project, "fuzz"), dev)
 
 
 if __name__ == "__main__":

@@ -120,11 +120,11 @@ def test_version_stands_in_one_place() -> None:
 
 
 def test_locks_hold_hashes_and_no_addresses() -> None:
-    for name in ("requirements.lock", "requirements-dev.lock"):
-        text = (ROOT / name).read_text(encoding="utf-8")
-        assert not re.search(r"://|--(index|extra|find|trusted)", text), name
+    for path in sorted(ROOT.glob("requirements*.lock")):
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"://|--(index|extra|find|trusted)", text), path.name
         pins = re.findall(r"^[a-z0-9-]+==\S+", text, re.MULTILINE)
-        assert len(pins) > 20
+        assert pins
         assert text.count("--hash=sha256:") >= len(pins)
 
 
