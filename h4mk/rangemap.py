@@ -42,6 +42,5 @@ class RangeMap:
         """The number of the last block whose PTS is ≤ `pts` µs; -1 if there is none."""
         return self._table.find(_PTS, pts)
 
-    def entries(self, first: int = 0) -> Iterator[RangeEntry]:
-        """The entries from number `first` on."""
-        return (self[number] for number in range(first, len(self)))
+    def __iter__(self) -> Iterator[RangeEntry]:
+        return (self[number] for number in range(len(self)))

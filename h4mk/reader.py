@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import mmap
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final, cast
@@ -19,7 +22,8 @@ from harmony4.crypto.token import HEADER, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.chunks import CoreChunk
 from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
-from harmony4.h4mk.layout import CHUNK_SIZE, ChunkInfo, RangeEntry
+from harmony4.h4mk.holes import Holes
+from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
 from harmony4.h4mk.opening import open_container
 from harmony4.h4mk.rangemap import RangeMap
 from harmony4.h4mk.seek import SeekEntry, SeekTable
@@ -117,14 +121,21 @@ class H4MKReader:
             for info, sizes, digest in zip(opened.trak.tracks, opened.sizes, digests, strict=True)
         )
         self._lock = threading.Lock()
-        self._holes: dict[int, list[tuple[int, int]]] = {}
+        self._holes: defaultdict[int, Holes] = defaultdict(Holes)
+        for number, lost in groupby(opened.lost, attrgetter("track")):
+            self._holes[number] = Holes(lost)
+        self._byte_holes: dict[int, list[tuple[int, int]]] = {}
+        self._headers: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def seek(self, pts: int, track: int = 0) -> SeekEntry | None:
         """The keyframe with the largest PTS ≤ `pts` µs, None where all are later. O(log n)."""
         return (self._opened.seeks.get(track) or self.seek_table(track)).seek(pts)
 
     def locate(self, pts: int, track: int = 0) -> SeekResult | None:
-        """`seek`, and what a client needs to fetch the group of blocks that the keyframe opens."""
+        """`seek`, and what a client needs to fetch the group of blocks that the keyframe opens.
+
+        Raises NotFoundError for an unknown track, SealError where the track's tables do not fit each other.
+        """
         table = self.seek_table(track)
         number = table.find(pts)
         if number < 0:
@@ -133,16 +144,16 @@ class H4MKReader:
         following = table[number + 1] if number + 1 < len(table) else None
         rmap = self.range_map(track)
         row = rmap.at_offset(entry.offset)
-        first = rmap[0] if len(rmap) else None
-        front = table[0].offset if first is not None and first.flags & HEADER else 0
+        if self.state != "original" and (row < 0 or rmap[row].offset != entry.offset):
+            raise SealError("SEEK does not point at a block", where=f"track {track}", found=entry.offset)
         end = following.offset if following else max(self.stream_size(track), entry.offset)
         return SeekResult(
             pts=entry.pts,
             offset=entry.offset,
-            block_index=self._index_of(row, track),
+            block_index=self._holes[track].index_of(max(row, 0)),
             next_pts=following.pts if following else None,
             size=end - entry.offset,
-            header_ranges=((0, front),) if front else (),
+            header_ranges=self._header_ranges(track),
         )
 
     def seek_table(self, track: int = 0) -> SeekTable:
@@ -151,7 +162,8 @@ class H4MKReader:
         seeks = self._opened.seeks
         if track not in seeks:
             with self._lock:
-                seeks[track] = self._opened.load_seek(self._source, track)
+                if track not in seeks:
+                    seeks[track] = self._opened.load_seek(self._source, track)
         return seeks[track]
 
     def range_map(self, track: int = 0) -> RangeMap:
@@ -160,32 +172,40 @@ class H4MKReader:
         rmaps = self._opened.rmaps
         if track not in rmaps:
             with self._lock:
-                rmaps[track] = self._opened.load_rmap(self._source, track)
+                if track not in rmaps:
+                    rmaps[track] = self._opened.load_rmap(self._source, track)
         return rmaps[track]
 
     def token(self, index: int, track: int = 0) -> TokenRecord:
         """The token of block `index` of a track. Raises NotFoundError where there is none."""
-        row = self._row_of(index, track)
-        return self._check_entry(row, self.range_map(track)[row], track)
-
-    def tokens(self, track: int = 0, start: int = 0) -> Iterator[TokenRecord]:
-        """The tokens of a track from index `start` on, read as they are asked for."""
         self._check_tokens()
         rmap = self.range_map(track)
-        for row in range(len(rmap)):
-            if self._index_of(row, track) >= start:
-                yield self._check_entry(row, rmap[row], track)
+        row = self._holes[track].row_of(index)
+        if self._holes[track].is_lost(index):
+            raise NotFoundError("that block is lost", where=f"track {track} block {index}")
+        if not 0 <= row < len(rmap):
+            raise NotFoundError("no such block", where=f"track {track}", found=index)
+        return self._check_entry(row, rmap[row], track)
+
+    def tokens(self, track: int = 0, start: int = 0) -> Iterator[TokenRecord]:
+        """The tokens of a track from index `start` on, read as they are asked for. Raises as `token` does."""
+        self._check_tokens()
+        rmap = self.range_map(track)
+        for row in range(self._holes[track].row_of(_natural(start)), len(rmap)):
+            yield self._check_entry(row, rmap[row], track)
 
     def token_array(self, track: int = 0) -> NDArray[np.void]:
         """All tokens of a track as one NumPy array of TOKEN_DTYPE (128 bytes a block)."""
         return np.frombuffer(b"".join(token.pack() for token in self.tokens(track)), TOKEN_DTYPE)
 
     def blocks(self, track: int = 0, start: int = 0) -> Iterator[CoreChunk]:
-        """The blocks of a track from row `start` on, each checked against its CRC and its token's digest.
+        """The blocks of a track from index `start` on, each checked against its CRC and its token's digest.
 
         Memory: one block at a time. Raises ChecksumError, SealError and their kin at a damaged block.
         """
-        for row, entry in enumerate(self.range_map(track).entries(start), start):
+        rmap = self.range_map(track)
+        for row in range(self._holes[track].row_of(_natural(start)), len(rmap)):
+            entry = rmap[row]
             token = None if self.state == "original" else self._check_entry(row, entry, track)
             at = entry.position - CHUNK_SIZE
             data = read_exact(self._source, at, CHUNK_SIZE + entry.size)
@@ -214,7 +234,9 @@ class H4MKReader:
         if start < 0 or length < 0:
             raise UsageError("a range must not be negative", found=(start, length))
         end = min(start + length, self.stream_size(track))
-        for hole_start, hole_end in self._byte_holes(track):
+        if track not in self._byte_holes:
+            self._byte_holes[track] = list(self._holes[track].byte_ranges(self.range_map(track)))
+        for hole_start, hole_end in self._byte_holes[track]:
             if start < hole_end and hole_start < end:
                 raise NotFoundError(f"bytes {hole_start} to {hole_end - 1} of track {track} are lost")
         return self._pieces(start, end, track)
@@ -278,16 +300,39 @@ class H4MKReader:
     def _pieces(self, start: int, end: int, track: int) -> Iterator[tuple[int, int]]:
         rmap = self.range_map(track)
         trusted = track in self._opened.trusted
-        row = rmap.at_offset(start)
+        row = max(rmap.at_offset(start), 0)
+        skip = start - rmap[row].offset if start < end else 0
+        free = HEADER_SIZE
         while start < end:
             entry = rmap[row]
+            # A CRC is no promise: whoever wrote the table may lie, but not make one byte count twice.
+            fits = entry.offset + skip == start and 0 <= skip < entry.size
+            if not fits or entry.position < free or entry.position + entry.size > self.size:
+                raise SealError("RMAP is not a map of the stream", where=f"track {track}", found=entry)
             if not trusted:
                 self._check_entry(row, entry, track)
-            skip = start - entry.offset
             size = min(entry.size - skip, end - start)
             yield entry.position + skip, size
+            free = entry.position + entry.size
             start += size
             row += 1
+            skip = 0
+
+    def _header_ranges(self, track: int) -> tuple[tuple[int, int], ...]:
+        """(offset, size) of the HEADER blocks, joined where they touch (H4MK 18.4)."""
+        if track not in self._headers:
+            rmap = self.range_map(track)
+            found: list[tuple[int, int]] = []
+            for row in range(rmap.at_time(0) + 1):  # their PTS is 0
+                entry = rmap[row]
+                if not entry.flags & HEADER:
+                    continue
+                if found and sum(found[-1]) == entry.offset:
+                    found[-1] = (found[-1][0], found[-1][1] + entry.size)
+                else:
+                    found.append((entry.offset, entry.size))
+            self._headers[track] = tuple(found)
+        return self._headers[track]
 
     def _check_entry(self, row: int, entry: RangeEntry, track: int) -> TokenRecord:
         """The token that stands before an entry's payload; both must agree. Raises SealError and its kin."""
@@ -302,41 +347,15 @@ class H4MKReader:
             raise ChecksumError("chunk TOKN fails its CRC", where=at)
         token = TokenRecord.unpack(packed)
         payload = ChunkInfo.unpack(data[CHUNK_SIZE + TOKEN_SIZE :], entry.position - CHUNK_SIZE, self.size)
-        wanted = (track, self._index_of(row, track), entry.pts, entry.offset, entry.size, entry.flags)
+        wanted = (track, self._holes[track].index_of(row), entry.pts, entry.offset, entry.size, entry.flags)
         found = (token.track, token.index, token.pts, token.offset, token.size, token.flags)
         tag = "SAFE" if self.tracks[track].info.masked else "CORE"
         if wanted != found or (payload.tag, payload.size) != (tag, entry.size):
             raise SealError("RMAP and TOKN differ", where=entry.position, expected=wanted, found=found)
         return token
 
-    def _index_of(self, row: int, track: int) -> int:
-        """Block index of a row: rows count stored blocks, indices count lost ones too."""
-        index = row
-        for hole in self.lost:
-            if hole.track == track and hole.first <= index:
-                index += hole.count
-        return index
 
-    def _row_of(self, index: int, track: int) -> int:
-        self._check_tokens()
-        row = index
-        for hole in self.lost:
-            if hole.track == track and hole.first <= index:
-                row -= hole.count
-                if index < hole.first + hole.count:
-                    raise NotFoundError("that block is lost", where=f"track {track} block {index}")
-        if not 0 <= row < len(self.range_map(track)):
-            raise NotFoundError("no such block", where=f"track {track}", found=index)
-        return row
-
-    def _byte_holes(self, track: int) -> list[tuple[int, int]]:
-        if track not in self._holes:
-            rmap = self.range_map(track)
-            holes = []
-            for hole in self.lost:
-                if hole.track == track and hole.count:
-                    row = self._row_of(hole.first + hole.count, track)
-                    before = rmap[row - 1] if row else None
-                    holes.append((before.offset + before.size if before else 0, rmap[row].offset))
-            self._holes[track] = holes
-        return self._holes[track]
+def _natural(start: int) -> int:
+    if start < 0:
+        raise UsageError("a block index must not be negative", found=start)
+    return start
