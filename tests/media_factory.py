@@ -9,6 +9,7 @@ that use it with `needs_ffmpeg` (and `needs_espeak` for speech.wav).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -27,6 +28,7 @@ H264: Final = "-c:v libx264 -threads 1 -preset veryfast -g 25 -bf 2"
 CLOSED: Final = f"{H264} -x264-params open-gop=0:scenecut=0"
 OPEN: Final = f"{H264} -x264-params open-gop=1:scenecut=0"
 VP8: Final = "-c:v libvpx -deadline realtime -cpu-used 8 -threads 1 -g 25 -b:v 200k"
+TEXT: Final = base64.b64encode(b"1\n00:00:00,500 --> 00:00:01,500\nneither seen nor heard\n").decode()
 COPY: Final = "-c copy"
 FAST: Final = "-movflags +faststart"
 FRAGMENTS: Final = "-movflags +empty_moov+default_base_moof"
@@ -58,6 +60,7 @@ RECIPES: Final[dict[str, str]] = {
     "plain.webm": f"{VIDEO} {AUDIO} {VP8} -c:a libopus {EXACT}",
     "live.webm": f"-i {{plain.webm}} {COPY} {EXACT} -live 1 -f webm pipe:1",
     "audio.webm": f"-i {{plain.webm}} -map 0:a {COPY} {EXACT}",
+    "subtitles.mkv": f"-f srt -i data:text/plain;base64,{TEXT} -c:s srt {EXACT}",
     # MPEG-TS
     "plain.ts": f"-i {{plain.mp4}} {COPY} {EXACT}",
     "opengop.ts": f"-i {{opengop.mp4}} {COPY} {EXACT}",

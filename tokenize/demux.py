@@ -9,8 +9,8 @@ held by tests/test_demux.py:
 
 - MP4, fragmented or not: the sample's first byte inside `mdat`, in file order (with a seekable reader: in
   decoding order, so positions jump between streams). Samples that an edit list drops still come.
-- Matroska, WebM: the first byte of the SimpleBlock's or BlockGroup's *payload* ID, a few bytes before the
-  frame; always inside its Cluster.
+- Matroska, WebM: the first byte of the (Simple)Block's payload, which is its track number, a few bytes before
+  the frame; always inside its Cluster.
 - MPEG-TS: the transport packet in which the PES packet starts (with 192-byte packets: its 4-byte time
   stamp); None for the second and later frames of one PES packet.
 - Ogg: the page in which the packet starts, the same for all packets that start there.

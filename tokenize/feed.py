@@ -146,8 +146,7 @@ class Feed:
                 self._drained += self._taken - self._held
                 self._held = self._taken
                 gone = len(self._chunks)
-            if gone > 0:
-                del self._chunks[:gone], self._starts[:gone]
+            del self._chunks[:gone], self._starts[:gone]
             if self._spooled and self._drained == self._spooled and self._spool is not None:
                 self._spool.seek(0)
                 self._spool.truncate()
