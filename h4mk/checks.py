@@ -25,7 +25,7 @@ from harmony4.crypto.errors import (
 from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import ChunkEnd, ChunkInfo, Event, Header
-from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak
+from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak, steps_fit
 from harmony4.h4mk.layout import MOST_ANCILLARY, Tail, chunk_header, head_bytes, is_critical
 from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_keys, check_sign
 from harmony4.h4mk.seek import SeekTable
@@ -218,7 +218,7 @@ class Checker:
                     expected=f"{info.crc:08x}",
                     found=f"{event.crc:08x}",
                 )
-                if info.tag not in ("CORE", "SAFE"):
+                if is_critical(info.tag) and info.tag not in ("CORE", "SAFE"):
                     raise damage  # what a damaged chunk says is not worth a second complaint
                 self.problem(damage)
             if self._original:
@@ -289,8 +289,7 @@ class Checker:
         for tag in ("SEEK", "RMAP"):
             if len(self._offsets[tag]) != count:
                 raise OrderError(f"one {tag} per track", expected=count, found=len(self._offsets[tag]))
-        steps = [(one.pts, one.track) for one in meta.steps]
-        if steps != sorted(steps) or any(track >= count for _, track in steps):
+        if not steps_fit(meta.steps, count):
             self.problem(SealError("META.steps is not in order", where=self._info.offset))
         if body.broken:
             return
@@ -322,7 +321,10 @@ class Checker:
             )
 
     def _check_tail(self, data: bytes, body: _Body) -> None:
-        self._tail = tail = Tail.unpack(data)
+        try:
+            self._tail = tail = Tail.unpack(data)
+        except (FormatError, LimitError) as error:
+            raise SealError("TAIL is not what the file gives", where=self._info.offset) from error
         if body.broken or self._meta_bytes is None:
             return
         root = body.tables.tree.root()
