@@ -175,13 +175,14 @@ class H4MKBuilder:
     ) -> None:
         """Add the next block of a track: 1 byte to `block` bytes that begin at `pts` µs.
 
-        The block before it is written now, when its `end` is known. Raises OrderError, LimitError,
+        The block before it is written now, when its `end` is known; with the order "end" and several tracks
+        the calls must therefore come in the order of `pts`. Raises OrderError, FormatError, LimitError,
         UsageError, StorageError.
         """
-        self._check_open()
-        if not 0 <= track < len(self._sequencers):
-            raise UsageError("no such track", expected=f"0 to {len(self._sequencers) - 1}", found=track)
+        self._check_track(track)
         payload = _fixed(payload)
+        if len(payload) > self._trak.block:
+            raise LimitError("a block exceeds cut.block", expected=self._trak.block, found=len(payload))
         token = self._sequencers[track].push(
             len(payload), sha256(payload), pts, key=key, header=header, min_pts=min_pts
         )
@@ -189,16 +190,30 @@ class H4MKBuilder:
         if token is not None:
             self._write(token, before)
 
+    def end_track(self, track: int, end: int | None = None) -> None:
+        """Say that a track given by `add_block` has no more blocks and ends at `end` µs.
+
+        Its last block is written now: a track that ends before the others must not wait for `finish`.
+        Raises as `add_block` does.
+        """
+        self._check_track(track)
+        token = self._sequencers[track].finish(end)
+        if token is not None:
+            self._write(token, self._held[track])
+
     def add_token(self, token: TokenRecord, payload: Buffer) -> None:
         """Add a block whose complete token is known already, as tokenizers make them.
 
         `payload` must be what `token.digest` was computed from: it is not hashed again for the token.
-        Do not mix with `add_block` on one track. Raises OrderError, LimitError, UsageError, StorageError.
+        Do not mix with `add_block` on one track. Raises OrderError, FormatError, LimitError, UsageError,
+        StorageError.
         """
         self._check_open()
+        payload = _fixed(payload)
         if len(payload) != token.size:
             raise UsageError("payload and token differ in size", expected=token.size, found=len(payload))
-        self._write(token, _fixed(payload))
+        token.check()
+        self._write(token, payload)
 
     def finish(
         self,
@@ -212,8 +227,8 @@ class H4MKBuilder:
     ) -> Seal:
         """Write tables, META and the seal; put a file in its place.
 
-        `ends`: where tracks given by `add_block` end, µs. `ancillary`: (tag, payload) pairs, in any order.
-        `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are all lost.
+        `ends`: where tracks given by `add_block` and not ended yet end, µs. `ancillary`: (tag, payload)
+        pairs, in any order. `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are all lost.
         Raises as `add_block` does; after an error the target is as it was before.
         """
         self._check_open()
@@ -261,6 +276,11 @@ class H4MKBuilder:
     def _check_open(self) -> None:
         if self._done:
             raise UsageError("the container is finished")
+
+    def _check_track(self, track: int) -> None:
+        self._check_open()
+        if not 0 <= track < len(self._sequencers):
+            raise UsageError("no such track", expected=f"0 to {len(self._sequencers) - 1}", found=track)
 
     def _seal(self, meta: Meta, ancillary: list[tuple[tuple[str, bytes], bytes]]) -> Seal:
         """Write everything behind the last block; `meta` lacks what only the tables and offsets tell."""
@@ -350,4 +370,5 @@ def _fixed(payload: Buffer) -> Buffer:
     if isinstance(payload, bytes):
         return payload
     view = memoryview(payload)
-    return view if view.readonly and view.contiguous and view.itemsize == 1 else bytes(view)
+    # A read-only view may still be of something that changes.
+    return view.cast("B") if isinstance(view.obj, bytes) and view.c_contiguous else bytes(view)

@@ -15,7 +15,15 @@ from harmony4.crypto.errors import FormatError, LimitError, TruncatedError, Usag
 from harmony4.crypto.token import MASKED, MAX_BLOCK, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, TrackInfo, Trak, steps_fit
-from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, is_critical, known, parse_header
+from harmony4.h4mk.layout import (
+    CHUNK_SIZE,
+    HEADER_SIZE,
+    MOST_ANCILLARY,
+    ChunkInfo,
+    is_critical,
+    known,
+    parse_header,
+)
 from harmony4.h4mk.opening import read_directory
 from harmony4.h4mk.source import ReadAt, open_source
 from harmony4.h4mk.target import Writable
@@ -200,7 +208,7 @@ class _Found:
         found = self._token(at)
         if found is not None:
             end = found[1].end
-            return end if end >= self._size or self._plausible(end) else None
+            return end if end == self._size or self._plausible(end) else None
         try:
             info = ChunkInfo.unpack(self._source.read_at(at, CHUNK_SIZE), at, self._size)
             info.check_size()
@@ -220,6 +228,8 @@ class _Found:
             return None
         self.signatures += info.tag == "SIGN"
         if keep:
+            if len(self.ancillary) == MOST_ANCILLARY:
+                raise LimitError("too many ancillary chunks", expected=MOST_ANCILLARY, where=at)
             self.ancillary.append((info.tag, b"".join(pieces)))
         return info.end
 

@@ -88,18 +88,15 @@ class FileSource:
     def read_at(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes from `offset`. Raises SourceError on an I/O error."""
         count = min(count, self._size - offset)
-        if count <= 0:
-            return b""
+        pieces = []  # more than one beyond the 2 GiB limit of a read
         try:
-            data = _pread(self._fd, count, offset, self._lock)
-            while len(data) < count:  # a signal or the 2 GiB limit of one read
-                more = _pread(self._fd, count - len(data), offset + len(data), self._lock)
-                if not more:
-                    break
-                data += more
+            while count > 0 and (piece := _pread(self._fd, count, offset, self._lock)):
+                pieces.append(piece)
+                offset += len(piece)
+                count -= len(piece)
         except OSError as error:
             raise SourceError(f"cannot read the source: {error.strerror}", where=offset) from error
-        return data
+        return b"".join(pieces)
 
     def fileno(self) -> int:
         """The descriptor, for calls such as `posix_fadvise`."""

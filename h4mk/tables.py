@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import IO
 
@@ -49,7 +50,8 @@ class Spill:
 
     def close(self) -> None:
         """Forget the bytes."""
-        self._file.close()
+        with suppress(OSError):  # it flushes first, which fails where the disk is full
+            self._file.close()
 
 
 class _TrackTables:

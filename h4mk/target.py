@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from os import PathLike
 from pathlib import Path
 from typing import Protocol
@@ -25,10 +26,10 @@ class Writable(Protocol):
 def write_all(out: Writable, data: Buffer) -> None:
     """Write every byte. Raises StorageError."""
     try:
-        done = out.write(data)
-        while done is not None and done < len(data):
+        while (done := out.write(data)) is not None and done < len(data):
+            if not done:
+                raise StorageError("cannot write the container: the target takes no more bytes")
             data = memoryview(data)[done:]
-            done = out.write(data)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise StorageError(f"cannot write the container: {reason}") from error
@@ -80,11 +81,10 @@ class AtomicFile:
         if not self._open:
             return
         self._open = False
-        try:
+        with suppress(OSError):
             self._file.close()  # flushes, which fails where the disk is full
-        except OSError:
-            pass
-        self.part.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.part.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
