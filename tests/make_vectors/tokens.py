@@ -151,12 +151,19 @@ def _sequence(vectors):
         read="seal",
     )
     add("index-repeats", "an index stands twice", token(2, index=1), HOLE[2] | {"left_out": 1}, read="seal")
-    add("offset", "an offset that does not follow", token(2, offset=23), HOLE[2] | {"left_out": 1})
+    add(
+        "offset",
+        "an offset that does not follow",
+        token(2, offset=23),
+        HOLE[2] | {"left_out": 1},
+        read="seal",
+    )
     add(
         "offset-last",
         "the last offset does not follow",
         token(3, offset=25, key_offset=25),
         LAST_GONE | {"left_out": 1},
+        read="seal",
     )
     add("end", "end is not the next block's pts", token(1, end=600001), HOLE[2] | {"left_out": 1})
     add(
