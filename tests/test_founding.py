@@ -252,3 +252,10 @@ def test_what_is_named_exists() -> None:
     named = {reference for cell in cells for reference in references(cell)}
     assert len(named) > 30
     assert sorted(filter(missing, named)) == []
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "DEPLOYMENT.md", "SECURITY.md", "API.md"])
+def test_what_other_pages_name_exists(page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    named = {one for one in references(text) if one.startswith(("tests/", ".ci/", "docs/"))}
+    assert sorted(filter(missing, named)) == []

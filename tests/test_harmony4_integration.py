@@ -260,7 +260,11 @@ def test_info_agrees_everywhere(name: str, library: Library, server: Server) -> 
 
 
 def test_health_and_library(library: Library, server: Server) -> None:
-    assert server.get("/health").json == {"status": "ok"}
+    alive = server.get("/health", Origin="https://elsewhere.example")
+    assert alive.json == {"status": "ok"}
+    assert not [name for name in alive.headers if name.lower().startswith("access-control")]
+    for method in ("POST", "PUT", "DELETE"):
+        assert server.request(method, "/media?name=a.h4mk").problem == "method"
     assert server.get("/ready").json["status"] == "ready"
     listed = server.get("/media").json["items"]
     assert {item["name"] for item in listed} >= {f"{name}.h4mk" for name in NAMES}
