@@ -17,6 +17,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ __all__ = ["Limits", "Sandbox", "default_demuxer"]
 
 _MAX_FRAME = 2**20
 _TICK = 0.2  # s between looks at a silent worker
+_AHEAD = 16 * 2**20  # bytes that may wait for the caller before the worker must wait too
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,12 @@ class _Worker:
         self._reading = False  # the feeder waits for the source, not for the worker
         self._closing = False
         self._error: BaseException | None = None
+        self._hungry = threading.Event()  # the caller waits for packets
         fd = getattr(source, "fd", None)
+        self._copy: IO[bytes] | None = None
+        if fd is None and hasattr(source, "seek"):  # a file that only this process has
+            self._copy = _on_disk(source)
+            fd = self._copy.fileno()
         self._process = self._start(fd)
         self._feeder: threading.Thread | None = None
         if fd is None:
@@ -170,6 +177,15 @@ class _Worker:
 
     def _wait(self) -> None:
         """Until the worker says something; a worker with work that makes no progress is ended."""
+        if self._selector.select(0):
+            return
+        self._hungry.set()
+        try:
+            self._watch()
+        finally:
+            self._hungry.clear()
+
+    def _watch(self) -> None:
         progress = self._given
         deadline = time.monotonic() + self._limits.stall
         while not self._selector.select(_TICK):
@@ -211,6 +227,10 @@ class _Worker:
         assert pipe is not None
         try:
             while not self._closing:
+                # Reading far ahead of a caller who is busy would only fill its spool.
+                while getattr(self._source, "waiting", 0) > _AHEAD and not self._closing:
+                    if self._hungry.wait(_TICK):
+                        break
                 self._reading = True
                 data = self._source.read(BUFFER)
                 self._reading = False
@@ -243,10 +263,26 @@ class _Worker:
         self._process.wait()
         self._selector.close()
         self._out.close()
+        if self._copy is not None:
+            self._copy.close()
         # A feeder that waits for a source which never answers must not hold up a caller who gives up.
         self._join(_TICK if abandoned else None)
         if not abandoned and self._error is not None:
             raise self._error
+
+
+def _on_disk(source: Readable) -> IO[bytes]:
+    try:
+        copy = tempfile.TemporaryFile(prefix="harmony4-", buffering=0)  # noqa: SIM115 - closed with the worker
+        try:
+            while data := source.read(2**20):
+                copy.write(data)
+        except BaseException:
+            copy.close()
+            raise
+    except OSError as error:
+        raise StorageError(f"the medium cannot be put on disk: {error.strerror or error}") from error
+    return copy
 
 
 def _known(value: int) -> int | None:
