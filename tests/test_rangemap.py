@@ -1,0 +1,106 @@
+"""RMAP, and the holes of a recovered track (H4MK 9, 10.2)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harmony4.crypto import FormatError, OrderError, SealError
+from harmony4.h4mk import Lost
+from harmony4.h4mk.holes import Holes
+from harmony4.h4mk.layout import RMAP_ENTRY, RangeEntry
+from harmony4.h4mk.rangemap import RangeMap
+from harmony4.h4mk.seek import PagedTable
+from samples import Counting
+
+SIZES = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), max_size=40)
+
+
+def entries_of(blocks, gaps=()):
+    made, offset, position, pts = [], 0, 400, 0
+    for number, (size, step) in enumerate(blocks):
+        offset += 5 if number in gaps else 0
+        pts += step
+        made.append(RangeEntry(pts, offset, position, number, size, 0))
+        offset += size
+        position += size + 152
+    return made
+
+
+def pack(entries):
+    return b"".join(entry.pack() for entry in entries)
+
+
+@given(SIZES, st.integers(-1, 400), st.integers(-1, 140))
+def test_by_offset_and_by_time(blocks, offset, time):  # H4MK 9
+    entries = entries_of(blocks)
+    data = pack(entries)
+    copied = RangeMap.copied(data)
+
+    class Small(PagedTable):
+        PAGE = 120
+
+    paged = RangeMap(Small(Counting(b"front" + data), 5, RMAP_ENTRY.size, len(entries)))
+    for table in (copied, paged):
+        assert list(table) == entries and len(table) == len(entries)
+        assert table.at_offset(offset) == sum(entry.offset <= offset for entry in entries) - 1
+        assert table.at_time(time) == sum(entry.pts <= time for entry in entries) - 1
+    for number in (-1, len(entries)):
+        with pytest.raises(IndexError):
+            copied[number]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((5, 0), (4, 9)), ((0, 9), (5, 9)), ((0, 9), (5, 8))],
+    ids=["pts", "equal offsets", "offsets"],
+)
+def test_a_map_that_is_not_sorted_is_refused(first, second):
+    entries = [
+        RangeEntry(*pair, 400 + 200 * number, number, 1, 0) for number, pair in enumerate((first, second))
+    ]
+    with pytest.raises(OrderError):
+        RangeMap.copied(pack(entries))
+
+
+def test_values_beyond_the_limit():
+    for entry in (RangeEntry(2**63, 0, 0, 0, 1, 0), RangeEntry(0, 2**63, 0, 0, 1, 0)):
+        with pytest.raises(FormatError):
+            RangeMap.copied(entry.pack())
+    table = RangeMap.copied(RangeEntry(0, 0, 2**63, 0, 1, 0).pack())
+    with pytest.raises(FormatError):  # the other columns are looked at with their row
+        table[0]
+
+
+# ---- holes -----------------------------------------------------------------------------------------------
+
+
+@given(st.sets(st.integers(0, 30), max_size=20), st.integers(1, 31))
+def test_rows_and_indices(lost, count):  # H4MK 10.2
+    """Against the plain list of stored indices."""
+    stored = [index for index in range(count) if index not in lost]
+    spans = []
+    for index in sorted(index for index in lost if index < count and index < max(stored, default=-1)):
+        if spans and sum(spans[-1]) == index:
+            spans[-1][1] += 1
+        else:
+            spans.append([index, 1])
+    holes = Holes([*(Lost(length, first) for first, length in spans), Lost(0, count)])
+    assert [holes.index_of(row) for row in range(len(stored))] == stored
+    for index in range(count):
+        after = [row for row, one in enumerate(stored) if one >= index]
+        if after:
+            assert holes.row_of(index) == after[0]
+            assert holes.is_lost(index) == (index not in stored)
+    if stored:
+        assert holes.row_of(stored[-1] + 3) == len(stored) + 2  # behind the end: no such row
+
+
+def test_the_bytes_of_a_hole():
+    blocks = [(4, 1)] * 4
+    rmap = RangeMap.copied(pack(entries_of(blocks, gaps={0, 2})))
+    holes = Holes([Lost(1, 0), Lost(3, 3), Lost(0, 8)])
+    assert list(holes.byte_ranges(rmap)) == [(0, 5), (13, 18)]
+    assert [holes.index_of(row) for row in range(4)] == [1, 2, 6, 7]
+    with pytest.raises(SealError):
+        list(Holes([Lost(1, 4)]).byte_ranges(rmap))
+    assert list(Holes().byte_ranges(rmap)) == []
