@@ -113,7 +113,7 @@ packets = st.lists(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(
     packets,
     st.integers(1, 30),

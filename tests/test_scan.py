@@ -93,6 +93,7 @@ def test_units(name: str) -> None:
             assert scanner.unit(pos) == max((one for one in units if one <= pos), default=pos)
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(CASES)), st.data())
 def test_pieces_do_not_matter(name: str, data: st.DataObject) -> None:
     make, content, units = CASES[name]
@@ -102,6 +103,7 @@ def test_pieces_do_not_matter(name: str, data: st.DataObject) -> None:
     assert [one for one in range(len(content)) if scanner.unit(one) == one and one in units] == units
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([Boxes, Clusters, Pages, lambda: Packets(256), lambda: Packets(256, 192)]), st.binary()
 )
@@ -113,7 +115,7 @@ def test_never_raises(make: Callable[[], Scanner], data: bytes) -> None:
         assert whole.unit(pos) == pieces.unit(pos) <= pos
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.sampled_from([MATROSKA, LIVE, OGG, TS]), st.integers(0, 2**32))
 def test_damage(data: bytes, seed: int) -> None:
     rnd = random.Random(seed)

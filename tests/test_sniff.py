@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harmony4.tokenize.sniff import SNIFF_SIZE, sniff
@@ -109,6 +109,7 @@ def test_not_recognised(prefix: bytes) -> None:
     assert sniff(prefix) is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=SNIFF_SIZE))
 def test_anything_has_an_answer(prefix: bytes) -> None:
     found = sniff(prefix)

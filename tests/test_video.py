@@ -375,7 +375,7 @@ def test_neither_video_nor_audio() -> None:
 
 
 @given(st.binary(max_size=3000))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_anything_can_be_tokenized(data: bytes) -> None:
     try:
         sound(run(io.BytesIO(data), 700)[1], data, 700)
@@ -544,6 +544,7 @@ class TestFeed:
     def make(self, memory: int, *pieces: bytes) -> Feed:
         return Feed(list(pieces), io.BytesIO, memory=memory)
 
+    @settings(deadline=None)
     @given(st.integers(0, 40), st.lists(st.tuples(st.sampled_from("rptn"), st.integers(1, 30)), max_size=60))
     def test_as_a_queue(self, memory: int, actions: list[tuple[str, int]]) -> None:
         data = bytes(range(256)) * 2
