@@ -141,9 +141,10 @@ class ChunkStream:
 
     def feed(self, data: Buffer) -> None:
         """Take more bytes of the file; they are not copied, so they must not change."""
-        if len(data):
-            self._views.append(memoryview(data).cast("B"))
-            self._buffered += len(data)
+        view = memoryview(data).cast("B")
+        if len(view):
+            self._views.append(view)
+            self._buffered += len(view)
 
     def events(self) -> Iterator[Event]:
         """Everything that can be said so far. Raises FormatError and its kin; then the stream is unusable."""
