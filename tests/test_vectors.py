@@ -174,17 +174,13 @@ def test_what_is_too_large_to_be_stored(make, expect, opens, recovered):  # H4MK
         independent.check(data)
 
 
-# ---- every byte and every cut of what is valid -----------------------------------------------------------
+# ---- every cut of what is valid --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["ok-two-tracks", "ok-signed", "ok-ancillary", "ok-lost-middle", "original-v1"]
-)
+@pytest.mark.parametrize("name", ["ok-signed", "original-v1"])
 def test_every_cut_is_noticed_and_nothing_else_raised(name):
     _, data, _ = _vector(name)
     for size in range(len(data)):
         part = data[:size]
-        codes, _ = vector_use.verifying(part)
-        assert codes <= {"truncated"}, size
-        state, _ = vector_use.opening(part)
-        assert state in ("incomplete", "original", "truncated")
+        assert vector_use.verifying(part)[0] == {"truncated"}, size
+        assert vector_use.opening(part)[0] in ("incomplete", "original", "truncated")

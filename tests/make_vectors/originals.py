@@ -75,6 +75,7 @@ def add_all(vectors):
     bad("seek-unsorted", "order", "SEEK not sorted by time", original(CORE, seek((5, 0), (3, 1))))
     bad("seek-pts-twice", "order", "two SEEK entries with one pts", original(CORE, seek((5, 0), (5, 1))))
     bad("seek-offset-back", "order", "SEEK offsets that decrease", original(CORE, seek((3, 1), (5, 0))))
+    bad("seek-wide", "format", "a SEEK offset of 2^63", original(CORE, seek((5, 2**63))))
     bad("seek-count", "format", "SEEK counts one entry more", original(CORE, seek((5, 0), count=2)))
     bad(
         "seek-count-most",
