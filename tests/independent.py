@@ -664,6 +664,7 @@ def check_original(data):
         all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(entries)),
         "SEEK not sorted",
     )
+    need(all(max(entry) < 2**63 for entry in entries), "value of 2^63 or more")
     return {
         "state": "original",
         "stream": b"".join(one.payload for one in chunks if one.tag == b"CORE"),
