@@ -9,6 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 PYTEST_ARGS ?=
+FUZZ_TIME ?= 60
 
 help:  ## this list
 	@echo 'make demo [PORT=...]   make test [PYTEST_ARGS=...]'
@@ -43,9 +44,14 @@ bench: $(VENV)/.dev  ## measure (BENCH=bulk long sparse serving; default all) an
 big: $(VENV)/.dev  ## ten hours of video and a sparse container of 4 TiB: measured and printed, nothing written
 	PYTHONPATH=tests $(BIN)/python -P -m bench --print long sparse
 
-fuzz: $(VENV)/.dev  ## fuzz the reader with atheris (Linux; FUZZ= its options, e.g. -max_total_time=600)
-	$(PIP) install --require-hashes -r requirements-fuzz.lock
-	PYTHONPATH=tests $(BIN)/python -P -m fuzz $(FUZZ)
+fuzz: $(VENV)/.dev .link  ## fuzz the reader and the demuxing with atheris (Linux x86-64; FUZZ_TIME=60 seconds each)
+	$(PIP) install --require-hashes -r tests/fuzz/requirements.txt
+	mkdir -p .build/fuzz/container .build/fuzz/media
+	for target in container media; do \
+	  case $$target in container) seeds=tests/vectors;; *) seeds=;; esac; \
+	  PYTHONPATH=.link:tests $(BIN)/python tests/fuzz/fuzz_$$target.py -max_total_time=$(FUZZ_TIME) \
+	    -artifact_prefix=.build/fuzz/ .build/fuzz/$$target $$seeds || exit 1; \
+	done
 
 build: $(VENV)/.dev  ## wheel and sdist in dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
