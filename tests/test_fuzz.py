@@ -16,6 +16,7 @@ import fuzzing
 import make_vectors
 import vector_use
 from harmony4.h4mk import H4MKReader, recover, verify
+from harmony4.tokenize.scan import Packets
 
 FACTOR = int(os.environ.get("HARMONY4_FUZZ", "1"))
 SEEDS = [
@@ -229,3 +230,16 @@ def test_sources_that_shrink_or_give_less(tmp_path):
         else:
             with H4MKReader(out) as reader:
                 assert reader.state == "sealed"
+
+
+# ---- what longer runs found ------------------------------------------------------------------------------
+
+
+def test_a_pat_at_the_place_asked_for_is_not_the_one_before_it():
+    """By fuzz_media.py: forgetting what lies before a place forgot the PAT that counts there (H4MK 16.3)."""
+    pat, clock = (bytes([0x47, 0x40 | pid >> 8, pid & 0xFF, 0x10]).ljust(188, b"\xff") for pid in (0, 256))
+    scanner = Packets(256)
+    scanner.feed(pat + pat + clock)
+    assert scanner.unit(188) == 0
+    scanner.forget(188)
+    assert (scanner.unit(188), scanner.unit(2 * 188)) == (0, 188)

@@ -261,6 +261,6 @@ class Packets:
         return pos
 
     def forget(self, before: int) -> None:
-        i = bisect_right(self._pats, before)
+        i = bisect_left(self._pats, before)  # `unit` looks for a PAT before its position, never at it
         if i > 1:
             del self._pats[: i - 1], self._first[: i - 1]

@@ -1,14 +1,14 @@
 """Coverage-guided fuzzing of everything that takes a container: reader, verify, recover, ChunkStream.
 
-Run it by `make fuzz` (FUZZ_TIME=600 for ten minutes a target), or by hand from the repository's root:
+Run it, with the other target, by `make fuzz` (`make fuzz FUZZ_TIME=600`: ten minutes each), which installs
+atheris. By hand, from the repository's root:
 
-    python -m pip install --require-hashes -r tests/fuzz/requirements.txt
     PYTHONPATH=.link:tests .venv/bin/python tests/fuzz/fuzz_container.py \
         -max_total_time=600 -artifact_prefix=.build/fuzz/ .build/fuzz/container tests/vectors
 
-(`make .link` makes the folder of links that lets atheris see the packages.) A finding is a file
-`crash-…` or `timeout-…` in .build/fuzz; run the target with that file as its argument to see it again,
-and keep it as a vector (tests/make_vectors) or as a test once it is understood.
+(`.link` lets atheris see the packages: `make .link`.) A finding is a file `crash-…` or `timeout-…` in
+.build/fuzz/; given as the only argument it is tried again. Keep it as a vector (tests/make_vectors/) or as a
+test once it is understood.
 
 More than half of the mutations work on chunks and put CRCs right again, most of these VERI, head and TAIL as
 well: otherwise nearly every input would end at its first checksum.
