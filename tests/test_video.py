@@ -570,6 +570,22 @@ class TestFeed:
         made.close()
         made.close()
 
+    def test_without_a_demuxer(self) -> None:
+        made = self.make(9, b"abc", b"defg")
+        assert [made.next(3) for _ in range(4)] == [b"abc", b"def", b"g", b""]
+        made = self.make(9, b"abc")
+        assert [made.next(3), made.next(3), made.next(3)] == [b"abc", b"", b""]
+
+    def test_spool_errors(self) -> None:
+        class Worn(io.BytesIO):
+            def read(self, n: int | None = -1, /) -> bytes:
+                raise OSError(5, "Input/output error")
+
+        made = Feed([b"abcdef"], Worn, memory=2)
+        with pytest.raises(StorageError, match="Input/output"):
+            made.read(6)
+        assert isinstance(made.error, StorageError)
+
     def test_source_errors(self) -> None:
         class Bad:
             def read(self, n: int) -> bytes | None:

@@ -132,8 +132,12 @@ class Feed:
             offset = stop
             i += 1
         if offset < end and self._spool is not None:
-            self._spool.seek(offset - self._held + self._drained)
-            parts.append(self._spool.read(end - offset))
+            try:
+                self._spool.seek(offset - self._held + self._drained)
+                parts.append(self._spool.read(end - offset))
+            except OSError as error:
+                self.error = StorageError(f"spooled bytes cannot be read: {error.strerror or error}")
+                raise self.error from error
         return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
 
     def take(self, n: int) -> bytes:
