@@ -32,6 +32,8 @@ from harmony4.h4mk.walk import payload_of
 __all__ = ["RecoverReport", "recover"]
 
 _WINDOW = 2**20
+_GENERIC_TRACKS = 4000
+"""Hardly more fit into META (1 MiB): a token of a higher number is forged and must not stop a recovery."""
 _TOKN = b"TOKN" + TOKEN_SIZE.to_bytes(4)
 
 
@@ -153,7 +155,8 @@ def _read_trak(source: ReadAt) -> Trak | None:
 
 
 def _generic_trak(source: ReadAt) -> Trak:
-    tracks = {token.track for token, _, _ in _Found(source).blocks() if not token.flags & MASKED}
+    numbers = {token.track for token, _, _ in _Found(source).blocks() if not token.flags & MASKED}
+    tracks = {number for number in numbers if number < _GENERIC_TRACKS}
     if not tracks:
         raise TruncatedError("neither TRAK nor a complete block is left", where=HEADER_SIZE)
     return Trak(tuple(TrackInfo() for _ in range(max(tracks) + 1)), 0, MAX_BLOCK, "arrival")

@@ -287,6 +287,17 @@ def _order(vectors):
     add("trak-twice", "TRAK twice", container(emit=swapped("TRAK", doubled)))
     rebuilt = {"open": "order", "recover": kept(4)}
     add("trak-missing", "no TRAK", container(emit=swapped("TRAK", gone)), **rebuilt)
+
+    def far(tokens):
+        tokens[3].update(track=64000)
+
+    add(
+        "trak-missing-far-track",
+        "no TRAK, and one block says it is of track 64000",
+        container(change_tokens=far, emit=swapped("TRAK", gone)),
+        open="order",
+        recover=kept(3, (0, 3, 0), left_out=1),
+    )
     trak = PLAIN[8 : at(b"TOKN")]
     first = nth("TOKN", 0, lambda raw: raw)
     add(
