@@ -76,7 +76,7 @@ def run(argv: list[str]) -> int:
         command = typer.main.get_command(app)
         if _COMPLETION in os.environ:  # the shell asks, not a person: typer answers and exits
             command.main(argv, prog_name=_NAMES[0], complete_var=_COMPLETION)
-        with command.make_context(name if name in _NAMES else _NAMES[0], argv or ["--help"]) as context:
+        with command.make_context(name if name in _NAMES else _NAMES[0], [*argv] or ["--help"]) as context:
             command.invoke(context)
     except typer.Exit as ending:
         return ending.exit_code if argv else 2
