@@ -12,7 +12,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import av
 import pytest
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
 from harmony4.h4mk.recover import recover
 from harmony4.h4mk.verify import verify
 from harmony4.server.cli.demo_media import Demo, make_media
@@ -243,6 +243,69 @@ def test_whole_buffer_tokenizer_agrees(name: str, library: Library) -> None:
     source = library.sources[name].read_bytes()
     streamed = [token.record for token in VideoTransportTokenizer().encode(io.BytesIO(source))]
     assert [token.record for token in VideoTokenizer().tokens(source)] == streamed
+
+
+# work: what the founding document calls O(n) doubles with the input, what it calls O(log k) does not
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many functions this thread calls while it does the work: a clock that is never disturbed."""
+    count = 0
+
+    def counted(frame: object, event: str, argument: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(counted)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
+
+
+def made(blocks: int) -> bytes:
+    track = TrackInfo(codec="", kind="data", media_type="application/octet-stream", timing="hint")
+    with H4MKBuilder.in_memory([track]) as builder:
+        for number in range(blocks):
+            builder.add_block(b"%08d" % number, number * 1000, key=True)
+        builder.finish(ends={0: blocks * 1000})
+    return builder.getvalue()
+
+
+@pytest.fixture(scope="module")
+def music(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
+    """Seconds -> a piece of music of that length."""
+    folder = tmp_path_factory.mktemp("music")
+    for seconds in (10, 20):
+        demo = Demo(f"{seconds}.flac", "flac", "Tones", seconds, None, "flac")
+        make_media(demo, folder / demo.name, lambda *_: None)
+    return {seconds: (folder / f"{seconds}.flac").read_bytes() for seconds in (10, 20)}
+
+
+def test_tokenizing_doubles(music: dict[int, bytes]) -> None:
+    once, twice = (calls(lambda data=data: VideoTokenizer().tokens(data)) for data in music.values())
+    assert 1.7 < twice / once < 2.3
+
+
+def test_building_doubles() -> None:
+    once, twice = calls(lambda: made(3000)), calls(lambda: made(6000))
+    assert 1.9 < twice / once < 2.1
+
+
+def test_verifying_doubles() -> None:
+    small, large = made(3000), made(6000)
+    once, twice = calls(lambda: verify(small)), calls(lambda: verify(large))
+    assert 1.9 < twice / once < 2.1
+
+
+def test_seeking_does_not_double() -> None:
+    small, large = H4MKReader(made(1000)), H4MKReader(made(64_000))
+    with small, large:
+        once = calls(lambda: [small.seek(pts * 7919) for pts in range(100)])
+        more = calls(lambda: [large.seek(pts * 7919) for pts in range(100)])
+    assert more <= once * 16 / 10  # log2 of the sizes: 10 and 16
 
 
 # the rest of the surface
