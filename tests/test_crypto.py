@@ -38,14 +38,32 @@ def test_a_lane_runs_updates_in_order_and_flush_waits_for_them():
     assert one.digest() == sha256(b"".join(pieces) + b"more")
 
 
-def test_updates_run_on_a_thread_of_their_own_that_ends_with_the_lane():
+def test_a_lane_with_enough_to_do_has_a_thread_that_ends_with_it():
     seen = []
+
+    def note(_):
+        seen.append(threading.current_thread())
+
     with DigestLane() as lane:
-        lane.put(lambda _: seen.append(threading.current_thread()), b"")
+        lane.put(note, b"little")
         lane.flush()
-    assert seen[0] is not threading.current_thread() and not seen[0].is_alive()
+        lane.put(note, bytes(DigestLane.BATCH))
+        lane.flush()
+        lane.put(note, b"little")
+        lane.flush()
+    assert seen[0] is threading.current_thread()
+    assert seen[1] is seen[2] is not seen[0] and not seen[1].is_alive()
     lane.close()  # twice is safe
-    with pytest.raises(UsageError):
+    for call in (lane.flush, lambda: lane.put(note, bytes(DigestLane.BATCH))):
+        with pytest.raises(UsageError):
+            call()
+
+
+def test_tiny_buffers_do_not_pile_up():
+    with DigestLane(depth=1) as lane:
+        for _ in range(10_000):
+            lane.put(len, b"")
+            assert len(lane._batch) < DigestLane.BATCH / DigestLane.CALL
         lane.flush()
 
 

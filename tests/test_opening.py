@@ -19,7 +19,7 @@ from harmony4.crypto import (
 from harmony4.h4mk import H4MKBuilder, H4MKReader, SeekEntry, TrackInfo
 from harmony4.h4mk import opening as opening_module
 from harmony4.h4mk.layout import FIRST_READ, TAIL_CHUNK
-from make_vectors.parts import BLOCKS, TRAK, container, framed
+from make_vectors.parts import BLOCKS, container, framed
 from needs import ORIGINAL
 from samples import VIDEO, Counting, payloads, track_of
 

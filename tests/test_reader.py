@@ -130,7 +130,7 @@ def test_a_stream_is_a_file(reader):
     for offset, whence in ((-1, io.SEEK_SET), (-100, io.SEEK_CUR), (0, 9)):
         with pytest.raises(UsageError):
             raw.seek(offset, whence)
-    assert raw.read(4) == STREAM[9:13]
+    assert raw.seek(9) == 9 == raw.tell() and raw.read(4) == STREAM[9:13]
     raw.close()
 
 
