@@ -50,8 +50,8 @@ def long(place: Place) -> Table:
     table.add("`H4MKReader.seek`, copied table", micros(seek), "< 10 µs", "", median(seek) < SEEKING)
     table.add("`H4MKReader.locate` (what `/video/seek` asks)", micros(ask("locate", container)["locate"]))
     table.notes.append(
-        f"Median, then the 99th percentile, of {PROCESSES} processes, {len(warm)} openings, {len(seek)} seeks "
-        "to random times. Each call is timed alone; reading the clock, 0.1 µs, is part of the figure."
+        f"Median, then the 99th percentile, of {PROCESSES} processes, {len(warm)} openings, {len(seek)} "
+        "seeks to random times. Each call is timed alone; reading the clock, 0.1 µs, is part of the figure."
     )
     container.unlink()
     return table

@@ -66,8 +66,8 @@ def serving(place: Place) -> Table:
                     table.add("`/video/seek` at random times", f"{_whole(rates)} requests/s")
     table.notes.append(
         f"{CONNECTIONS} connections, {ROUNDS} rounds of {SECONDS} s; server on one core, wrk on the "
-        f"other; access log on, into a file; the container on {'a tmpfs' if place.in_memory else 'disk'}, its "
-        "payload a hole."
+        f"other; access log on, into a file; the container on {'a tmpfs' if place.in_memory else 'disk'}, "
+        "its payload a hole."
     )
     shutil.rmtree(library)
     return table
