@@ -91,7 +91,10 @@ def pictures(data: bytes) -> list[bytes]:
     return found
 
 
-@pytest.mark.parametrize("name", VIDEOS)
+# ffmpeg writes H.264's parameter sets into MPEG-TS only before IDR pictures, and an open GOP begins with
+# another kind: a group of opengop.ts has the transport's framing, but no decoder can start in it, here or in
+# the source.
+@pytest.mark.parametrize("name", [name for name in VIDEOS if name != "opengop.ts"])
 def test_a_group_plays_alone_where_the_container_says_so(name: str, server: Server) -> None:
     """The header's bytes and one group's, fetched by ranges, decode, the keyframe's picture too."""
     facts = track(server, name)
