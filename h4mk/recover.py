@@ -170,6 +170,7 @@ class _Found:
         self.signatures = 0
         self._source = source
         self._size = source.size()
+        self._patience = 64 * self._size
 
     def blocks(self) -> Iterator[tuple[TokenRecord, bytes, int]]:
         """(token, payload, end offset) of every complete block, in file order."""
@@ -189,6 +190,10 @@ class _Found:
         token, info = found
         payload = self._source.read_at(info.payload, info.size)
         if len(payload) < info.size or crc32(payload) != info.crc or sha256(payload) != token.digest:
+            # Honest damage fails each byte once. Forged tokens that overlap would cost 16 MiB each.
+            self._patience -= len(payload)
+            if self._patience < 0:
+                raise LimitError("too many blocks that overlap and fail their checks", where=at)
             return None
         return token, payload, info.end
 
