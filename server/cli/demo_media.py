@@ -7,7 +7,6 @@ where in the film it stands, and the ticks on it are the keyframes. Frame n is d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Final
@@ -18,36 +17,17 @@ import numpy.typing as npt
 from av.audio.stream import AudioStream
 from av.video.stream import VideoStream
 
-__all__ = ["DEMOS", "Demo", "draw_frame", "make_media", "tone"]
+from harmony4.server.cli.demo_plan import FPS, Demo
+
+__all__ = ["draw_frame", "make_media", "tone"]
 
 _WIDTH: Final = 640
 _HEIGHT: Final = 360
-_FPS: Final = 25
 _RATE: Final = 48_000
 
 Plane = npt.NDArray[np.uint8]
 Samples = npt.NDArray[np.float32]
 
-
-@dataclass(frozen=True, slots=True)
-class Demo:
-    """One file to make: its name, how it is encoded, and how long it is."""
-
-    name: str
-    format: str
-    title: str
-    seconds: int
-    video: str | None
-    audio: str
-    gop: int = 2 * _FPS
-    """Frames from keyframe to keyframe."""
-
-
-DEMOS: Final = (
-    Demo("clock.mp4", "mp4", "A clock (H.264, AAC)", 30, "libx264", "aac"),
-    Demo("clock.webm", "webm", "A clock (VP8, Opus)", 16, "libvpx", "libopus", gop=_FPS),
-    Demo("scale.flac", "flac", "A scale (FLAC)", 40, None, "flac"),
-)
 
 _VIDEO_OPTIONS: Final = {
     # One thread: with more, libvpx may decide otherwise from run to run.
@@ -98,7 +78,7 @@ def draw_frame(number: int, frames: int, gop: int) -> Plane:
     """Frame `number` of `frames` as planar YUV 4:2:0 (an array of height·3/2 rows)."""
     luma = np.empty((_HEIGHT, _WIDTH), np.uint8)
     luma[:] = (36 + (np.arange(_HEIGHT) * 24 // _HEIGHT))[:, None]
-    milliseconds = number * 1000 // _FPS
+    milliseconds = number * 1000 // FPS
     seconds = milliseconds // 1000
     clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milliseconds % 1000:03}"
     _write(luma, "HARMONYØ4", 24, 24, 3, 150)
@@ -107,7 +87,7 @@ def draw_frame(number: int, frames: int, gop: int) -> Plane:
     if number % gop < 5:
         _write(luma, "KEYFRAME", 24, 220, 3, 235)
     # The tone's flash: bright at the full second, gone after a third of it.
-    luma[220:241, _WIDTH - 45 : _WIDTH - 24] = max(40, 235 - number % _FPS * 25)
+    luma[220:241, _WIDTH - 45 : _WIDTH - 24] = max(40, 235 - number % FPS * 25)
     left, right, top = 24, _WIDTH - 24, 290
     luma[top : top + 24, left:right] = 70
     luma[top : top + 24, left : left + (right - left) * (number + 1) // frames] = 190
@@ -150,11 +130,11 @@ def make_media(demo: Demo, path: Path, progress: Callable[[int, int], None]) -> 
         done = 0
         for second in range(demo.seconds):
             if picture is not None:
-                for number in range(second * _FPS, (second + 1) * _FPS):
+                for number in range(second * FPS, (second + 1) * FPS):
                     frame = av.VideoFrame.from_ndarray(
-                        draw_frame(number, demo.seconds * _FPS, demo.gop), format="yuv420p"
+                        draw_frame(number, demo.seconds * FPS, demo.gop), format="yuv420p"
                     )
-                    frame.pts, frame.time_base = number, Fraction(1, _FPS)
+                    frame.pts, frame.time_base = number, Fraction(1, FPS)
                     out.mux(picture.encode(frame))
             while done < (second + 1) * _RATE and (piece := next(audio, None)) is not None:
                 done += piece.samples
@@ -167,11 +147,11 @@ def make_media(demo: Demo, path: Path, progress: Callable[[int, int], None]) -> 
 
 def _video_stream(out: av.container.OutputContainer, demo: Demo) -> VideoStream:
     assert demo.video is not None
-    stream = out.add_stream(demo.video, rate=_FPS, options=_VIDEO_OPTIONS[demo.video])
+    stream = out.add_stream(demo.video, rate=FPS, options=_VIDEO_OPTIONS[demo.video])
     assert isinstance(stream, VideoStream)
     stream.width, stream.height, stream.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"
     stream.codec_context.gop_size = demo.gop
-    stream.codec_context.time_base = Fraction(1, _FPS)
+    stream.codec_context.time_base = Fraction(1, FPS)
     return stream
 
 

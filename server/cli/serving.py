@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import typer
 
 from harmony4.crypto.errors import StorageError
+from harmony4.server.cli.demo_plan import DEMOS
 from harmony4.server.cli.options import EPILOG, Json, Quiet, prose
 from harmony4.server.cli.output import json_text, say
 from harmony4.server.cli.progress import Meter
@@ -115,7 +116,7 @@ def serve(
             "--config",
             "-c",
             metavar="FILE",
-            help="Settings: a TOML file with the table \\[server]. HARMONY4_… variables and options win over it.",
+            help="Settings (TOML, table \\[server]); HARMONY4_… variables and options win over it.",
         ),
     ] = None,
     access_log: LogRequests = None,
@@ -165,17 +166,17 @@ def _make_library(folder: Path, *, quiet: bool) -> list[str]:
 
     A folder that holds other containers is somebody's library: it is left as it is.
     """
-    from harmony4.server.cli.demo_media import DEMOS, make_media
-    from harmony4.server.ingest import ExportOptions, export
-
     names = {f"{demo.name}.h4mk" for demo in DEMOS}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = {path.name for path in folder.iterdir() if path.suffix == ".h4mk"}
     except OSError as error:
         raise StorageError(f"cannot make the library {folder}: {error.strerror}") from error
-    if there - names:
+    if there - names or there == names:
         return []
+    from harmony4.server.cli.demo_media import make_media
+    from harmony4.server.ingest import ExportOptions, export
+
     made = []
     with tempfile.TemporaryDirectory(prefix="harmony4-demo-") as scratch:
         for demo in DEMOS:

@@ -7,6 +7,7 @@ written through, because renaming over it would replace the device itself.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import stat
@@ -151,23 +152,20 @@ def check_not_same(source: str, target: str) -> None:
         raise StorageError("the output is the same file as the input; write it under another name")
 
 
-class _Stream:
-    """A stream whose read errors are ours. What `io` objects raise names no file."""
+class _Stream(io.BufferedReader):
+    """A stream whose read errors are ours and name it. Closing it leaves the original descriptor open."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file = file
-        self._name = name
+    def __init__(self, descriptor: int, name: str) -> None:
+        # A descriptor of its own, above 2: a child process that is given it has other plans for its 0.
+        super().__init__(io.FileIO(os.dup(descriptor), "rb"), 2**18)
+        self._shown = name
 
-    def read(self, size: int = -1, /) -> bytes:
-        """Up to `size` bytes; b"" at the end. Raises SourceError."""
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes; fewer only at the end. Raises SourceError."""
         try:
-            return self._file.read(size)
+            return super().read(size)
         except OSError as error:
-            raise SourceError(f"cannot read {self._name}: {error.strerror}") from error
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._file.fileno()
+            raise SourceError(f"cannot read {self._shown}: {error.strerror}") from error
 
 
 def sequential(path: str) -> contextlib.AbstractContextManager[BinaryIO] | None:
@@ -180,7 +178,7 @@ def sequential(path: str) -> contextlib.AbstractContextManager[BinaryIO] | None:
             raise SourceError("standard input is closed")
         if sys.stdin.isatty():
             raise SourceError("standard input is a terminal; pipe a file into it")
-        return contextlib.nullcontext(cast(BinaryIO, _Stream(sys.stdin.buffer, "standard input")))
+        return _Stream(sys.stdin.fileno(), "standard input")
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError):
@@ -193,11 +191,11 @@ def sequential(path: str) -> contextlib.AbstractContextManager[BinaryIO] | None:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
     try:
-        file = open(path, "rb")  # noqa: SIM115, PTH123 - errors of opening are told from errors of use
+        file = open(path, "rb", buffering=0)  # noqa: SIM115, PTH123 - errors of opening are told from errors of use
     except OSError as error:
         raise SourceError(f"cannot open {path}: {_reason(error)}") from error
-    with file:
-        yield cast(BinaryIO, _Stream(file, path))
+    with file, _Stream(file.fileno(), path) as stream:
+        yield stream
 
 
 def open_file(path: str) -> FileSource:
