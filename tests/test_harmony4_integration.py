@@ -22,7 +22,7 @@ import av
 import pytest
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
+from harmony4.h4mk import H4MKReader
 from harmony4.h4mk.recover import recover
 from harmony4.h4mk.verify import verify
 from harmony4.server.cli.demo_media import Demo, make_media
@@ -245,7 +245,7 @@ def test_whole_buffer_tokenizer_agrees(name: str, library: Library) -> None:
     assert [token.record for token in VideoTokenizer().tokens(source)] == streamed
 
 
-# work: what the founding document calls O(n) doubles with the input, what it calls O(log k) does not
+# work: tokenizing doubles with the input (building, verifying and seeking: test_scaling.py)
 
 
 def calls(work: Callable[[], object]) -> int:
@@ -265,15 +265,6 @@ def calls(work: Callable[[], object]) -> int:
     return count
 
 
-def made(blocks: int) -> bytes:
-    track = TrackInfo(codec="", kind="data", media_type="application/octet-stream", timing="hint")
-    with H4MKBuilder.in_memory([track]) as builder:
-        for number in range(blocks):
-            builder.add_block(b"%08d" % number, number * 1000, key=True)
-        builder.finish(ends={0: blocks * 1000})
-    return builder.getvalue()
-
-
 @pytest.fixture(scope="module")
 def music(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
     """Seconds -> a piece of music of that length."""
@@ -287,25 +278,6 @@ def music(tmp_path_factory: pytest.TempPathFactory) -> dict[int, bytes]:
 def test_tokenizing_doubles(music: dict[int, bytes]) -> None:
     once, twice = (calls(lambda data=data: VideoTokenizer().tokens(data)) for data in music.values())
     assert 1.7 < twice / once < 2.3
-
-
-def test_building_doubles() -> None:
-    once, twice = calls(lambda: made(3000)), calls(lambda: made(6000))
-    assert 1.9 < twice / once < 2.1
-
-
-def test_verifying_doubles() -> None:
-    small, large = made(3000), made(6000)
-    once, twice = calls(lambda: verify(small)), calls(lambda: verify(large))
-    assert 1.9 < twice / once < 2.1
-
-
-def test_seeking_does_not_double() -> None:
-    small, large = H4MKReader(made(1000)), H4MKReader(made(64_000))
-    with small, large:
-        once = calls(lambda: [small.seek(pts * 7919) for pts in range(100)])
-        more = calls(lambda: [large.seek(pts * 7919) for pts in range(100)])
-    assert more <= once * 16 / 10  # log2 of the sizes: 10 and 16
 
 
 # the rest of the surface
