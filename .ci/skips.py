@@ -22,28 +22,35 @@ def allowed(text: str) -> dict[str, str]:
     return found
 
 
-def skipped(junit: Path) -> tuple[int, dict[str, list[str]]]:
-    """How many tests there were, and test -> the reasons it was skipped with."""
+def results(junit: Path) -> tuple[dict[str, int], dict[str, list[str]]]:
+    """Test -> how many times it ran (parameters), and test -> the reasons it was skipped with."""
     # The file was written by pytest a moment ago, on this machine.
-    cases = list(ElementTree.parse(junit).getroot().iter("testcase"))
-    found: dict[str, list[str]] = {}
-    for case in cases:
+    ran: dict[str, int] = {}
+    skipped: dict[str, list[str]] = {}
+    for case in ElementTree.parse(junit).getroot().iter("testcase"):
+        module, name = case.get("classname", ""), case.get("name", "").partition("[")[0]
+        test = f"{module.replace('.', '/')}.py::{name}"
+        ran[test] = ran.get(test, 0) + 1
         for skip in case.iter("skipped"):
-            module, name = case.get("classname", ""), case.get("name", "").partition("[")[0]
-            found.setdefault(f"{module.replace('.', '/')}.py::{name}", []).append(skip.get("message") or "")
-    return len(cases), found
+            skipped.setdefault(test, []).append(skip.get("message") or "")
+    return ran, skipped
 
 
 def main(junit: str, allow_list: str) -> int:
-    total, found = skipped(Path(junit))
+    ran, skipped = results(Path(junit))
     permitted = allowed(Path(allow_list).read_text(encoding="utf-8"))
-    problems = [f"skipped: {test}: {reasons[0]}" for test, reasons in found.items() if test not in permitted]
-    problems += [f"allowed, but not skipped: {test}" for test in permitted if test not in found]
-    if not total:
+    problems = [
+        f"skipped: {test}: {reasons[0]}" for test, reasons in skipped.items() if test not in permitted
+    ]
+    problems += [
+        f"allowed to be skipped, but there is no such test: {test}" for test in permitted.keys() - ran.keys()
+    ]
+    if not ran:
         problems.append("no test ran")
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
-    print(f"{total} tests, {sum(map(len, found.values()))} skipped, {len(permitted)} allowed")
+    count = sum(map(len, skipped.values()))
+    print(f"{sum(ran.values())} tests, {count} skipped, {len(permitted)} allowed to be")
     return bool(problems)
 
 
