@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 from itertools import pairwise
@@ -12,7 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import independent
-from harmony4.crypto import LimitError, SourceError, StorageError, TruncatedError, UsageError, VersionError
+from harmony4.crypto import (
+    LimitError,
+    SourceError,
+    StorageError,
+    TokenSequencer,
+    TruncatedError,
+    UsageError,
+    VersionError,
+)
 from harmony4.h4mk import H4MKReader, Lost, recover, verify
 from harmony4.h4mk.layout import MOST_ANCILLARY
 from make_vectors.parts import BLOCKS, TRACK, TRAK, TWO, TWO_BLOCKS, TWO_ENDS, container, framed
@@ -257,78 +266,16 @@ def test_unknown_critical_chunks_are_searched():
     assert payloads(made)[:2] == NAMES[:2] and report.blocks >= 2
 
 
-# ---- files -----------------------------------------------------------------------------------------------
-
-
-def test_from_path_to_path_with_progress(tmp_path):
-    (tmp_path / "cut").write_bytes(track_of(50, 40)[:6000])
-    seen = []
-    report = recover(tmp_path / "cut", tmp_path / "out", progress=seen.append)
-    assert report.blocks == len(seen) == len(set(seen)) and seen == sorted(seen)
-    with H4MKReader(tmp_path / "out") as reader:
-        assert (reader.block_count, reader.head) == (report.blocks, report.seal.head)
-    report = recover(str(tmp_path / "cut"), str(tmp_path / "cut"))  # onto itself
-    assert verify(tmp_path / "cut").ok and verify(tmp_path / "cut").head == report.seal.head
-    source = Counting(GOOD)
-    recover(source, io.BytesIO())
-    assert source.closed == 0
-    with pytest.raises(SourceError):
-        recover(tmp_path / "none", tmp_path / "out")
-    with pytest.raises(StorageError):
-        recover(GOOD, tmp_path / "none" / "out")
-
-
-def test_kill_9_leaves_the_target_and_a_part_with_every_complete_block(tmp_path):  # H4MK 17.3
-    target = tmp_path / "film.h4mk"
-    target.write_bytes(b"what was there before")
-    code = """
-import sys
-from harmony4.h4mk import H4MKBuilder, TrackInfo
-with H4MKBuilder.to_path(sys.argv[1], [TrackInfo()]) as builder:
-    for number in range(10**9):
-        builder.add_block(number.to_bytes(4) * 20_000, number, key=True)
-        if number == 30:
-            print("far enough", flush=True)
-            sys.stdin.read()
-"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+def test_forged_tokens_that_overlap_end_in_an_error_not_in_hours() -> None:  # H4MK 20.1
+    trak = Trak((TrackInfo(),), block=MAX_BLOCK).pack()
+    claims = framed(b"CORE", b"x")[:4] + MAX_BLOCK.to_bytes(4) + bytes(4)
+    forged = b"".join(
+        framed(
+            b"TOKN",
+            TokenRecord(0, 0, MAX_BLOCK, index, 0, 0, index * MAX_BLOCK, NONE, NONE, 0, bytes(32)).pack(),
+        )
+        + claims
+        for index in range(3000)
     )
-    with process:
-        assert process.stdout.readline() == b"far enough\n"
-        os.kill(process.pid, signal.SIGKILL)
-    assert target.read_bytes() == b"what was there before"
-    (part,) = (path for path in tmp_path.iterdir() if path != target)
-    report = recover(part, tmp_path / "saved.h4mk")
-    assert 20 <= report.blocks <= 30 and report.lost == (Lost(0, report.blocks),)
-    with H4MKReader(tmp_path / "saved.h4mk") as reader:
-        wanted = [number.to_bytes(4) * 20_000 for number in range(report.blocks)]
-        assert [block.payload for block in reader.blocks()] == wanted
-    assert verify(tmp_path / "saved.h4mk").ok
-
-
-# ---- anything --------------------------------------------------------------------------------------------
-
-SEED = track_of(8, 24, gop=3)
-
-
-@settings(max_examples=150)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, len(SEED)), st.integers(0, 400), st.binary(max_size=30)),
-        min_size=1,
-        max_size=4,
-    )
-)
-def test_any_damage_invents_nothing(damages):
-    """What is recovered is a subsequence of what was there, and a sound container."""
-    data = SEED
-    for at, cut, insert in damages:
-        data = data[:at] + insert + data[at + cut :]
-    try:
-        report, made, _ = saved(data)
-    except (TruncatedError, VersionError):
-        return
-    there = iter(payloads(SEED))
-    assert all(payload in there for payload in payloads(made))
-    assert report.left_out == 0 or report.blocks <= 8
+    with pytest.raises(LimitError, match="overlap"):
+        recover(HEADER_V1 + framed(b"TRAK", trak) + forged, io.BytesIO())

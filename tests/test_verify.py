@@ -256,6 +256,8 @@ def swap(raws):
         (container(tail={9: 1}), "seal"),
         (container(tail={1: 400}), "seal"),
         (container(tail={7: 2}), "seal"),
+        (container(tail={3: 5}), "seal"),
+        (container(tail={8: 1}), "seal"),
         (container(tail={6: 5}), "seal"),
     ],
 )
