@@ -87,11 +87,14 @@ def test_the_rules(tokens, kind):  # H4MK 6.2
         run(tokens)
 
 
-def test_keyframe_times_increase():
+def test_keyframe_times_increase_and_no_header_follows_one():
     first = replace(TOKENS[1], index=0, offset=0, key_offset=0, end=10)
     second = replace(first, index=1, offset=4, key_offset=4)
     with pytest.raises(OrderError, match="increase"):
         run([first, second])
+    header = replace(TOKENS[0], index=1, offset=4, pts=0, end=0)
+    with pytest.raises(OrderError, match="HEADER"):
+        run([replace(TOKENS[1], index=0, offset=0, key_offset=0, pts=0, key_pts=0, end=0), header])
 
 
 def test_a_refused_token_changes_nothing():

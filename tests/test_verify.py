@@ -406,15 +406,15 @@ for number, part in enumerate(parts):
                 body = bytearray(part[12:]); body[place - 12:place - 4] = count
                 lie = framed(part[:4], bytes(body), len(body))
                 files.append(good[:8] + b"".join([*parts[:number], lie, *parts[number + 1:]]))
-files.append(good[:8] + parts[0] + b"post\\0\\0\\0\\0\\0\\0\\0\\0" * 20_000)
-files.append(good[:8] + parts[0] + framed(b"SEEK", bytes(4), 4) * 20_000)
+files.append(good[:8] + parts[0] + b"post\\0\\0\\0\\0\\0\\0\\0\\0" * 6_000)
+files.append(good[:8] + parts[0] + framed(b"SEEK", bytes(4), 4) * 6_000)
 assert len(files) > 60
 def attempt(data):
     try:
         with H4MKReader(data) as reader:
             for track in range(len(reader.tracks)):
                 reader.locate(10**9, track)
-                for start in (0, 9):
+                for start in (0,):
                     reader.read(start, 2**40, track)
                 list(reader.blocks(track))
     except HarmonyError:
@@ -435,7 +435,7 @@ for data in files:
 print(len(files), worst)
 """
     _, worst = map(int, run_python(code, feed=GOOD).split())
-    assert worst < 8 * 2**20
+    assert worst < 6 * 2**20
 
 
 def test_a_hostile_depth_or_number_breaks_nothing():
