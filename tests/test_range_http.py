@@ -36,7 +36,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     write_container(root / "tiny.h4mk", TINY)
     write_container(root / "empty.h4mk", [])
     write_container(root / "deep" / "ä b&c=d+e%20.h4mk", [b"odd name"])
-    for kind in ("text/html", "image/svg+xml", "video/mp4\r\nX-Evil: 1", "audio/ogg", "VIDEO/MP4", ""):
+    for kind in ("text/html", "image/svg+xml", "video/mp4\r\nX-Evil: 1", "audio/ogg", "VIDEO/MP4", "-"):
         write_container(root / f"{sum(kind.encode())}.h4mk", [b"x"], info=replace(VIDEO, media_type=kind))
     two = [TrackInfo(kind="video", media_type="video/webm"), TrackInfo(kind="audio", media_type="audio/flac")]
     with H4MKBuilder.to_path(root / "two.h4mk", two, order="arrival") as builder:
@@ -223,7 +223,7 @@ def test_tracks(server: Server) -> None:
         ("image/svg+xml", "application/octet-stream"),
         ("video/mp4\r\nX-Evil: 1", "application/octet-stream"),
         ("VIDEO/MP4", "application/octet-stream"),
-        ("", "application/octet-stream"),
+        ("-", "application/octet-stream"),
         ("audio/ogg", "audio/ogg"),
     ],
 )
