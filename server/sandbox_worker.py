@@ -22,9 +22,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-# PyAV imports these when it meets the first stream; by then no file can be opened any more.
+# PyAV imports these when it meets the first stream of their kind; by then no file can be opened any more.
+import av.audio.codeccontext
 import av.audio.stream
+import av.subtitles.codeccontext
 import av.subtitles.stream
+import av.video.codeccontext
 import av.video.stream  # noqa: F401
 
 from harmony4.crypto.errors import HarmonyError

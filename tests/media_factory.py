@@ -52,6 +52,7 @@ RECIPES: Final[dict[str, str]] = {
         f"{VIDEO} -vf select=not(mod(n\\,7))+not(mod(n\\,3)) -fps_mode vfr {CLOSED} {EXACT} {FAST}"
     ),
     "audio.m4a": f"{AUDIO} -c:a aac {EXACT}",
+    "subtitled.mp4": f"-i {{plain.mp4}} -f srt -i data:text/plain;base64,{TEXT} {COPY} -c:s mov_text {EXACT}",
     "one-frame.mp4": f"{VIDEO} -frames:v 1 {CLOSED} {EXACT}",
     # Matroska and WebM; the "live" ones went through a pipe: unknown sizes, no index
     "plain.mkv": f"-i {{opengop.mp4}} {COPY} {EXACT}",
@@ -60,6 +61,7 @@ RECIPES: Final[dict[str, str]] = {
     "plain.webm": f"{VIDEO} {AUDIO} {VP8} -c:a libopus {EXACT}",
     "live.webm": f"-i {{plain.webm}} {COPY} {EXACT} -live 1 -f webm pipe:1",
     "audio.webm": f"-i {{plain.webm}} -map 0:a {COPY} {EXACT}",
+    "subtitled.mkv": f"-i {{plain.mp4}} -f srt -i data:text/plain;base64,{TEXT} {COPY} -c:s srt {EXACT}",
     "subtitles.mkv": f"-f srt -i data:text/plain;base64,{TEXT} -c:s srt {EXACT}",
     # MPEG-TS
     "plain.ts": f"-i {{plain.mp4}} {COPY} {EXACT}",
@@ -85,6 +87,7 @@ RECIPES: Final[dict[str, str]] = {
 PLAIN: Final = (  # one of each kind, for tests that walk through all formats
     *("plain.mp4", "opengop.mp4", "moovend.mp4", "fragmented.mp4", "fragments-by-time.mp4", "audio.m4a"),
     *("plain.mkv", "live.mkv", "mixed-clusters.mkv", "plain.webm", "live.webm", "audio.webm"),
+    *("subtitled.mp4", "subtitled.mkv"),
     *("plain.ts", "opengop.ts", "plain.m2ts", "audio.ts"),
     *("tone.mp3", "bare.mp3", "tone.flac", "tone.wav", "opus.ogg", "vorbis.ogg", "theora.ogv"),
 )

@@ -79,7 +79,9 @@ def test_real_media(name: str) -> None:
     track = facts(tokenizer)
     kind, suffix = track.kind, name.rsplit(".")[-1]
     assert (track.timing, tokenizer.note, tokenizer.steps) == ("demux", None, ())
-    assert track.self_framing == (not name.startswith(("plain.mp4", "opengop.mp4", "moovend", "audio.m4a")))
+    assert track.self_framing == (
+        not name.startswith(("plain.mp4", "opengop.mp4", "moovend", "subtitled.mp4", "audio.m4a"))
+    )
     assert track.span == (0 if kind == "video" else 1_000_000)
     assert tokenizer.consumed == len(data)
     # Times: the keyframes that ffprobe sees, on a timeline that starts at the container's origin.
