@@ -162,8 +162,8 @@ class H4MKReader:
         seeks = self._opened.seeks
         if track not in seeks:
             with self._lock:
-                if track not in seeks:
-                    seeks[track] = self._opened.load_seek(self._source, track)
+                found = seeks.get(track)  # another thread may have loaded it while this one waited
+                seeks[track] = self._opened.load_seek(self._source, track) if found is None else found
         return seeks[track]
 
     def range_map(self, track: int = 0) -> RangeMap:
@@ -172,8 +172,8 @@ class H4MKReader:
         rmaps = self._opened.rmaps
         if track not in rmaps:
             with self._lock:
-                if track not in rmaps:
-                    rmaps[track] = self._opened.load_rmap(self._source, track)
+                found = rmaps.get(track)
+                rmaps[track] = self._opened.load_rmap(self._source, track) if found is None else found
         return rmaps[track]
 
     def token(self, index: int, track: int = 0) -> TokenRecord:
