@@ -39,7 +39,7 @@ MAX_BLOCK = 16 * 2**20
 """Largest payload of a block, bytes."""
 DEFAULT_BLOCK = 2**20
 MAX_BLOCKS = 2**26 - 1
-"""Most blocks in one container: the tree and the tables of more would not fit a 32-bit chunk size."""
+"""Most blocks in one container: a leaf number has 26 bits, and the tree still fits a 32-bit chunk size."""
 
 _TOKEN = struct.Struct(">HHIQQQQQQQ32s32s")
 TOKEN_SIZE = _TOKEN.size
