@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
+
 from harmony4.h4mk import H4MKBuilder, TrackInfo
+from harmony4.server.cli.main import main
 
 HARMONY4: Final = Path(sys.executable).with_name("harmony4")
 ROOM: Final = 60  # seconds that any command may take here
@@ -38,6 +41,14 @@ def run(*arguments: object, stdin: bytes | io.IOBase | int = b"", **more: Any) -
     capture = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
     done = subprocess.run(command, **source, **capture, timeout=ROOM, check=False)
     return Done(done.returncode, done.stdout or b"", (done.stderr or b"").decode())
+
+
+def here(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
+    """The same without a process of its own, for tests that only look at what is said."""
+    capsys.readouterr()
+    status = main([str(one) for one in arguments])
+    shown = capsys.readouterr()
+    return Done(status, shown.out.encode(), shown.err)
 
 
 def refused(done: Done, *words: str, status: int = 1) -> None:
@@ -71,7 +82,7 @@ def started(*arguments: object, **more: Any) -> Iterator[subprocess.Popen[bytes]
 
 
 def small_container(path: Path, *, blocks: int = 10, title: str | None = None) -> list[bytes]:
-    """A sealed container: header and `blocks` video blocks of half a second, every second one KEY, and a track
+    """A sealed container: header and `blocks` video blocks of half a second, every second one KEY, a track
     of sound. Returns the two streams."""
     tracks = [
         TrackInfo(codec="h264", kind="video", media_type="video/mp4", timing="demux"),

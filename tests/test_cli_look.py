@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from commands import refused, run, small_container
+from commands import here, refused, run, small_container
 from harmony4.server.cli.main import main
 from needs import BUNNY, ORIGINAL, VECTORS
 
@@ -95,7 +96,7 @@ def test_the_original_implementations_file(capsys: pytest.CaptureFixture[str]) -
     assert [one["tag"] for one in value["chunks"]] == ["CORE"] * 5 + ["SEEK", "META", "SAFE", "VERI"]
     found = facts(capsys, "seek", "--json", ORIGINAL, "1999999")
     assert (found["pts"], found["offset"], found["next_pts"]) == (1_000_000, 3000, 2_000_000)
-    refused(run("tokens", ORIGINAL), "no tokens")
+    refused(here(capsys, "tokens", ORIGINAL), "no tokens")
 
 
 @pytest.mark.parametrize("time", ["2300000", "2.3s", "2300ms", "0:02.3", "0:00:02.3"])
@@ -116,10 +117,10 @@ def test_seek_for_people(container: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "to the end" in text(capsys, "seek", container, "1h", "--track", "1")
 
 
-def test_seek_before_the_first_keyframe(tmp_path: Path) -> None:
+def test_seek_before_the_first_keyframe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "none").write_bytes(b"")
-    assert run("export", tmp_path / "none", "-o", tmp_path / "none.h4mk").status == 0
-    refused(run("seek", tmp_path / "none.h4mk", "5s"), "no keyframe")
+    assert here(capsys, "export", tmp_path / "none", "-o", tmp_path / "none.h4mk").status == 0
+    refused(here(capsys, "seek", tmp_path / "none.h4mk", "5s"), "no keyframe")
 
 
 def test_tokens_are_a_json_line_each(container: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,15 +129,17 @@ def test_tokens_are_a_json_line_each(container: Path, capsys: pytest.CaptureFixt
     assert [one["index"] for one in tokens] == list(range(11))
     assert tokens[0]["header"]
     assert tokens[-1]["last"]
-    assert all(one["end"] == two["pts"] for one, two in zip(tokens, tokens[1:], strict=False))
+    assert all(one["end"] == two["pts"] for one, two in pairwise(tokens))
     assert text(capsys, "tokens", "--json", container).splitlines() == lines
     assert len(text(capsys, "tokens", "-t", "1", container).splitlines()) == 10
 
 
 @pytest.mark.parametrize("command", [["tokens", "-t", "2"], ["seek", "-t", "2"], ["extract", "-t", "2"]])
-def test_a_track_that_is_not_there(command: list[str], container: Path, tmp_path: Path) -> None:
+def test_a_track_that_is_not_there(
+    command: list[str], container: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     more = {"seek": ["5s"], "extract": ["-o", tmp_path / "o"]}.get(command[0], [])
-    refused(run(*command, container, *more), "track", "0 to 1")
+    refused(here(capsys, *command, container, *more), "track", "0 to 1")
     assert not (tmp_path / "o").exists()
 
 
@@ -161,35 +164,31 @@ def test_a_named_pipe_is_as_good_as_a_file(container: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["inspect", "tokens", "verify", "extract", "recover", "seek"])
-def test_what_cannot_be_read(command: str, tmp_path: Path) -> None:
+def test_what_cannot_be_read(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = {"seek": ["1s"], "extract": ["-o", tmp_path / "o"], "recover": ["-o", tmp_path / "o"]}
     arguments = more.get(command, [])
-    refused(run(command, tmp_path / "missing", *arguments), "missing", "No such file")
-    refused(run(command, tmp_path, *arguments), "folder")
-    refused(run(command, BUNNY / "x", *arguments), "Not a directory")
+    refused(here(capsys, command, tmp_path / "missing", *arguments), "missing", "No such file")
+    refused(here(capsys, command, tmp_path, *arguments), "folder")
+    refused(here(capsys, command, BUNNY / "x", *arguments), "Not a directory")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("command", ["inspect", "tokens", "extract", "recover", "seek"])
-def test_what_is_no_container(command: str, tmp_path: Path) -> None:
+def test_what_is_no_container(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     more = {"seek": ["1s"], "extract": ["-o", tmp_path / "o"], "recover": ["-o", tmp_path / "o"]}
     arguments = more.get(command, [])
     (tmp_path / "empty").write_bytes(b"")
-    refused(run(command, tmp_path / "empty", *arguments))
-    refused(run(command, BUNNY, *arguments), "not an H4MK container")
+    refused(here(capsys, command, tmp_path / "empty", *arguments))
+    refused(here(capsys, command, BUNNY, *arguments), "not an H4MK container")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_no_vector_makes_a_command_fail_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
     for vector in sorted(VECTORS.glob("*.h4mk")):
-        for command in (["inspect", "--json", "--chunks"], ["inspect", "-c"], ["tokens"], ["seek", "1s"]):
-            name, *options = command
-            status = main([name, str(vector), *options])
-            shown = capsys.readouterr()
-            assert status in (0, 1), (vector, command)
-            assert shown.err.count("\n") == status, (vector, command, shown.err)
-            assert "internal error" not in shown.err, (vector, command, shown.err)
-        status = main(["verify", "--json", str(vector)])
-        shown = capsys.readouterr()
-        assert status == (0 if json.loads(shown.out)["ok"] else 3)
-        assert not shown.err
+        done = here(capsys, "inspect", "--json", "--chunks", vector)
+        assert done.status in (0, 1), vector
+        assert done.err.count("\n") == done.status, (vector, done.err)
+        assert "internal error" not in done.err, (vector, done.err)
+        done = here(capsys, "verify", "--json", vector)
+        assert done.status == (0 if json.loads(done.out)["ok"] else 3), vector
+        assert not done.err, (vector, done.err)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 import traceback
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from harmony4.crypto.errors import HarmonyError
@@ -65,6 +67,14 @@ for _group in (serving, make, look, check):
     _group.register(app)
 
 
+@functools.cache
+def _command() -> TyperGroup:
+    """The commands, made from the app once: that takes longer than most of them."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    return command
+
+
 def run(argv: list[str]) -> int:
     """Run one command line; returns its exit status. Lets KeyboardInterrupt through."""
     for stream in (sys.stdout, sys.stderr):
@@ -73,7 +83,7 @@ def run(argv: list[str]) -> int:
             stream.reconfigure(errors="backslashreplace")
     name = Path(sys.argv[0]).name
     try:
-        command = typer.main.get_command(app)
+        command = _command()
         if _COMPLETION in os.environ:  # the shell asks, not a person: typer answers and exits
             command.main(argv, prog_name=_NAMES[0], complete_var=_COMPLETION)
         with command.make_context(name if name in _NAMES else _NAMES[0], [*argv] or ["--help"]) as context:

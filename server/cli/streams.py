@@ -36,6 +36,8 @@ __all__ = [
 
 STANDARD: Final = "-"
 _COPY: Final = 2**20
+_TICK: Final = 0.25
+"""Seconds after which a wait for data looks for signals."""
 
 FACTS_GONE: Final = 0
 """Exit status when whoever reads facts (`| head`) has seen enough of them."""
@@ -152,20 +154,36 @@ def check_not_same(source: str, target: str) -> None:
         raise StorageError("the output is the same file as the input; write it under another name")
 
 
-class _Stream(io.BufferedReader):
-    """A stream whose read errors are ours and name it. Closing it leaves the original descriptor open."""
+class _Stream(io.FileIO):
+    """A stream whose read errors are ours and name it. Closing it leaves the original descriptor open.
+
+    It never waits for long in one system call: a signal that comes just before a blocking `read` would be
+    noticed only with the next data, and a stalled pipe could not be interrupted.
+    """
 
     def __init__(self, descriptor: int, name: str) -> None:
         # A descriptor of its own, above 2: a child process that is given it has other plans for its 0.
-        super().__init__(io.FileIO(os.dup(descriptor), "rb"), 2**18)
+        super().__init__(os.dup(descriptor), "rb")
         self._shown = name
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes; fewer only at the end. Raises SourceError."""
+        """`size` bytes, fewer only at the end; all of it for -1. Raises SourceError."""
+        wanted = sys.maxsize if size is None or size < 0 else size
+        pieces: list[bytes] = []
         try:
-            return super().read(size)
+            while wanted:
+                while os.name == "posix" and not select.select((self,), (), (), _TICK)[0]:
+                    pass
+                piece = super().read(min(wanted, _COPY))
+                if not piece:
+                    if piece is None:  # somebody made it non-blocking and was faster
+                        continue
+                    break
+                pieces.append(piece)
+                wanted -= len(piece)
         except OSError as error:
             raise SourceError(f"cannot read {self._shown}: {error.strerror}") from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def sequential(path: str) -> contextlib.AbstractContextManager[BinaryIO] | None:
