@@ -14,6 +14,7 @@ from commands import HARMONY4, refused, run, small_container
 from harmony4.crypto.errors import HarmonyError, StorageError
 from harmony4.server.cli import frame
 from harmony4.server.cli.main import main
+from harmony4.server.cli.output import json_text
 from needs import BUNNY, ORIGINAL
 
 COMMANDS = ("demo", "serve", "export", "extract", "recover", "inspect", "seek", "tokens", "verify")
@@ -185,3 +186,17 @@ def test_binary_data_is_not_written_onto_a_terminal() -> None:
     finally:
         os.close(ours)
         os.close(theirs)
+
+
+def test_other_names_of_the_standard_streams(tmp_path: Path) -> None:
+    small_container(tmp_path / "a.h4mk")
+    sealed = (tmp_path / "a.h4mk").read_bytes()
+    done = run("extract", "/dev/stdin", "-t", "1", "-o", "/dev/stdout", stdin=sealed)
+    assert (done.status, done.out) == (0, b"".join(b"%06d" % number for number in range(10)))
+    assert done.err.startswith("standard output: audio/ogg")
+
+
+def test_integers_that_javascript_would_round_are_strings() -> None:
+    value = {"a": [2**53 - 1, 2**53], "b": {"c": -(2**63)}, "d": True, "e": None}
+    expected = {"a": [2**53 - 1, str(2**53)], "b": {"c": str(-(2**63))}, "d": True, "e": None}
+    assert json.loads(json_text(value)) == expected

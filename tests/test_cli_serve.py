@@ -1,4 +1,4 @@
-"""demo and serve: the library is made once, served, left as it is; the address is said; they stop when told."""
+"""demo and serve: the library is made once, served, left as it is; the address is said; it ends when told."""
 
 from __future__ import annotations
 

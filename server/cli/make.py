@@ -14,7 +14,18 @@ import typer
 
 from harmony4.h4mk import RecoverReport, recover
 from harmony4.server.cli.extracting import Extracted, extract
-from harmony4.server.cli.options import EPILOG, File, Json, Output, Quiet, Track, flag, prose, usage
+from harmony4.server.cli.options import (
+    EPILOG,
+    File,
+    Json,
+    Output,
+    Quiet,
+    Track,
+    flag,
+    prose,
+    source_name,
+    usage,
+)
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import (
@@ -53,7 +64,10 @@ def export_command(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="INPUT", help="The media file: any format. - reads standard input.", show_default=False
+            parser=source_name,
+            metavar="INPUT",
+            help="The media file: any format. - reads standard input.",
+            show_default=False,
         ),
     ],
     output: Output,

@@ -8,7 +8,19 @@ from typing import Annotated, Any, Final
 
 import typer
 
-__all__ = ["EPILOG", "File", "Json", "Output", "Quiet", "Track", "flag", "prose", "usage"]
+__all__ = [
+    "EPILOG",
+    "File",
+    "Json",
+    "Output",
+    "Quiet",
+    "Track",
+    "flag",
+    "prose",
+    "source_name",
+    "target_name",
+    "usage",
+]
 
 EPILOG: Final = (
     "[bold]Exit status:[/] 0 done · 1 refused, and one line on standard error says why · 2 wrong usage · "
@@ -40,10 +52,23 @@ def usage(parse: Callable[[str], Any]) -> Callable[[str], Any]:
     return parser
 
 
+def source_name(text: str) -> str:
+    """An input's name; the system's other names of standard input are `-` too."""
+    return "-" if text in ("/dev/stdin", "/dev/fd/0", "/proc/self/fd/0") else text
+
+
+def target_name(text: str) -> str:
+    """An output's name; the same for standard output, so that the summary does not end up in the data."""
+    return "-" if text in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1") else text
+
+
 File = Annotated[
     str,
     typer.Argument(
-        metavar="FILE", help="The container (.h4mk), or - for standard input.", show_default=False
+        metavar="FILE",
+        parser=source_name,
+        help="The container (.h4mk), or - for standard input.",
+        show_default=False,
     ),
 ]
 Json = Annotated[bool, flag("--json", help="Print the facts as JSON instead of text.")]
@@ -66,6 +91,7 @@ Output = Annotated[
     typer.Option(
         "--output",
         "-o",
+        parser=target_name,
         metavar="OUT",
         help="The file to write, or - for standard output. It appears complete or not at all.",
         show_default=False,

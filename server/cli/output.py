@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TextIO
+from typing import Final, TextIO
 
 from rich.cells import cell_len
 
@@ -15,6 +15,8 @@ from harmony4.server.cli.streams import FACTS_GONE, ReaderGone
 from harmony4.server.cli.values import plain
 
 __all__ = ["columns", "compact", "fields", "json_text", "say", "say_json", "say_json_list", "write"]
+
+_SAFE: Final = 2**53 - 1
 
 
 def say(*lines: str, to_stderr: bool = False) -> None:
@@ -47,9 +49,20 @@ def _encoder(indent: int | None) -> json.JSONEncoder:
     return json.JSONEncoder(indent=indent, ensure_ascii=ascii_only, separators=separators)
 
 
+def _safe(value: object) -> object:
+    """The value with integers beyond ±(2^53 - 1), which JavaScript would round, as decimal strings."""
+    if isinstance(value, Mapping):
+        return {key: _safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_safe(item) for item in value]
+    if isinstance(value, int) and abs(value) > _SAFE:
+        return str(value)
+    return value
+
+
 def json_text(value: object, *, indent: int | None = 2) -> str:
     """JSON as it is printed; `indent` None: on one line."""
-    return _encoder(indent).encode(value)
+    return _encoder(indent).encode(_safe(value))
 
 
 def compact() -> Callable[[object], str]:
