@@ -8,6 +8,9 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The locks are complete, so pip must not resolve anything: with dependencies it also looks at releases newer than
+# the pinned ones (as for `coverage[toml]`), and refuses these for having no hash.
+INSTALL := $(PIP) install --no-deps --require-hashes
 PYTEST_ARGS ?=
 FUZZ_TIME ?= 60
 
@@ -45,7 +48,7 @@ big: $(VENV)/.dev  ## ten hours of video and a sparse container of 4 TiB: measur
 	PYTHONPATH=tests $(BIN)/python -P -m bench --print long sparse
 
 fuzz: $(VENV)/.dev .link  ## fuzz the reader and the demuxing with atheris (Linux x86-64; FUZZ_TIME=60 seconds each)
-	$(PIP) install --require-hashes -r tests/fuzz/requirements.txt
+	$(INSTALL) -r tests/fuzz/requirements.txt
 	mkdir -p .build/fuzz/container .build/fuzz/media
 	for target in container media; do \
 	  case $$target in container) seeds=tests/vectors;; *) seeds=;; esac; \
@@ -89,14 +92,16 @@ $(BIN)/python:
 
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(BIN)/python
 	@echo 'installing what the server needs (requirements.lock) ...' >&2
-	@$(PIP) install --require-hashes -r requirements.lock
+	@$(INSTALL) -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PIP) check
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@echo 'installing what the server and its tests need (requirements-dev.lock) ...' >&2
-	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(INSTALL) -r requirements-dev.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@$(PIP) check
 	@touch $@ $(VENV)/.runtime
 
 .PHONY: help demo test lint types tiers coverage gate bench big fuzz build lock clean

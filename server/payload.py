@@ -77,10 +77,10 @@ async def send(
         return response
     batches = _batches(request.transport, container, track, body)
     pieces = await anext(batches)
-    writer = await response.prepare(request)
-    if not isinstance(writer, StreamWriter):
-        raise TypeError("aiohttp's response has no StreamWriter")
     try:
+        writer = await response.prepare(request)
+        if not isinstance(writer, StreamWriter):
+            raise TypeError("aiohttp's response has no StreamWriter")
         flow = _Flow(writer, limit)
         await flow.write(pieces)
         async for pieces in batches:

@@ -195,7 +195,8 @@ class _Worker:
                 deadline = now + self._limits.stall
             elif now > deadline:
                 raise MediaError(
-                    f"the demuxer made no progress for {self._limits.stall:g} s; --raw stores it as it is",
+                    f"the demuxer made no progress for {self._limits.stall:g} s "
+                    "(--raw would store it as it is)",
                     where=self._name,
                 )
 

@@ -12,14 +12,25 @@ function openTime() {
   return Number.isFinite(seconds) && seconds > 0 ? seconds : 0;
 }
 
+let shown = null;
+
 function follow() {
   const name = openName();
+  if (name && name === shown) {
+    if (openTime()) player.jump(Math.round(openTime() * 1e6)); // only the position is another one
+    return;
+  }
+  shown = name;
   library.mark(name);
-  if (name) return player.show(name, openTime());
+  if (name) {
+    player.show(name, openTime());
+    return;
+  }
   player.close();
   document.title = "HarmonyØ4";
   $("player").hidden = true;
   $("view-note").hidden = false;
+  $("view-note").classList.add("idle"); // on a small screen the list alone says it
   $("view-note").replaceChildren(...note("Choose a container", "Its media plays here, straight out of the container, by byte ranges."));
 }
 
@@ -72,8 +83,7 @@ $("link").addEventListener("click", async () => {
   setTimeout(() => ($("link").textContent = "Copy link"), 1500);
 });
 
-addEventListener("popstate", follow);
-addEventListener("hashchange", () => openTime() && player.jump(Math.round(openTime() * 1e6)));
+addEventListener("popstate", follow); // new fragments come here too
 
 follow();
 library.load();

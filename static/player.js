@@ -26,6 +26,7 @@ export async function show(name, start) {
     close();
     $("player").hidden = true;
     $("view-note").hidden = false;
+    $("view-note").classList.remove("idle");
     const missing = error.code === "not-found";
     $("view-note").replaceChildren(...note(missing ? "There is no such container" : "This container cannot be opened", missing ? name : `${name}: ${error.message}`));
     return;
@@ -113,7 +114,7 @@ function stage(mine, track, start) {
   media.addEventListener("error", () => {
     if (open !== mine) return;
     mine.media = null;
-    unplayable(`This browser cannot play ${track.media_type} (${track.codec || "codec unknown"})`, url);
+    unplayable(`This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`, url);
   });
   if (start) {
     media.addEventListener("loadedmetadata", () => (media.currentTime = start), { once: true });

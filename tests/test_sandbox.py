@@ -91,6 +91,10 @@ def test_refusals_are_the_same() -> None:
             tokens(io.BytesIO(data), demuxer=demuxer)
         messages.append(str(caught.value))
     assert messages[0] == messages[1]
+    assert messages[0] == (
+        "the demuxer refuses it (--raw would store it as it is): "
+        "Invalid data found when processing input in mp4"
+    )
 
 
 def test_default() -> None:

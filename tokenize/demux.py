@@ -88,7 +88,7 @@ Demuxer = Callable[[Readable, str], AbstractContextManager[Demuxed]]
 
 def refusal(reason: str, where: str) -> MediaError:
     """The error for a recognised format that the demuxer does not accept."""
-    return MediaError(f"the demuxer refuses it: {reason}; --raw stores it as it is", where=where)
+    return MediaError(f"the demuxer refuses it (--raw would store it as it is): {reason}", where=where)
 
 
 def demux(source: Readable, name: str) -> AbstractContextManager[Demuxed]:
@@ -102,8 +102,7 @@ def _deny(url: str, flags: int, options: dict[str, str]) -> Any:
 
 def _reason(error: BaseException) -> str:
     # FFmpeg's own words, without the errno and the made-up file name that PyAV adds.
-    text = error.strerror if isinstance(error, OSError) else None
-    return text or str(error) or type(error).__name__
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 class _Media:

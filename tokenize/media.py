@@ -164,7 +164,7 @@ class MediaBlocks(Blocks):
         clock = _clock(media.streams)
         if clock is None:
             raise MediaError(
-                "it holds neither video nor audio; --raw stores it as it is", where=self._found.name
+                "it holds neither video nor audio (--raw would store it as it is)", where=self._found.name
             )
         wraps = self._found.name == "mpegts"
         self.origin = _origin(media.streams, clock, wraps)
