@@ -63,17 +63,18 @@ export function close() {
 export async function jump(pts) {
   const mine = open;
   if (!mine?.facts) return;
+  const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
   if (mine.media) mine.media.currentTime = pts / 1e6;
   const began = performance.now();
   let found;
   try {
     found = await api.seek(mine.name, pts);
   } catch (error) {
-    if (open === mine) fail(error.message);
+    if (open === mine && mine.turn === turn) fail(error.message);
     return;
   }
   const took = performance.now() - began;
-  if (open !== mine) return;
+  if (open !== mine || mine.turn !== turn) return;
   $("seek-problem").hidden = true;
   const rows = {
     asked: clock(found.asked, 6),
@@ -88,6 +89,7 @@ export async function jump(pts) {
       element("div", { "data-fact": name }, element("dt", {}, name), element("dd", {}, value)),
     ),
   );
+  $("numbers").dataset.asked = found.asked;
   $("numbers").hidden = false;
 }
 

@@ -65,8 +65,11 @@ def refused(done: Done, *words: str, status: int = 1) -> None:
 def started(*arguments: object, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A running `harmony4` with pipes at all three ends; it is gone when the block is left."""
 
-    def listen() -> None:  # a shell's background jobs, and so the tests in one, ignore Ctrl-C
+    def listen() -> (
+        None
+    ):  # a shell's background jobs, and so the tests in one, ignore Ctrl-C; `nohup`, SIGHUP
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
     process = subprocess.Popen([str(HARMONY4), *map(str, arguments)], preexec_fn=listen, **pipes)

@@ -32,7 +32,12 @@ SCREENSHOTS = ROOT / "tests" / "screenshots"
 # name: (extension, encoder arguments). 6 s, 25 frames a second, a keyframe a second unless said otherwise.
 CLIPS = {
     "closed GOP with B-frames": ("mp4", ["-c:v", "libx264", "-g", "25", "-bf", "2", "-flags", "+cgop"]),
-    "open GOP": ("mp4", ["-c:v", "libx264", "-x264-params", "keyint=25:min-keyint=25:open-gop=1:bframes=3"]),
+    # Three leading pictures behind each keyframe. With several reference frames or a pyramid of B-frames Chromium
+    # cannot seek in an open GOP at all, whoever serves the file (PIPELINE_ERROR_DECODE).
+    "open GOP": (
+        "mp4",
+        ["-c:v", "libx264", "-x264-params", "keyint=24:open-gop=1:bframes=3:b-adapt=0:b-pyramid=none:ref=1"],
+    ),
     "moov in front": ("mp4", ["-c:v", "libx264", "-g", "25", "-movflags", "+faststart"]),
     "fragmented": ("mp4", ["-c:v", "libx264", "-g", "25", "-movflags", "frag_keyframe+empty_moov"]),
     "webm": (
@@ -149,14 +154,19 @@ def open_container(page: Page, server: Server, name: str, at: str = "") -> None:
     page.wait_for_selector("#stage video, #stage audio, #stage .note")
 
 
-def jump(page: Page, text: str) -> dict[str, str]:
+def jump(page: Page, text: str, pts: int) -> dict[str, str]:
     """Type a time, press Enter, and give back the seek's numbers."""
     page.fill("#pts", text)
     page.press("#pts", "Enter")
-    page.wait_for_selector("#numbers:not([hidden])")
-    page.evaluate(SHOWN)
+    sought(page, pts)
     rows = page.query_selector_all("#numbers div")
     return {str(row.get_attribute("data-fact")): row.query_selector("dd").inner_text() for row in rows}  # type: ignore[union-attr]
+
+
+def sought(page: Page, pts: int) -> None:
+    """Wait until the numbers of this seek are there, and then its frame."""
+    page.wait_for_selector(f'#numbers:not([hidden])[data-asked="{pts}"]')
+    page.evaluate(SHOWN)
 
 
 def test_big_buck_bunny(page: Page, server: Server) -> None:
@@ -166,7 +176,7 @@ def test_big_buck_bunny(page: Page, server: Server) -> None:
     page.click("text=bigbuckbunny")
     page.wait_for_selector("#stage video")
     page.evaluate(SHOWN)
-    numbers = jump(page, "3500000")
+    numbers = jump(page, "3500000", 3_500_000)
     frame: dict[str, Any] = page.evaluate(FRAME)
     assert (frame["width"], frame["height"]) == (1280, 720)
     assert abs(frame["time"] - 3.5) <= 0.05
@@ -197,7 +207,7 @@ def test_clips(page: Page, server: Server, clip: str) -> None:
     open_container(page, server, name)
     page.evaluate(SHOWN)
     for seconds in (3.5, 0.5, 5.5, 2.02):
-        numbers = jump(page, f"{seconds}s")
+        numbers = jump(page, f"{seconds}s", round(seconds * 1e6))
         frame = page.evaluate(FRAME)
         assert (frame["width"], frame["height"]) == (320, 180)
         assert abs(frame["time"] - seconds) <= 0.05
@@ -213,8 +223,7 @@ def test_link_with_a_position(page: Page, server: Server) -> None:
     page.evaluate(SHOWN)
     assert abs(page.evaluate(FRAME)["time"] - 4.2) <= 0.05
     page.evaluate("location.hash = '#t=1.4'")
-    page.wait_for_selector("#numbers:not([hidden])")
-    page.evaluate(SHOWN)
+    sought(page, 1_400_000)
     assert abs(page.evaluate(FRAME)["time"] - 1.4) <= 0.05
 
 
@@ -232,7 +241,7 @@ def test_click_on_the_timeline(page: Page, server: Server) -> None:
     page.evaluate(SHOWN)
     assert abs(page.evaluate(FRAME)["time"] - 4.5) <= 0.1
     page.press("#timeline", "Home")
-    page.wait_for_selector("#numbers dd:has-text('0:00')")
+    sought(page, 0)
     page.evaluate(SHOWN)
     assert page.evaluate(FRAME)["time"] == 0
     ticks = page.evaluate(
@@ -250,7 +259,7 @@ def test_click_on_the_timeline(page: Page, server: Server) -> None:
 def test_audio(page: Page, server: Server) -> None:
     open_container(page, server, "tone.h4mk")
     page.evaluate(SHOWN)
-    jump(page, "0:03.5")
+    jump(page, "0:03.5", 3_500_000)
     assert abs(page.evaluate("document.querySelector('audio').currentTime") - 3.5) <= 0.05
 
 
@@ -313,7 +322,7 @@ def test_screenshots(browser: Browser, server: Server, scheme: Any, width: int) 
     page.screenshot(path=SCREENSHOTS / f"library-{scheme}-{width}.png")
     open_container(page, server, "bigbuckbunny.h4mk", "#t=3.5")
     page.evaluate(SHOWN)
-    jump(page, "0:03.5")
+    jump(page, "0:03.5", 3_500_000)
     page.screenshot(path=SCREENSHOTS / f"player-{scheme}-{width}.png")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     context.close()
