@@ -32,8 +32,8 @@ SCREENSHOTS = ROOT / "tests" / "screenshots"
 # name: (extension, encoder arguments). 6 s, 25 frames a second, a keyframe a second unless said otherwise.
 CLIPS = {
     "closed GOP with B-frames": ("mp4", ["-c:v", "libx264", "-g", "25", "-bf", "2", "-flags", "+cgop"]),
-    # Three leading pictures behind each keyframe. With several reference frames or a pyramid of B-frames Chromium
-    # cannot seek in an open GOP at all, whoever serves the file (PIPELINE_ERROR_DECODE).
+    # Three leading pictures behind each keyframe. With several reference frames or a pyramid of B-frames
+    # Chromium cannot seek in an open GOP at all, whoever serves the file (PIPELINE_ERROR_DECODE).
     "open GOP": (
         "mp4",
         ["-c:v", "libx264", "-x264-params", "keyint=24:open-gop=1:bframes=3:b-adapt=0:b-pyramid=none:ref=1"],
