@@ -244,8 +244,12 @@ class H4MKReader:
     def read(self, start: int, length: int, track: int = 0) -> bytes:
         """A byte range of the track's stream as one bytes object. Raises as `extents` does."""
         return b"".join(
-            read_exact(self._source, position, size) for position, size in self.extents(start, length, track)
+            self.read_file(position, size) for position, size in self.extents(start, length, track)
         )
+
+    def read_file(self, position: int, size: int) -> bytes:
+        """Bytes of the container's own file, as `extents` names them. Raises TruncatedError, SourceError."""
+        return read_exact(self._source, position, size)
 
     def open(self, track: int = 0) -> BinaryIO:
         """The track's stream as a read-only, seekable, buffered file object.

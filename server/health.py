@@ -10,7 +10,7 @@ from aiohttp import web
 from harmony4.crypto.errors import SourceError
 from harmony4.server.errors import Problem
 from harmony4.server.keys import LIBRARY, STATUS
-from harmony4.server.video import json_response
+from harmony4.server.query import json_response
 
 __all__ = ["get_health", "get_ready", "routes"]
 

@@ -28,7 +28,6 @@ from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
-from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY
 
 __all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", "scan"]
 
@@ -69,12 +68,6 @@ class Container:
         self.users = 0
         self.retired = False
         self.closed = False
-
-    def in_memory(self, track: int) -> bool:
-        """Whether a track's tables are in memory, so that looking something up in them never reads the
-        disk."""
-        state = self.reader.tracks[track]
-        return self.reader.state != "sealed" or state.blocks * RMAP_ENTRY.size < COPY_LIMIT
 
     def __enter__(self) -> Self:
         return self

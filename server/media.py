@@ -12,7 +12,7 @@ from aiohttp import web
 from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
 from harmony4.server.keys import CATALOGUE
-from harmony4.server.video import REVALIDATE, json_response
+from harmony4.server.query import REVALIDATE, json_response
 
 __all__ = ["get_media", "routes"]
 

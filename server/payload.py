@@ -1,4 +1,4 @@
-"""Bytes out: a logical range of a track onto a connection.
+"""Bytes out: answers to requests for a resource's bytes, and the bytes onto a connection.
 
 Two ways, one interface. Where it is safe, slices of the file's mapping are handed to the transport, and only
 the kernel
@@ -31,10 +31,13 @@ from aiohttp.http import StreamWriter
 
 from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk import H4MKReader
-from harmony4.server.library import Container
-from harmony4.server.ranges import ByteRange
+from harmony4.server.errors import Problem
+from harmony4.server.keys import CONFIG
+from harmony4.server.query import cache_control
+from harmony4.server.ranges import ByteRange, decide
+from harmony4.server.resource import Resource
 
-__all__ = ["may_map", "send"]
+__all__ = ["may_map", "respond", "send"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
 
@@ -57,26 +60,46 @@ def may_map(transport: asyncio.BaseTransport) -> bool:
     return module.startswith("uvloop.") or (keeps_views and module == "asyncio.selector_events")
 
 
+async def respond(request: web.Request, resource: Resource) -> web.StreamResponse:
+    """Answer a GET or HEAD for a resource: preconditions, ranges, bytes.
+
+    The caller holds the lease on the container until this returns. Raises Problem for 410, 412 and 416, and
+    HarmonyError while nothing has been sent.
+    """
+    cache = cache_control(request, resource.etag)
+    decision = decide(request.method, request.headers, resource.representation())
+    if decision.status == 416:
+        raise Problem("range", "no byte of the range exists", headers=dict(decision.headers))
+    if decision.status == 412:
+        raise Problem("precondition", "the container is another one by now", headers=dict(decision.headers))
+    response = web.StreamResponse(status=decision.status, headers=decision.headers)
+    response.headers["Cache-Control"] = cache
+    if decision.status == 304:
+        return response
+    limit = request.app[CONFIG].write_timeout
+    return await send(request, response, resource, decision.parts, limit=limit)
+
+
 async def send(
     request: web.Request,
     response: web.StreamResponse,
-    container: Container,
-    track: int,
-    body: ByteRange,
+    resource: Resource,
+    parts: Sequence[bytes | ByteRange],
     *,
     limit: float,
 ) -> web.StreamResponse:
-    """Send `response` with the bytes `body` of the track's stream; its headers must say their number.
+    """Send `response` with a body of these parts; its headers must say their length.
 
     `limit` is the longest time without progress, seconds. Raises HarmonyError only while nothing has been
-    sent; an
-    error after that is logged and breaks the connection off, which a client sees as a body that is too short.
+    sent; an error after that is logged and breaks the connection off, which a client sees as a body that is
+    too short.
     """
-    if request.method == "HEAD" or not body.length:
+    batches = _batches(request.transport, resource, parts)
+    # The first bytes are there before the headers go out: what fails here still gets its problem.
+    pieces = await anext(batches, None) if request.method != "HEAD" else None
+    if pieces is None:
         await response.prepare(request)
         return response
-    batches = _batches(request.transport, container, track, body)
-    pieces = await anext(batches)
     try:
         writer = await response.prepare(request)
         if not isinstance(writer, StreamWriter):
@@ -88,7 +111,7 @@ async def send(
         return response
     except (HarmonyError, OSError) as error:
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
-        if _cut_short(container.reader):
+        if _cut_short(resource.container.reader):
             _LOG.warning(
                 "%s was broken off: the container was cut short meanwhile", request.rel_url.raw_path_qs
             )
@@ -111,52 +134,64 @@ def _cut_short(reader: H4MKReader) -> bool:
         return True
 
 
-def _batches(
-    transport: asyncio.BaseTransport | None, container: Container, track: int, body: ByteRange
+async def _batches(
+    transport: asyncio.BaseTransport | None, resource: Resource, parts: Sequence[bytes | ByteRange]
 ) -> AsyncIterator[list[memoryview]]:
+    """The body, about `_BATCH` bytes at a time; every batch holds at least a byte."""
     mapping = None
     if transport is not None and may_map(transport):
         with suppress(SourceError):  # no address space left, for one: reading needs none
-            mapping = container.reader.mapping
-    if mapping is None:
-        return _read(container.reader, track, body)
-    return _mapped(memoryview(mapping), container, track, body)
+            mapping = resource.container.reader.mapping
+    frame: list[memoryview] = []  # travels with the bytes behind it
+    for part in parts:
+        if isinstance(part, bytes):
+            frame.append(memoryview(part))
+            continue
+        batches = _read(resource, part) if mapping is None else _mapped(memoryview(mapping), resource, part)
+        async for batch in batches:
+            yield frame + batch
+            frame = []
+    if frame:
+        yield frame
 
 
-async def _read(reader: H4MKReader, track: int, body: ByteRange) -> AsyncIterator[list[memoryview]]:
-    for start in range(body.start, body.stop, _READ):
-        length = min(_READ, body.stop - start)
-        yield [memoryview(await asyncio.to_thread(reader.read, start, length, track))]
+async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+    pieces = _sliced(resource.pieces(body.start, body.length), _READ)
+    while batch := await asyncio.to_thread(_load, resource.container.reader, pieces):
+        yield batch
 
 
-async def _mapped(
-    view: memoryview, container: Container, track: int, body: ByteRange
-) -> AsyncIterator[list[memoryview]]:
-    extents = _sliced(container.reader.extents(body.start, body.length, track))
+def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryview]:
+    """The next pieces, read into memory; in a thread."""
+    return [memoryview(reader.read_file(offset, size)) for offset, size in _batch(pieces, _READ)]
+
+
+async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+    pieces = _sliced(resource.pieces(body.start, body.length), _BATCH)
     while True:
-        if container.in_memory(track):
-            batch = _batch(extents)
+        if resource.in_memory:
+            batch = _batch(pieces, _BATCH)
         else:
-            batch = await asyncio.to_thread(_batch, extents)  # the range map is read by pages
+            batch = await asyncio.to_thread(_batch, pieces, _BATCH)  # the range map is read by pages
         if not batch:
             return
-        yield [view[offset : offset + length] for offset, length in batch]
+        yield [view[offset : offset + size] for offset, size in batch]
 
 
-def _sliced(extents: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    for offset, length in extents:
-        for at in range(0, length, _BATCH):
-            yield offset + at, min(_BATCH, length - at)
+def _sliced(pieces: Iterator[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+    for offset, size in pieces:
+        for at in range(0, size, most):
+            yield offset + at, min(most, size - at)
 
 
-def _batch(extents: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The next pieces, about `_BATCH` bytes of them; empty at the end."""
+def _batch(pieces: Iterator[tuple[int, int]], enough: int) -> list[tuple[int, int]]:
+    """The next pieces, about `enough` bytes of them; empty at the end."""
     batch: list[tuple[int, int]] = []
     total = 0
-    for offset, length in extents:
-        batch.append((offset, length))
-        total += length
-        if total >= _BATCH or len(batch) == _PIECES:
+    for offset, size in pieces:
+        batch.append((offset, size))
+        total += size
+        if total >= enough or len(batch) == _PIECES:
             break
     return batch
 

@@ -63,45 +63,46 @@ class Representation:
     """Strong entity tag without its quotes; None where the content may still grow."""
     last_modified: int | None = None
     """Seconds since the epoch."""
+    content_type: str = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer: `body` is what a GET sends, None where no byte of the representation is sent (304, 412,
-    416)."""
+    """The answer to a request for bytes."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
-    body: ByteRange | None
+    parts: tuple[bytes | ByteRange, ...] = ()
+    """What a GET sends, in order: ranges of the representation, and what frames them in a multipart body."""
 
 
 def decide(method: str, headers: MultiMapping[str], what: Representation) -> Decision:
     """Answer a GET or HEAD for `what`, in the order of RFC 9110 §13.2.2; never raises.
 
     Headers of the decision: Accept-Ranges always; ETag and Last-Modified on 200, 206 and 304; Content-Length
-    on 200
-    and 206; Content-Range on 206 and 416. Content-Type and Cache-Control are the caller's.
+    and Content-Type on 200 and 206; Content-Range on 206 and 416. Cache-Control is the caller's.
     """
     accept = ("Accept-Ranges", "bytes")
     status = _precondition(headers, what)
     if status == 412:
-        return Decision(412, (accept,), None)
+        return Decision(412, (accept,))
     validators = _validators(what)
     if status == 304:
-        return Decision(304, (accept, *validators), None)
+        return Decision(304, (accept, *validators))
+    kind = ("Content-Type", what.content_type)
     # Range is defined for GET only (RFC 9110 §14.2): HEAD describes the whole.
     ranges = None
     if method == "GET" and "Range" in headers and _if_range(headers, what):
         ranges = parse_range(headers.getall("Range"), what.size)
     if ranges is None or len(ranges) > 1:
         length = ("Content-Length", str(what.size))
-        return Decision(200, (accept, length, *validators), ByteRange(0, what.size))
+        return Decision(200, (accept, length, kind, *validators), (ByteRange(0, what.size),))
     if not ranges:
-        return Decision(416, (accept, ("Content-Range", f"bytes */{what.size}")), None)
+        return Decision(416, (accept, ("Content-Range", f"bytes */{what.size}")))
     body = ranges[0]
     length = ("Content-Length", str(body.length))
     where = ("Content-Range", f"bytes {body.start}-{body.stop - 1}/{what.size}")
-    return Decision(206, (accept, length, where, *validators), body)
+    return Decision(206, (accept, length, kind, where, *validators), (body,))
 
 
 def parse_range(values: Sequence[str], size: int) -> tuple[ByteRange, ...] | None:
