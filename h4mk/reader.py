@@ -25,7 +25,7 @@ from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
 from harmony4.h4mk.holes import Holes
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
 from harmony4.h4mk.opening import open_container
-from harmony4.h4mk.rangemap import RangeMap
+from harmony4.h4mk.rangemap import FlatMap, RangeMap
 from harmony4.h4mk.seek import SeekEntry, SeekTable
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
 from harmony4.h4mk.walk import walk
@@ -125,6 +125,7 @@ class H4MKReader:
         for number, lost in groupby(opened.lost, attrgetter("track")):
             self._holes[number] = Holes(lost)
         self._byte_holes: dict[int, list[tuple[int, int]]] = {}
+        self._flat: dict[int, FlatMap | None] = {}
         self._headers: dict[int, tuple[tuple[int, int], ...]] = {}
 
     def seek(self, pts: int, track: int = 0) -> SeekEntry | None:
@@ -233,6 +234,10 @@ class H4MKReader:
         """
         if start < 0 or length < 0:
             raise UsageError("a range must not be negative", found=(start, length))
+        flat = self.flat_map(track)
+        if flat is not None:
+            end = min(start + length, flat.end)
+            return iter(flat.pieces(start, end) if start < end else ())
         end = min(start + length, self.stream_size(track))
         if track not in self._byte_holes:
             self._byte_holes[track] = list(self._holes[track].byte_ranges(self.range_map(track)))
@@ -246,6 +251,17 @@ class H4MKReader:
         return b"".join(
             self.read_file(position, size) for position, size in self.extents(start, length, track)
         )
+
+    def flat_map(self, track: int = 0) -> FlatMap | None:
+        """The track's range map as columns, where it is in memory, checked and without holes; else None.
+
+        Raises NotFoundError, FormatError and its kin.
+        """
+        if track not in self._flat:
+            rmap = self.range_map(track)
+            whole = track in self._opened.trusted and all(one.track != track for one in self.lost)
+            self._flat[track] = rmap.flat(self.size) if whole else None
+        return self._flat[track]
 
     def read_file(self, position: int, size: int) -> bytes:
         """Bytes of the container's own file, as `extents` names them. Raises TruncatedError, SourceError."""

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from harmony4.crypto.errors import FormatError, OrderError
 from harmony4.crypto.token import MAX_VALUE
 from harmony4.h4mk.layout import SEEK_ENTRY, SEEK_HEAD
 from harmony4.h4mk.source import ReadAt, read_exact
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekTable", "Table"]
 
@@ -55,6 +58,10 @@ class CopiedTable:
                 raise FormatError("a table value is 2^63 or more")
             self._columns[column] = array("Q", raw.tobytes())
         return self._columns[column]
+
+    def view(self, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+        """The entries as NumPy records of `dtype`, which is as wide as they are."""
+        return np.frombuffer(self._data, dtype)
 
     def check_increasing(self, column: int, what: str, *, strictly: bool) -> None:
         """Raise OrderError unless the column increases."""
