@@ -188,6 +188,11 @@ class SeekTable:
         """The number of that keyframe, -1 if there is none."""
         return self._table.find(0, pts)
 
+    def columns(self) -> tuple[array[int], array[int]] | None:
+        """All times (µs) and all offsets (bytes), where the table is in memory; None where it is not."""
+        table = self._table
+        return (table.column(0), table.column(8)) if isinstance(table, CopiedTable) else None
+
     def __len__(self) -> int:
         return self._table.count
 

@@ -9,17 +9,23 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
 from harmony4.server import health, media, openapi, pages, video
+from harmony4.server.access import AccessLog
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
-from harmony4.server.errors import problem_response, problems
-from harmony4.server.keys import CATALOGUE, CONFIG, LIBRARY, STATUS, Status
+from harmony4.server.connection import Connection
+from harmony4.server.errors import problems
+from harmony4.server.express import Express
+from harmony4.server.housekeeping import keep_house
+from harmony4.server.keys import CATALOGUE, CONFIG, EXPRESS, LIBRARY, STATUS, Status
 from harmony4.server.library import Library
 
 __all__ = ["create_app", "run", "serve"]
@@ -36,6 +42,7 @@ def create_app(config: Config) -> web.Application:
     app[LIBRARY] = library
     app[CATALOGUE] = Catalogue(library.root)
     app[STATUS] = Status()
+    app[EXPRESS] = Express(library)
     app.on_response_prepare.append(pages.secure)
     app.cleanup_ctx.append(_readers)
     app.add_routes(video.routes())
@@ -86,18 +93,22 @@ async def serve(
     """Serve `app` on a socket that listens already, until `stop` is set or a signal comes (without
     `stop`)."""
     config = app[CONFIG]
-    options: dict[str, Any] = {
-        "access_log": logging.getLogger("harmony4.access") if config.access_log else None,
-        "keepalive_timeout": config.keepalive_timeout,
-    }
-    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=config.stop_timeout, **options)
+    access = AccessLog(sys.stderr.fileno()) if config.access_log else None
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=config.stop_timeout)
     await runner.setup()
     manager = runner.server
     assert manager is not None  # set by `setup`
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: _Connection(manager, loop=loop, **options), sock=listener, backlog=_BACKLOG
+    make = partial(
+        Connection,
+        manager,
+        loop=loop,
+        keepalive_timeout=config.keepalive_timeout,
+        express=app[EXPRESS],
+        access=access,
     )
+    server = await loop.create_server(make, sock=listener, backlog=_BACKLOG)
+    house = loop.create_task(keep_house(manager, app[LIBRARY], config.write_timeout))
     try:
         if stop is None:
             stop = asyncio.Event()
@@ -109,29 +120,9 @@ async def serve(
     finally:
         server.close()
         await runner.cleanup()
-
-
-class _Connection(web.RequestHandler):
-    """aiohttp's connection, with problem details for requests that are no HTTP and never reach the
-    application."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= 500 or request.writer.output_size > 0:
-            # Logs the error; where an answer has begun it breaks the connection off.
-            super().handle_error(request, status, exc, message)
-        detail = "the request is not valid HTTP" if status == 400 else None
-        response = problem_response("http", detail, status=status)
-        response.headers.update(pages.SECURITY_HEADERS)
-        response.force_close()
-        return response
+        house.cancel()
+        if access is not None:
+            await access.close()
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,14 +1,11 @@
 """The library: names in requests to open containers.
 
 A container is opened once and shared by all requests. `Library.open` hands out the shared reader under a
-lease; a
-reader that somebody still uses is never closed under them, whether it fell out of the cache or was replaced
-on disk
-in the meantime. Everything here except `open`'s fast path (one `stat`) runs in threads.
+lease; a reader that somebody still uses is never closed under them, whether it fell out of the cache or was
+replaced on disk in the meantime. Everything here except `open`'s fast path (one `stat`) runs in threads.
 
 Names are paths below the root as a client wrote them, `talks/day1.h4mk`. Whatever does not lead to a regular
-file
-inside the root (`..`, an absolute path, NUL, a link out of it, a folder, a FIFO) does not exist.
+file inside the root (`..`, an absolute path, NUL, a link out of it, a folder, a FIFO) does not exist.
 """
 
 from __future__ import annotations
@@ -19,7 +16,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,7 @@ from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
+from harmony4.server.residency import let_go
 
 __all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", "scan"]
 
@@ -55,10 +53,11 @@ class Identity:
 class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
-    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from.
+    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from, `mapped`:
+    bytes handed to the kernel through the mapping since its pages were last let go.
     """
 
-    __slots__ = ("_library", "closed", "identity", "name", "reader", "retired", "users")
+    __slots__ = ("_library", "closed", "identity", "mapped", "name", "reader", "retired", "users")
 
     def __init__(self, library: Library, name: str, reader: H4MKReader, identity: Identity) -> None:
         self._library = library
@@ -66,6 +65,7 @@ class Container:
         self.reader = reader
         self.identity = identity
         self.users = 0
+        self.mapped = 0
         self.retired = False
         self.closed = False
 
@@ -84,8 +84,7 @@ class Library:
     """The containers below one folder. Use from one event loop.
 
     At most `max_open` readers stay open while nobody uses them, the least recently used go first; readers in
-    use
-    do not count against anybody and are bounded by the number of connections.
+    use do not count against anybody and are bounded by the number of connections.
     """
 
     def __init__(self, root: Path, *, max_open: int = 256) -> None:
@@ -101,6 +100,8 @@ class Library:
         self._broken: OrderedDict[str, tuple[Identity, HarmonyError]] = OrderedDict()
         self._opening: dict[str, asyncio.Task[Container]] = {}
         self._closing: set[asyncio.Future[None]] = set()
+        self.on_retire: Callable[[Container], object] = lambda container: None
+        """Called with a container that is no longer handed out: replaced, closed, or gone."""
 
     @property
     def opened(self) -> int:
@@ -111,8 +112,7 @@ class Library:
         """A lease on the container `name`: `with await library.open(name) as container`.
 
         Raises NotFoundError for a name that leads nowhere, SourceError for a file that cannot be read, and
-        what
-        the reader raises for a file that is no container.
+        what the reader raises for a file that is no container.
         """
         check_name(name)
         for _ in range(_ATTEMPTS):
@@ -134,6 +134,27 @@ class Library:
                 container.users += 1
                 return container
         raise SourceChangedError("the container is being replaced again and again")
+
+    def touch(self, container: Container) -> bool:
+        """Whether a container is still what its name leads to; then it counts as just used.
+
+        For work that ends before the event loop goes on, and so needs no lease.
+        """
+        if container.retired or not self._current(container):
+            return False
+        self._containers.move_to_end(container.name)
+        return True
+
+    async def let_go(self, most: int) -> None:
+        """Take mapped pages out of this process's memory if more than `most` bytes went through mappings."""
+        used = [one for one in self._containers.values() if one.mapped]
+        if sum(one.mapped for one in used) <= most:
+            return
+        for one in used:
+            one.mapped = 0
+            with suppress(HarmonyError):
+                if (mapping := one.reader.mapping) is not None:
+                    await asyncio.to_thread(let_go, mapping)
 
     async def close(self) -> None:
         """Close all readers. Call it when no request runs any more."""
@@ -228,6 +249,7 @@ class Library:
     def _retire(self, name: str) -> None:
         container = self._containers.pop(name)
         container.retired = True
+        self.on_retire(container)
         if not container.users:
             self._dispose(container)
 
@@ -247,7 +269,7 @@ def _warm(reader: H4MKReader) -> None:
     for track in range(len(reader.tracks)):
         with suppress(HarmonyError):
             reader.seek_table(track)
-            reader.range_map(track)
+            reader.flat_map(track)
     with suppress(HarmonyError):
         _ = reader.mapping
 

@@ -1,17 +1,15 @@
 """Bytes out: answers to requests for a resource's bytes, and the bytes onto a connection.
 
 Two ways, one interface. Where it is safe, slices of the file's mapping are handed to the transport, and only
-the kernel
-ever touches them: a container that is truncated while it streams makes `send` fail with EFAULT, which costs
-this one
-connection. Anywhere else the bytes are read in a thread. Safe means that the transport keeps a view of what
-it could
-not send at once, instead of copying it (uvloop does, asyncio from Python 3.12 on), and that nothing encrypts
-in between.
+the kernel ever touches them: a container that is truncated while it streams makes `send` fail with EFAULT,
+which costs this one connection. Bytes that are not in memory are brought in by a thread first, so that `send`
+waits for no disk. Anywhere else the bytes are read in a thread. Safe means that the transport keeps a view of
+what it could not send at once, instead of copying it (uvloop does, asyncio from Python 3.12 on), and that
+nothing encrypts in between.
 
 Both wait until the kernel has taken a window before the next one is touched, so a slow client costs no
-memory, and both
-break off a client that takes nothing for the write time limit.
+memory. Who takes nothing at all is cut off (`housekeeping.py`). Requests that come again and again take a
+shorter way (`express.py`).
 """
 
 from __future__ import annotations
@@ -19,11 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import struct
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Final
 
 from aiohttp import web
@@ -32,9 +28,10 @@ from aiohttp.http import StreamWriter
 from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
-from harmony4.server.keys import CONFIG
+from harmony4.server.express import offer_range
 from harmony4.server.query import cache_control
 from harmony4.server.ranges import ByteRange, decide
+from harmony4.server.residency import bring_in, is_resident
 from harmony4.server.resource import Resource
 
 __all__ = ["may_map", "respond", "send"]
@@ -76,8 +73,9 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     response.headers["Cache-Control"] = cache
     if decision.status == 304:
         return response
-    limit = request.app[CONFIG].write_timeout
-    return await send(request, response, resource, decision.parts, limit=limit)
+    if decision.status == 206 and len(decision.parts) == 1:
+        offer_range(request, resource)
+    return await send(request, response, resource, decision.parts)
 
 
 async def send(
@@ -85,14 +83,11 @@ async def send(
     response: web.StreamResponse,
     resource: Resource,
     parts: Sequence[bytes | ByteRange],
-    *,
-    limit: float,
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
 
-    `limit` is the longest time without progress, seconds. Raises HarmonyError only while nothing has been
-    sent; an error after that is logged and breaks the connection off, which a client sees as a body that is
-    too short.
+    Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
+    connection off, which a client sees as a body that is too short.
     """
     batches = _batches(request.transport, resource, parts)
     # The first bytes are there before the headers go out: what fails here still gets its problem.
@@ -104,7 +99,7 @@ async def send(
         writer = await response.prepare(request)
         if not isinstance(writer, StreamWriter):
             raise TypeError("aiohttp's response has no StreamWriter")
-        flow = _Flow(writer, limit)
+        flow = _Flow(writer)
         await flow.write(pieces)
         async for pieces in batches:
             await flow.write(pieces)
@@ -167,14 +162,19 @@ def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryv
 
 
 async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+    container = resource.container
+    descriptor = container.reader.fileno()
     pieces = _sliced(resource.pieces(body.start, body.length), _BATCH)
     while True:
         if resource.in_memory:
             batch = _batch(pieces, _BATCH)
         else:
             batch = await asyncio.to_thread(_batch, pieces, _BATCH)  # the range map is read by pages
-        if not batch:
+        if not batch or descriptor is None:
             return
+        if not is_resident(descriptor, batch):
+            await asyncio.to_thread(bring_in, descriptor, batch)
+        container.mapped += sum(size for _, size in batch)
         yield [view[offset : offset + size] for offset, size in batch]
 
 
@@ -197,20 +197,15 @@ def _batch(pieces: Iterator[tuple[int, int]], enough: int) -> list[tuple[int, in
 
 
 class _Flow:
-    """Writes to one connection, with back-pressure and the write time limit."""
+    """Writes to one connection, with back-pressure."""
 
-    def __init__(self, writer: StreamWriter, limit: float) -> None:
+    def __init__(self, writer: StreamWriter) -> None:
         self._writer = writer
-        self._limit = limit
-        self._left = 0
-        self._stalled = False
-        self._timer: asyncio.TimerHandle | None = None
         transport = writer.transport
         if transport is None:
             raise ConnectionResetError("the connection is gone")
         self._transport = transport
-        # Nothing may wait in the transport when `write` returns: what waits there would hold the mapping of a
-        # container that is closed by then, and would be out of reach of the time limit.
+        # Nothing may wait in the transport when `write` returns: what waits there holds memory or a mapping.
         transport.set_write_buffer_limits(high=0)
 
     async def write(self, pieces: Sequence[memoryview]) -> None:
@@ -219,19 +214,8 @@ class _Flow:
             await self._writer.write(pieces[0], drain=False)
         else:
             self._write_lines(pieces)
-        if not self._writer.protocol.writing_paused:
-            return
-        self._left = self._transport.get_write_buffer_size()
-        self._watch()
-        try:
-            # Not asyncio.timeout: cancelling aiohttp's drain leaves a cancelled future behind for the next
-            # one.
+        if self._writer.protocol.writing_paused:
             await self._writer.drain()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-        if self._stalled:
-            raise ConnectionResetError(f"nothing was taken for {self._limit} s")
 
     def _write_lines(self, pieces: Sequence[memoryview]) -> None:
         """One `writelines` for many pieces, with the books kept as StreamWriter keeps them.
@@ -246,19 +230,3 @@ class _Flow:
         if self._writer.length is not None:
             self._writer.length -= size
         self._transport.writelines(pieces)
-
-    def _watch(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._limit, self._check)
-
-    def _check(self) -> None:
-        left = self._transport.get_write_buffer_size()
-        if left < self._left:
-            self._left = left
-            self._watch()
-        else:
-            self._stalled = True
-            # Without this the kernel would go on offering what it has taken to a client that takes nothing.
-            socket = self._transport.get_extra_info("socket")
-            if socket is not None:
-                socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-            self._transport.abort()

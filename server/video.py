@@ -9,6 +9,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.server import facts, payload
+from harmony4.server.express import offer_seek
 from harmony4.server.keys import LIBRARY
 from harmony4.server.query import asked_track, cache_control, container_name, integer, json_response
 from harmony4.server.resource import in_memory, stream_resource
@@ -59,6 +60,7 @@ async def get_seek(request: web.Request) -> web.Response:
         else:
             answer = await asyncio.to_thread(facts.seek_facts, reader, pts, track)
         answer["range_url"] = facts.range_url(reader, name, track)
+        offer_seek(request, answer, container, track)
         return json_response(answer, cache)
 
 

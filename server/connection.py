@@ -1,0 +1,131 @@
+"""aiohttp's connection with three things of ours: the express lane, the access log, problems for what is no
+HTTP.
+
+The express lane (`express.py`) takes requests before they reach aiohttp's machinery. That relies on details
+of `web.RequestHandler` which change between minor versions: `pyproject.toml` pins one, and
+`tests/test_express.py` runs the same requests through both lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from time import perf_counter
+from typing import Any, Final
+
+from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from harmony4.server import pages
+from harmony4.server.access import AccessLog, client_fields, escape
+from harmony4.server.errors import problem_response
+from harmony4.server.express import Express, Key, split
+from harmony4.server.payload import may_map
+
+__all__ = ["Connection"]
+
+_DRAIN_CHECKS: Final = 0.02
+"""Seconds between two looks at what the kernel has still to take, while the server stops."""
+
+
+class Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ("_access", "_at_boundary", "_express", "address", "key", "maps")
+
+    def __init__(
+        self, manager: web.Server, *, express: Express | None, access: AccessLog | None, **options: Any
+    ) -> None:
+        super().__init__(manager, access_log=None, **options)  # type: ignore[arg-type]  # None: no log
+        self._express = express
+        self._access = access
+        self._logging_enabled = access is not None  # makes aiohttp take the time
+        self._at_boundary = True
+        self.address = "-"
+        self.key: Key | None = None
+        """What the request that runs is called in the express lane, if the next one may be answered there."""
+        self.maps = False
+        """Whether slices of a mapping may be written to the transport."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.address = str(peer[0])
+        self.maps = may_map(transport)
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        key, before = None, self._request_count
+        # Idle: aiohttp waits for a request, or has not even begun to.
+        waiter = self._waiter
+        idle = not before if waiter is None else not waiter.done()
+        if self._at_boundary and idle and self._express is not None:
+            key, value = split(data)
+            if key is not None and waiter is not None and self._express.answer(self, key, value):
+                self._request_count += 1
+                self._manager.requests_count += 1  # type: ignore[union-attr]  # there while connected
+                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                return
+        super().data_received(data)
+        # Whether the parser stands between two requests: exactly one came, whole and without a body.
+        self._at_boundary = (
+            self._at_boundary
+            and data.endswith(b"\r\n\r\n")
+            and self._request_count == before + 1
+            and self._messages[-1][1] is EMPTY_PAYLOAD
+            and not self._upgraded
+        )
+        self.key = key if self._at_boundary else None
+
+    def send(self, *buffers: bytes | bytearray | memoryview) -> None:
+        """Hand buffers to the transport, which was there and empty a moment ago."""
+        assert self.transport is not None
+        if len(buffers) == 1:
+            self.transport.write(buffers[0])
+        else:
+            self.transport.writelines(buffers)
+
+    def log(self, request: str, status: int, size: int, client: str, started: float) -> None:
+        """Log an answer of the express lane; `started` is by `perf_counter`."""
+        if self._access is not None:
+            self._access.add(self.address, request, status, size, client, perf_counter() - started)
+
+    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
+        if self._access is not None and time is not None:
+            line = f"{request.method} {request.raw_path} HTTP/{request.version.major}.{request.version.minor}"
+            client = client_fields(request)
+            seconds = self._loop.time() - time
+            self._access.add(
+                self.address, escape(line), response.status, response.body_length, client, seconds
+            )
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        response, gone = await super().finish_response(request, resp, start_time)
+        if self.key is not None and self._express is not None and not gone:
+            self._express.learn(self.key, request, response)
+        return response, gone
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500 or request.writer.output_size > 0:
+            # Logs the error; where an answer has begun it breaks the connection off.
+            super().handle_error(request, status, exc, message)
+        detail = "the request is not valid HTTP" if status == 400 else None
+        response = problem_response("http", detail, status=status)
+        response.headers.update(pages.SECURITY_HEADERS)
+        response.force_close()
+        return response
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's
+        """Let what the express lane has handed over go out before the connection is closed."""
+        left = timeout or 0.0
+        while left > 0 and self.transport is not None and self.transport.get_write_buffer_size():
+            await asyncio.sleep(_DRAIN_CHECKS)
+            left -= _DRAIN_CHECKS
+        await super().shutdown(left)
