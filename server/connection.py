@@ -9,6 +9,7 @@ of `web.RequestHandler` which change between minor versions: `pyproject.toml` pi
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from time import perf_counter
 from typing import Any, Final
 
@@ -30,7 +31,7 @@ _DRAIN_CHECKS: Final = 0.02
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_access", "_at_boundary", "_express", "address", "key", "maps")
+    __slots__ = ("_access", "_at_boundary", "_express", "_keys", "address", "maps")
 
     def __init__(
         self, manager: web.Server, *, express: Express | None, access: AccessLog | None, **options: Any
@@ -40,9 +41,9 @@ class Connection(web.RequestHandler):
         self._access = access
         self._logging_enabled = access is not None  # makes aiohttp take the time
         self._at_boundary = True
+        self._keys: deque[Key | None] = deque()
+        """What the requests that aiohttp has not answered yet are called in the express lane."""
         self.address = "-"
-        self.key: Key | None = None
-        """What the request that runs is called in the express lane, if the next one may be answered there."""
         self.maps = False
         """Whether slices of a mapping may be written to the transport."""
 
@@ -54,27 +55,31 @@ class Connection(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        key, before = None, self._request_count
-        # Idle: aiohttp waits for a request, or has not even begun to.
-        waiter = self._waiter
-        idle = not before if waiter is None else not waiter.done()
-        if self._at_boundary and idle and self._express is not None:
+        key = None
+        if self._at_boundary and self._express is not None:
             key, value = split(data)
-            if key is not None and waiter is not None and self._express.answer(self, key, value):
+            if (
+                key is not None
+                and not self._keys
+                and not self._close
+                and self._express.answer(self, key, value)
+            ):
                 self._request_count += 1
                 self._manager.requests_count += 1  # type: ignore[union-attr]  # there while connected
                 self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
                 return
+        before = self._request_count
         super().data_received(data)
+        new = self._request_count - before
         # Whether the parser stands between two requests: exactly one came, whole and without a body.
         self._at_boundary = (
             self._at_boundary
+            and new == 1
             and data.endswith(b"\r\n\r\n")
-            and self._request_count == before + 1
             and self._messages[-1][1] is EMPTY_PAYLOAD
             and not self._upgraded
         )
-        self.key = key if self._at_boundary else None
+        self._keys.extend([key if self._at_boundary else None] * new)
 
     def send(self, *buffers: bytes | bytearray | memoryview) -> None:
         """Hand buffers to the transport, which was there and empty a moment ago."""
@@ -102,8 +107,9 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         response, gone = await super().finish_response(request, resp, start_time)
-        if self.key is not None and self._express is not None and not gone:
-            self._express.learn(self.key, request, response)
+        key = self._keys.popleft() if self._keys else None
+        if key is not None and self._express is not None and not gone:
+            self._express.learn(key, request, response)
         return response, gone
 
     def handle_error(

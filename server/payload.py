@@ -152,8 +152,11 @@ async def _batches(
 
 async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
     pieces = _sliced(resource.pieces(body.start, body.length), _READ)
-    while batch := await asyncio.to_thread(_load, resource.container.reader, pieces):
-        yield batch
+    left = body.length
+    while left:
+        data = await asyncio.to_thread(_load, resource.container.reader, pieces)
+        left -= sum(map(len, data))
+        yield data
 
 
 def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryview]:
@@ -164,17 +167,19 @@ def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryv
 async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
     container = resource.container
     descriptor = container.reader.fileno()
+    assert descriptor is not None  # there is a mapping
     pieces = _sliced(resource.pieces(body.start, body.length), _BATCH)
-    while True:
+    left = body.length
+    while left:
         if resource.in_memory:
             batch = _batch(pieces, _BATCH)
         else:
             batch = await asyncio.to_thread(_batch, pieces, _BATCH)  # the range map is read by pages
-        if not batch or descriptor is None:
-            return
         if not is_resident(descriptor, batch):
             await asyncio.to_thread(bring_in, descriptor, batch)
-        container.mapped += sum(size for _, size in batch)
+        size = sum(size for _, size in batch)
+        left -= size
+        container.mapped += size
         yield [view[offset : offset + size] for offset, size in batch]
 
 

@@ -17,6 +17,8 @@ from typing import Final
 
 import numpy as np
 
+from harmony4.crypto.errors import SourceError
+
 __all__ = ["bring_in", "is_resident", "let_go", "read_resident"]
 
 _CACHESTAT: Final = 451
@@ -85,12 +87,15 @@ def read_resident(descriptor: int, offset: int, size: int) -> bytearray | None:
 
 
 def bring_in(descriptor: int, pieces: Iterable[tuple[int, int]]) -> None:
-    """Read pieces of a file into the page cache; in a thread. Raises OSError."""
-    scratch = bytearray(_SCRATCH)
+    """Read pieces of a file into the page cache; in a thread. Raises SourceError."""
+    scratch = memoryview(bytearray(_SCRATCH))
     for offset, size in pieces:
         at, end = offset, offset + size
         while at < end:
-            read = os.preadv(descriptor, [memoryview(scratch)[: end - at]], at)
+            try:
+                read = os.preadv(descriptor, [scratch[: end - at]], at)
+            except OSError as error:
+                raise SourceError(f"cannot read the source: {error.strerror}", where=at) from error
             if not read:
                 return  # the file has become shorter: sending it will tell
             at += read

@@ -74,6 +74,7 @@ class Server:
     """Without a slash at the end."""
     app: web.Application
     loop: asyncio.AbstractEventLoop
+    loop_name: str
 
     @property
     def address(self) -> tuple[str, int]:
@@ -148,7 +149,7 @@ def running(library: Path, *, loop: str = LOOPS[0], **settings: Any) -> Iterator
         assert started.wait(30)
         try:
             if not failures:
-                yield Server(found["url"], app, found["loop"])
+                yield Server(found["url"], app, found["loop"], loop)
         finally:
             if "stop" in found and worker.is_alive():
                 found["loop"].call_soon_threadsafe(found["stop"].set)
