@@ -34,18 +34,16 @@ class FlatMap:
     def pieces(self, start: int, stop: int) -> list[tuple[int, int]]:
         """The (file offset, size) pieces that hold bytes `start` … `stop`, 0 ≤ start < stop ≤ end."""
         offsets, positions = self.offsets, self.positions
-        row = bisect_right(offsets, start) - 1
-        position = positions[row] + start - offsets[row]
+        row = bisect_right(offsets, start)
+        position = positions[row - 1] + start - offsets[row - 1]
         found = []
         count = len(offsets)
-        while True:
-            row += 1
-            border = offsets[row] if row < count else self.end
-            if stop <= border:
-                found.append((position, stop - start))
-                return found
+        while row < count and (border := offsets[row]) < stop:
             found.append((position, border - start))
             start, position = border, positions[row]
+            row += 1
+        found.append((position, stop - start))
+        return found
 
 
 class RangeMap:

@@ -206,17 +206,7 @@ class H4MKReader:
         """
         rmap = self.range_map(track)
         for row in range(self._holes[track].row_of(_natural(start)), len(rmap)):
-            entry = rmap[row]
-            token = None if self.state == "original" else self._check_entry(row, entry, track)
-            at = entry.position - CHUNK_SIZE
-            data = read_exact(self._source, at, CHUNK_SIZE + entry.size)
-            info = ChunkInfo.unpack(data, at, self.size)
-            payload = data[CHUNK_SIZE:]
-            if crc32(payload) != info.crc:
-                raise ChecksumError(f"block {row} of track {track} fails its CRC", where=at)
-            if token is not None and sha256(payload) != token.digest:
-                raise SealError(f"block {row} of track {track} fails its digest", where=at)
-            yield CoreChunk(token, payload, entry.position)
+            yield self._block(row, rmap[row], track)
 
     def stream_size(self, track: int = 0) -> int:
         """Length in bytes of the track's stream, holes included."""
@@ -266,6 +256,19 @@ class H4MKReader:
     def read_file(self, position: int, size: int) -> bytes:
         """Bytes of the container's own file, as `extents` names them. Raises TruncatedError, SourceError."""
         return read_exact(self._source, position, size)
+
+    def read_checked(self, start: int, length: int, track: int = 0) -> Iterator[memoryview]:
+        """The pieces of a byte range, out of blocks that are read whole and checked as `blocks` does.
+
+        Memory: one block at a time. Raises, before the first piece, as `extents` does; then as `blocks` does.
+        """
+        for position, size in self.extents(start, length, track):
+            rmap = self.range_map(track)
+            row = rmap.at_offset(start)
+            block = self._block(row, rmap[row], track)
+            skip = position - block.position
+            yield memoryview(block.payload)[skip : skip + size]
+            start += size
 
     def open(self, track: int = 0) -> BinaryIO:
         """The track's stream as a read-only, seekable, buffered file object.
@@ -337,6 +340,19 @@ class H4MKReader:
             start += size
             row += 1
             skip = 0
+
+    def _block(self, row: int, entry: RangeEntry, track: int) -> CoreChunk:
+        """A block, checked against its CRC and its token's digest. Raises ChecksumError, SealError."""
+        token = None if self.state == "original" else self._check_entry(row, entry, track)
+        at = entry.position - CHUNK_SIZE
+        data = read_exact(self._source, at, CHUNK_SIZE + entry.size)
+        info = ChunkInfo.unpack(data, at, self.size)
+        payload = data[CHUNK_SIZE:]
+        if crc32(payload) != info.crc:
+            raise ChecksumError(f"block {row} of track {track} fails its CRC", where=at)
+        if token is not None and sha256(payload) != token.digest:
+            raise SealError(f"block {row} of track {track} fails its digest", where=at)
+        return CoreChunk(token, payload, entry.position)
 
     def _header_ranges(self, track: int) -> tuple[tuple[int, int], ...]:
         """(offset, size) of the HEADER blocks, joined where they touch (H4MK 18.4)."""

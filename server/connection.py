@@ -62,11 +62,11 @@ class Connection(web.RequestHandler):
                 key is not None
                 and not self._keys
                 and not self._close
-                and self._express.answer(self, key, value)
+                and self._express.answer(self, key, value, now := self._loop.time())
             ):
                 self._request_count += 1
                 self._manager.requests_count += 1  # type: ignore[union-attr]  # there while connected
-                self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+                self._next_keepalive_close_time = now + self._keepalive_timeout
                 return
         before = self._request_count
         super().data_received(data)

@@ -119,10 +119,10 @@ class Express:
         """Number of requests that were answered in this lane."""
         library.on_retire = self.forget
 
-    def answer(self, connection: Connection, key: Key, value: bytes) -> bool:
-        """Answer a request if there is a plan for it; else nothing has happened."""
+    def answer(self, connection: Connection, key: Key, value: bytes, now: float) -> bool:
+        """Answer a request if there is a plan for it; else nothing has happened. `now` is the loop's time."""
         plan = self._plans.get(key)
-        if plan is None or not self._library.touch(plan.container):
+        if plan is None or not self._library.touch(plan.container, now):
             return False
         transport = connection.transport
         if transport is None or transport.get_write_buffer_size():
@@ -246,19 +246,24 @@ class _RangePlan:
         if descriptor is None:
             return None
         try:
-            pieces = list(self._resource.pieces(start, length))
+            pieces = self._resource.pieces(start, length)
             if length <= _SMALL:
-                read = [read_resident(descriptor, offset, size) for offset, size in pieces]
-                found = [data for data in read if data is not None]
-                return found if len(found) == len(read) else None
+                found = []
+                for offset, size in pieces:
+                    data = read_resident(descriptor, offset, size)
+                    if data is None:
+                        return None
+                    found.append(data)
+                return found
+            all_pieces = list(pieces)
             mapping = reader.mapping if maps else None
-            if mapping is None or not is_resident(descriptor, pieces):
+            if mapping is None or not is_resident(descriptor, all_pieces):
                 return None
         except HarmonyError:
             return None  # the ordinary way says what is wrong
         self.container.mapped += length
         view = memoryview(mapping)
-        return [view[offset : offset + size] for offset, size in pieces]
+        return [view[offset : offset + size] for offset, size in all_pieces]
 
 
 class _SeekPlan:

@@ -57,7 +57,7 @@ class Container:
     bytes handed to the kernel through the mapping since its pages were last let go.
     """
 
-    __slots__ = ("_library", "closed", "identity", "mapped", "name", "reader", "retired", "users")
+    __slots__ = ("_library", "checked", "closed", "identity", "mapped", "name", "reader", "retired", "users")
 
     def __init__(self, library: Library, name: str, reader: H4MKReader, identity: Identity) -> None:
         self._library = library
@@ -65,6 +65,7 @@ class Container:
         self.reader = reader
         self.identity = identity
         self.users = 0
+        self.checked = -1.0
         self.mapped = 0
         self.retired = False
         self.closed = False
@@ -135,14 +136,20 @@ class Library:
                 return container
         raise SourceChangedError("the container is being replaced again and again")
 
-    def touch(self, container: Container) -> bool:
+    def touch(self, container: Container, now: float) -> bool:
         """Whether a container is still what its name leads to; then it counts as just used.
 
-        For work that ends before the event loop goes on, and so needs no lease.
+        For work that ends before the event loop goes on, and so needs no lease. `now` is the loop's time,
+        seconds: one look at the file is enough for all requests that come at the same time (uvloop's stands
+        still for a turn, and goes by milliseconds).
         """
-        if container.retired or not self._current(container):
+        if container.retired:
             return False
-        self._containers.move_to_end(container.name)
+        if container.checked != now:
+            if not self._current(container):
+                return False
+            container.checked = now
+            self._containers.move_to_end(container.name)
         return True
 
     async def let_go(self, most: int) -> None:
