@@ -52,7 +52,7 @@ def test_good_containers(data):
     assert report.bytes == len(data)
     with H4MKReader(data) as reader:
         assert (report.state, report.head, report.root) == (reader.state, reader.head, reader.root)
-        assert (report.blocks, report.duration if data is not OLD else reader.duration) == (
+        assert (report.blocks, report.duration) == (
             reader.block_count,
             reader.duration,
         )
