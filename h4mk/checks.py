@@ -102,13 +102,13 @@ class Checker:
 
     @property
     def blocks(self) -> int:
-        """Blocks that were read."""
-        return self._body.sequence.leaf if self._body else self._cores
+        """Blocks that were read whole."""
+        return self._body.tables.tree.size if self._body else self._cores
 
     @property
     def duration(self) -> int:
         """Greatest end of these blocks, µs; of an original file the last PTS in SEEK."""
-        return self._body.sequence.duration if self._body else self._last
+        return self._last
 
     @property
     def root(self) -> bytes | None:
@@ -267,6 +267,7 @@ class Checker:
         if token is None:  # it was damaged
             return
         if not body.broken:
+            self._last = max(self._last, token.end)
             body.tables.add(token, token.pack(), info.payload)
         check_payload(token, info)
 

@@ -107,6 +107,16 @@ def shown(report):
     )
 
 
+def test_a_block_that_the_end_cuts_does_not_count():
+    """A reader of the same file has one block less than there are tokens."""
+    with H4MKReader(GOOD) as reader:
+        last = reader.range_map()[reader.block_count - 1]
+    for size in range(last.position, last.position + last.size):
+        report = verify(GOOD[:size])
+        with H4MKReader(GOOD[:size]) as reader:
+            assert (report.blocks, report.duration) == (reader.block_count, reader.duration)
+
+
 def damaged():
     yield GOOD
     yield OLD
