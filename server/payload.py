@@ -73,9 +73,21 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     response.headers["Cache-Control"] = cache
     if decision.status == 304:
         return response
+    if len(decision.parts) > 1:
+        await asyncio.to_thread(_check, resource, decision.parts)
     if decision.status == 206 and len(decision.parts) == 1:
         offer_range(request, resource)
     return await send(request, response, resource, decision.parts)
+
+
+def _check(resource: Resource, parts: Sequence[bytes | ByteRange]) -> None:
+    """Find the begin of each range, so that one that is lost gets its problem, though others come first.
+
+    In a thread. Raises HarmonyError.
+    """
+    for part in parts:
+        if isinstance(part, ByteRange):
+            next(resource.pieces(part.start, part.length), None)
 
 
 async def send(
