@@ -68,6 +68,7 @@ _STEADY: Final = frozenset(
         "etag",
         "last-modified",
         "referrer-policy",
+        "repr-digest",  # of the whole stream, whatever the range is
         "server",
         "vary",
         "x-content-type-options",

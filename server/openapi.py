@@ -50,12 +50,12 @@ def document() -> dict[str, Any]:
         },
         "paths": {
             "/video/range": _both(
-                "range", "A track's stream, whole or one range of it", [_NAME, _TRACK, _VERSION]
+                "range", "A track's stream, whole or ranges of it", [_NAME, _TRACK, _VERSION, _DOWNLOAD]
             ),
             "/video/range/{track}.{ext}": _both(
                 "range_named",
                 "The same under a path that ends in the media's true extension",
-                [_path("track", "integer"), _path("ext", "string"), _NAME, _VERSION],
+                [_path("track", "integer"), _path("ext", "string"), _NAME, _VERSION, _DOWNLOAD],
             ),
             "/video/seek": {
                 "get": _operation(
@@ -144,16 +144,16 @@ def _both(name: str, summary: str, parameters: list[Any]) -> dict[str, Any]:
     answers: dict[str, Any] = {
         "200": {"description": "The whole stream", "headers": _STREAM_HEADERS, "content": _BYTES},
         "206": {
-            "description": "One range",
+            "description": "One range; several as multipart/byteranges, with Content-Range in each part",
             "headers": {**_STREAM_HEADERS, "Content-Range": _HEADER},
-            "content": _BYTES,
+            "content": {**_BYTES, "multipart/byteranges": {}},
         },
         "304": {"description": _TITLES["304"]},
         **_problems("400", "404", "410", "412", "416", "500", "503"),
     }
-    ranges = [_request_header("Range"), _request_header("If-Range")]
+    ranges = [_request_header(one) for one in ("Range", "If-Range", "Want-Content-Digest")]
     conditions = [_request_header("If-None-Match"), _request_header("If-Match")]
-    # Range is defined for GET only (RFC 9110 §14.2).
+    # Range is defined for GET only (RFC 9110 §14.2), and a HEAD has no content to digest.
     head = {
         code: {"description": one["description"]}
         for code, one in answers.items()
@@ -197,8 +197,20 @@ _TRACK: Final = _query("track", "Number of the track", {"type": "integer", "mini
 _VERSION: Final = _query(
     "v", "First 16 digits of the ETag: the answer may be kept for ever", {"type": "string"}
 )
+_DOWNLOAD: Final = _query("download", "1: the answer is to be saved as a file", {"enum": ["0", "1"]})
 _HEADER: Final = {"schema": {"type": "string"}}
-_STREAM_HEADERS: Final = dict.fromkeys(("Accept-Ranges", "ETag", "Last-Modified", "Cache-Control"), _HEADER)
+_STREAM_HEADERS: Final = dict.fromkeys(
+    (
+        "Accept-Ranges",
+        "ETag",
+        "Last-Modified",
+        "Cache-Control",
+        "Content-Disposition",
+        "Repr-Digest",
+        "Content-Digest",
+    ),
+    _HEADER,
+)
 _BYTES: Final[dict[str, Any]] = {"*/*": {}}
 
 _INT: Final = {"type": ["integer", "string"], "description": "A decimal string beyond 2^53 - 1"}

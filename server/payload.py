@@ -29,6 +29,7 @@ from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
 from harmony4.server.express import offer_range
+from harmony4.server.fields import asked_fields
 from harmony4.server.query import cache_control
 from harmony4.server.ranges import ByteRange, decide
 from harmony4.server.residency import bring_in, is_resident
@@ -61,7 +62,7 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     """Answer a GET or HEAD for a resource: preconditions, ranges, bytes.
 
     The caller holds the lease on the container until this returns. Raises Problem for 410, 412 and 416, and
-    HarmonyError while nothing has been sent.
+    HarmonyError while nothing has been sent. Headers that a client has to ask for are in `fields`.
     """
     cache = cache_control(request, resource.etag)
     decision = decide(request.method, request.headers, resource.representation())
@@ -73,9 +74,26 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     response.headers["Cache-Control"] = cache
     if decision.status == 304:
         return response
-    if decision.status == 206 and len(decision.parts) == 1:
+    if len(decision.parts) > 1:
+        await asyncio.to_thread(_check, resource, decision.parts)
+    if len(decision.parts) > 1:
+        await asyncio.to_thread(_check, resource, decision.parts)
+    response.headers.update(await asked_fields(request, resource, decision))
+    # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
+    wished = "Want-Content-Digest" in request.headers
+    if decision.status == 206 and len(decision.parts) == 1 and not wished:
         offer_range(request, resource)
     return await send(request, response, resource, decision.parts)
+
+
+def _check(resource: Resource, parts: Sequence[bytes | ByteRange]) -> None:
+    """Find the begin of each range, so that one that is lost gets its problem, though others come first.
+
+    In a thread. Raises HarmonyError.
+    """
+    for part in parts:
+        if isinstance(part, ByteRange):
+            next(resource.pieces(part.start, part.length), None)
 
 
 async def send(

@@ -34,10 +34,16 @@ class Resource:
     pieces: Pieces
     in_memory: bool
     """Whether `pieces` reads no file, so that it may be called on the event loop."""
+    digest: bytes | None = None
+    """SHA-256 of all the bytes, where the container says it."""
+    extension: str | None = None
+    """How a download's file name ends, without the dot; None keeps the container's own name."""
 
     def representation(self) -> Representation:
         """What `ranges.decide` needs to know."""
-        return Representation(self.size, self.etag, last_modified(self.container), self.content_type)
+        return Representation(
+            self.size, self.etag, last_modified(self.container), self.content_type, self.digest
+        )
 
 
 def last_modified(container: Container) -> int | None:
@@ -50,13 +56,18 @@ def stream_resource(container: Container, track: int) -> Resource:
     """A track's whole stream. Raises NotFoundError for a track that is not there, FormatError and its kin."""
     reader = container.reader
     facts.check_track(reader, track)
+    state = reader.tracks[track]
+    size = reader.stream_size(track)
     return Resource(
         container,
-        reader.stream_size(track),
+        size,
         reader.etag(track),
-        facts.content_type(reader.tracks[track].info.media_type),
+        facts.content_type(state.info.media_type),
         lambda start, length: reader.extents(start, length, track),
         in_memory(container, track),
+        # META's digest is of the blocks that are stored: of the stream only where none is lost.
+        digest=state.sha256 if state.bytes == size else None,
+        extension=facts.extension(state.info.media_type),
     )
 
 

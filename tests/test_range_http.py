@@ -123,7 +123,6 @@ def test_unsatisfiable(server: Server, value: str) -> None:
     "value",
     [
         "items=0-9",
-        "bytes=0-9,20-29",
         "bytes=" + ",".join(["0-"] * 1300),  # CVE-2011-3192, over 1 KiB
         "bytes=" + ",".join(["0-"] * 100),
         "bytes=" + ",".join(f"{n}-{n + 5}" for n in range(100)),  # CVE-2025-62727
