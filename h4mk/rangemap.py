@@ -11,7 +11,7 @@ import numpy as np
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, RMAP_ENTRY, RangeEntry
 from harmony4.h4mk.seek import CopiedTable, Table
 
-__all__ = ["FlatMap", "RangeMap"]
+__all__ = ["FlatMap", "KeyMap", "RangeMap"]
 
 _PTS, _OFFSET, _POSITION = 0, 8, 16
 _END = np.dtype({"names": ["size", "zero"], "formats": [">u4", ">u2"], "offsets": [32, 38], "itemsize": 40})
@@ -44,6 +44,40 @@ class FlatMap:
             row += 1
         found.append((position, stop - start))
         return found
+
+
+class KeyMap:
+    """The keyframes of a track and the blocks that they open, all in memory: an access point in O(log n)."""
+
+    __slots__ = ("_blocks", "_offsets", "_size", "_times", "greatest")
+
+    def __init__(self, times: array[int], offsets: array[int], blocks: FlatMap) -> None:
+        """Times (µs) and logical offsets of the keyframes."""
+        self._times = times
+        self._offsets = offsets
+        self._blocks = blocks.offsets
+        self._size = blocks.end
+        self.greatest = max([blocks.end, *times[-1:]])
+        """No number in an answer is greater: the stream's length in bytes, or the last keyframe's µs."""
+
+    def find(self, pts: int) -> tuple[int, int, int, int | None, int] | None:
+        """PTS, offset and block index of the keyframe at or before `pts` µs, the next one's PTS, the bytes to
+        it.
+
+        The next PTS is None behind the last keyframe; the bytes then reach to the end of the stream. None
+        where all keyframes are later, or SEEK does not point at a block.
+        """
+        times, offsets = self._times, self._offsets
+        number = bisect_right(times, pts)
+        if not number:
+            return None
+        offset = offsets[number - 1]
+        block = bisect_right(self._blocks, offset) - 1
+        if self._blocks[block] != offset:
+            return None
+        if number < len(times):
+            return times[number - 1], offset, block, times[number], offsets[number] - offset
+        return times[number - 1], offset, block, None, self._size - offset
 
 
 class RangeMap:

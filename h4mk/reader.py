@@ -25,7 +25,7 @@ from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
 from harmony4.h4mk.holes import Holes
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
 from harmony4.h4mk.opening import open_container
-from harmony4.h4mk.rangemap import FlatMap, RangeMap
+from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
 from harmony4.h4mk.seek import SeekEntry, SeekTable
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
 from harmony4.h4mk.walk import walk
@@ -252,6 +252,14 @@ class H4MKReader:
             whole = track in self._opened.trusted and all(one.track != track for one in self.lost)
             self._flat[track] = rmap.flat(self.size) if whole else None
         return self._flat[track]
+
+    def key_map(self, track: int = 0) -> KeyMap | None:
+        """What `locate` says of a time, from memory alone; None where `flat_map` is None or SEEK is paged.
+
+        Raises NotFoundError, FormatError and its kin.
+        """
+        flat, columns = self.flat_map(track), self.seek_table(track).columns()
+        return None if flat is None or columns is None else KeyMap(*columns, flat)
 
     def read_file(self, position: int, size: int) -> bytes:
         """Bytes of the container's own file, as `extents` names them. Raises TruncatedError, SourceError."""

@@ -19,8 +19,10 @@ from typing import Final
 
 from aiohttp import web
 
-__all__ = ["AccessLog", "client_fields", "escape"]
+__all__ = ["SENT", "AccessLog", "client_fields", "escape"]
 
+SENT: Final = web.RequestKey("sent", int)
+"""Bytes of a streamed body that were handed to the transport: aiohttp's own count includes the head."""
 _DELAY: Final = 0.2
 """Seconds that a line may wait for others."""
 _MOST: Final = 100_000

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from harmony4.server import pages
-from harmony4.server.access import AccessLog, client_fields, escape
+from harmony4.server.access import SENT, AccessLog, client_fields, escape
 from harmony4.server.errors import problem_response
 from harmony4.server.express import Express, Key, split
 from harmony4.server.payload import may_map
@@ -97,11 +97,10 @@ class Connection(web.RequestHandler):
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
         if self._access is not None and time is not None:
             line = f"{request.method} {request.raw_path} HTTP/{request.version.major}.{request.version.minor}"
-            client = client_fields(request)
+            size = request.get(SENT, response.body_length)
             seconds = self._loop.time() - time
-            self._access.add(
-                self.address, escape(line), response.status, response.body_length, client, seconds
-            )
+            client = client_fields(request)
+            self._access.add(self.address, escape(line), response.status, size, client, seconds)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

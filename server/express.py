@@ -18,8 +18,6 @@ asked for, a client that still has bytes to take.
 from __future__ import annotations
 
 import time
-from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -34,7 +32,7 @@ from harmony4.server.access import client_fields, escape
 from harmony4.server.residency import is_resident, read_resident
 
 if TYPE_CHECKING:
-    from harmony4.h4mk.rangemap import FlatMap
+    from harmony4.h4mk.rangemap import KeyMap
     from harmony4.server.connection import Connection
     from harmony4.server.library import Container, Library
     from harmony4.server.resource import Resource
@@ -181,12 +179,11 @@ def offer_range(request: web.Request, resource: Resource) -> None:
 
 def offer_seek(request: web.Request, answer: Mapping[str, Any], container: Container, track: int) -> None:
     """Say that the facts `answer`, as JSON, follow from the container, the track and the time alone."""
-    flat = container.reader.flat_map(track)
-    columns = container.reader.seek_table(track).columns()
-    if flat is None or columns is None or max(flat.end, *columns[0][-1:]) >= 10**_DIGITS:
+    keys = container.reader.key_map(track)
+    if keys is None or keys.greatest >= 10**_DIGITS:
         return
     template = _template(answer, ("asked", "pts", "offset", "block_index", "next_pts", "size"))
-    request[_OFFER] = _Offer(200, _PTS, lambda outer: _SeekPlan(outer, container, template, columns, flat))
+    request[_OFFER] = _Offer(200, _PTS, lambda outer: _SeekPlan(outer, container, template, keys))
 
 
 class _Outer:
@@ -270,20 +267,11 @@ class _RangePlan:
 class _SeekPlan:
     """The keyframe at or before a time."""
 
-    def __init__(
-        self,
-        outer: _Outer,
-        container: Container,
-        template: bytes,
-        columns: tuple[array[int], array[int]],
-        blocks: FlatMap,
-    ) -> None:
+    def __init__(self, outer: _Outer, container: Container, template: bytes, keys: KeyMap) -> None:
         self.container = container
         self._outer = outer
         self._template = template
-        self._times, self._offsets = columns
-        self._blocks = blocks.offsets
-        self._end = blocks.end
+        self._keys = keys
         before, _, behind = outer.line.partition("pts=")
         self._line = f"{before}pts=", behind.lstrip("0123456789")
 
@@ -292,20 +280,12 @@ class _SeekPlan:
             return False
         started = perf_counter()
         asked = int(value)
-        times, offsets = self._times, self._offsets
-        number = bisect_right(times, asked)
-        if not number:
+        found = self._keys.find(asked)
+        if found is None:
             return False
-        offset = offsets[number - 1]
-        block = bisect_right(self._blocks, offset) - 1
-        if self._blocks[block] != offset:
-            return False
-        following: int | bytes = b"null"
-        end = self._end
-        if number < len(times):
-            following, end = b"%d" % times[number], offsets[number]
-        found = (b"%d" % asked, b"%d" % times[number - 1], b"%d" % offset, b"%d" % block, following)
-        body = self._template % (*found, b"%d" % (end - offset))
+        pts, offset, block, following, size = found
+        next_pts = b"null" if following is None else b"%d" % following
+        body = self._template % (asked, pts, offset, block, next_pts, size)
         outer = self._outer
         head = b"%bContent-Length: %d\r\nDate: %b\r\n\r\n" % (outer.head, len(body), express.date())
         connection.send(head + body)
@@ -315,9 +295,10 @@ class _SeekPlan:
 
 
 def _template(answer: Mapping[str, Any], changing: tuple[str, ...]) -> bytes:
-    """The JSON text of an answer with `%b` for the values that change, which stand in this order."""
+    """The JSON text of an answer, with a place for each of the values that change, which stand in this
+    order."""
     marked = {name: f"\0{name}" if name in changing else value for name, value in answer.items()}
     text = dumps(marked).replace("%", "%%")
     for name in changing:
-        text = text.replace(dumps(f"\0{name}"), "%b")
+        text = text.replace(dumps(f"\0{name}"), "%b" if name == "next_pts" else "%d")
     return text.encode("ascii")

@@ -27,13 +27,15 @@ from aiohttp.http import StreamWriter
 
 from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk import H4MKReader
+from harmony4.server.access import SENT
 from harmony4.server.errors import Problem
 from harmony4.server.express import offer_range
 from harmony4.server.fields import asked_fields
+from harmony4.server.keys import CONFIG
 from harmony4.server.query import cache_control
 from harmony4.server.ranges import ByteRange, decide
 from harmony4.server.residency import bring_in, is_resident
-from harmony4.server.resource import Resource
+from harmony4.server.resource import Checked, Resource
 
 __all__ = ["may_map", "respond", "send"]
 
@@ -76,14 +78,13 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
         return response
     if len(decision.parts) > 1:
         await asyncio.to_thread(_check, resource, decision.parts)
-    if len(decision.parts) > 1:
-        await asyncio.to_thread(_check, resource, decision.parts)
     response.headers.update(await asked_fields(request, resource, decision))
     # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
     wished = "Want-Content-Digest" in request.headers
-    if decision.status == 206 and len(decision.parts) == 1 and not wished:
+    check = request.app[CONFIG].verify_on_read
+    if decision.status == 206 and len(decision.parts) == 1 and not wished and not check:
         offer_range(request, resource)
-    return await send(request, response, resource, decision.parts)
+    return await send(request, response, resource, decision.parts, check=check)
 
 
 def _check(resource: Resource, parts: Sequence[bytes | ByteRange]) -> None:
@@ -101,13 +102,17 @@ async def send(
     response: web.StreamResponse,
     resource: Resource,
     parts: Sequence[bytes | ByteRange],
+    *,
+    check: bool = False,
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
+
+    `check`: send nothing of a block that does not match its CRC and its digest.
 
     Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
     connection off, which a client sees as a body that is too short.
     """
-    batches = _batches(request.transport, resource, parts)
+    batches = _batches(request.transport, resource, parts, check)
     # The first bytes are there before the headers go out: what fails here still gets its problem.
     pieces = await anext(batches, None) if request.method != "HEAD" else None
     if pieces is None:
@@ -118,9 +123,10 @@ async def send(
         if not isinstance(writer, StreamWriter):
             raise TypeError("aiohttp's response has no StreamWriter")
         flow = _Flow(writer)
-        await flow.write(pieces)
-        async for pieces in batches:
-            await flow.write(pieces)
+        request[SENT] = 0
+        while pieces is not None:
+            request[SENT] += await flow.write(pieces)
+            pieces = await anext(batches, None)
         return response
     except (HarmonyError, OSError) as error:
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
@@ -148,11 +154,15 @@ def _cut_short(reader: H4MKReader) -> bool:
 
 
 async def _batches(
-    transport: asyncio.BaseTransport | None, resource: Resource, parts: Sequence[bytes | ByteRange]
+    transport: asyncio.BaseTransport | None,
+    resource: Resource,
+    parts: Sequence[bytes | ByteRange],
+    check: bool,
 ) -> AsyncIterator[list[memoryview]]:
     """The body, about `_BATCH` bytes at a time; every batch holds at least a byte."""
+    checked = resource.checked if check else None
     mapping = None
-    if transport is not None and may_map(transport):
+    if checked is None and transport is not None and may_map(transport):
         with suppress(SourceError):  # no address space left, for one: reading needs none
             mapping = resource.container.reader.mapping
     frame: list[memoryview] = []  # travels with the bytes behind it
@@ -160,7 +170,12 @@ async def _batches(
         if isinstance(part, bytes):
             frame.append(memoryview(part))
             continue
-        batches = _read(resource, part) if mapping is None else _mapped(memoryview(mapping), resource, part)
+        if checked is not None:
+            batches = _checked(checked, part)
+        elif mapping is not None:
+            batches = _mapped(memoryview(mapping), resource, part)
+        else:
+            batches = _read(resource, part)
         async for batch in batches:
             yield frame + batch
             frame = []
@@ -180,6 +195,13 @@ async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memor
 def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryview]:
     """The next pieces, read into memory; in a thread."""
     return [memoryview(reader.read_file(offset, size)) for offset, size in _batch(pieces, _READ)]
+
+
+async def _checked(checked: Checked, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+    # What is sent are the bytes that were checked, in memory: those on disk may be others by now.
+    pieces = checked(body.start, body.length)
+    while (data := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield [data]
 
 
 async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
@@ -231,14 +253,15 @@ class _Flow:
         # Nothing may wait in the transport when `write` returns: what waits there holds memory or a mapping.
         transport.set_write_buffer_limits(high=0)
 
-    async def write(self, pieces: Sequence[memoryview]) -> None:
-        """Return when the kernel has taken all of them. Raises OSError, ConnectionError for one."""
+    async def write(self, pieces: Sequence[memoryview]) -> int:
+        """Return their size when the kernel has taken all of them. Raises OSError, as ConnectionError is."""
         if len(pieces) == 1:
             await self._writer.write(pieces[0], drain=False)
         else:
             self._write_lines(pieces)
         if self._writer.protocol.writing_paused:
             await self._writer.drain()
+        return sum(map(len, pieces))
 
     def _write_lines(self, pieces: Sequence[memoryview]) -> None:
         """One `writelines` for many pieces, with the books kept as StreamWriter keeps them.

@@ -15,10 +15,13 @@ from harmony4.server import facts
 from harmony4.server.library import Container
 from harmony4.server.ranges import Representation
 
-__all__ = ["Pieces", "Resource", "in_memory", "last_modified", "stream_resource"]
+__all__ = ["Checked", "Pieces", "Resource", "in_memory", "last_modified", "stream_resource"]
 
 Pieces = Callable[[int, int], Iterator[tuple[int, int]]]
 """(start, length) → the (file offset, size) pieces that hold these bytes, in order. Raises HarmonyError."""
+
+Checked = Callable[[int, int], Iterator[memoryview]]
+"""(start, length) → these bytes, from blocks that match CRC and digest. Reads files; raises HarmonyError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class Resource:
     """Whether `pieces` reads no file, so that it may be called on the event loop."""
     digest: bytes | None = None
     """SHA-256 of all the bytes, where the container says it."""
+    checked: Checked | None = None
+    """The same bytes as `pieces`, out of blocks that were checked; None where nothing can be checked."""
     extension: str | None = None
     """How a download's file name ends, without the dot; None keeps the container's own name."""
 
@@ -67,6 +72,7 @@ def stream_resource(container: Container, track: int) -> Resource:
         in_memory(container, track),
         # META's digest is of the blocks that are stored: of the stream only where none is lost.
         digest=state.sha256 if state.bytes == size else None,
+        checked=lambda start, length: reader.read_checked(start, length, track),
         extension=facts.extension(state.info.media_type),
     )
 
