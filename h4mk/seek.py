@@ -16,7 +16,7 @@ from harmony4.crypto.token import MAX_VALUE
 from harmony4.h4mk.layout import SEEK_ENTRY, SEEK_HEAD
 from harmony4.h4mk.source import ReadAt, read_exact
 
-__all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekTable", "Table"]
+__all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekResult", "SeekTable", "Table"]
 
 
 class Table(Protocol):
@@ -136,6 +136,21 @@ class SeekEntry:
     """Logical offset in the track's stream, bytes: what goes into `Range: bytes=offset-`."""
 
 
+@dataclass(frozen=True, slots=True)
+class SeekResult:
+    """The access point for a time. Times are µs, offsets and sizes bytes of the track's stream."""
+
+    pts: int
+    offset: int
+    block_index: int
+    next_pts: int | None
+    """PTS of the next keyframe; None if this is the last."""
+    size: int
+    """Bytes from here to the next keyframe, or to the end of the stream."""
+    header_ranges: tuple[tuple[int, int], ...]
+    """(offset, size) of the bytes that a decoder needs before these."""
+
+
 class SeekTable:
     """The KEY blocks of a track, ordered by time. Safe for use from several threads."""
 
@@ -181,13 +196,18 @@ class SeekTable:
         """The number of that keyframe, -1 if there is none."""
         return self._table.find(0, pts)
 
+    def pair(self, number: int) -> tuple[int, int]:
+        """PTS and offset of keyframe `number`, which exists."""
+        pts, offset = SEEK_ENTRY.unpack(self._table.row(number))
+        return pts, offset
+
     def __len__(self) -> int:
         return self._table.count
 
     def __getitem__(self, number: int) -> SeekEntry:
         if not 0 <= number < self._table.count:
             raise IndexError(number)
-        return SeekEntry(*SEEK_ENTRY.unpack(self._table.row(number)))
+        return SeekEntry(*self.pair(number))
 
     def __iter__(self) -> Iterator[SeekEntry]:
         return (self[number] for number in range(len(self)))
