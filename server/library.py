@@ -27,7 +27,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, TimeRange
+from harmony4.server.facts import SeekCard, seek_card
 
 __all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", "scan"]
 
@@ -55,10 +56,11 @@ class Identity:
 class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
-    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from.
+    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
+    time ranges that were looked up, by track and times asked for (`server.timed`).
     """
 
-    __slots__ = ("_library", "closed", "identity", "name", "reader", "retired", "users")
+    __slots__ = ("_cards", "_library", "closed", "identity", "name", "reader", "retired", "times", "users")
 
     def __init__(self, library: Library, name: str, reader: H4MKReader, identity: Identity) -> None:
         self._library = library
@@ -68,6 +70,15 @@ class Container:
         self.users = 0
         self.retired = False
         self.closed = False
+        self.times: dict[tuple[int, int, int | None], TimeRange] = {}
+        self._cards: dict[int, SeekCard] = {}
+
+    def card(self, track: int) -> SeekCard:
+        """What all seeks in a track have in common, worked out once. Raises as `seek_card` does."""
+        card = self._cards.get(track)
+        if card is None:
+            self._cards[track] = card = seek_card(self.reader, self.name, track)
+        return card
 
     def __enter__(self) -> Self:
         return self
@@ -240,7 +251,7 @@ class Library:
 
 
 def _warm(reader: H4MKReader) -> None:
-    """Load the tables and the mapping now, in this thread, and not in a request on the event loop.
+    """Load tables, mapping and entity tag now, in this thread, and not in a request on the event loop.
 
     A damaged table is no reason to refuse the container's other tracks: asking for it raises again.
     """
@@ -248,6 +259,8 @@ def _warm(reader: H4MKReader) -> None:
         with suppress(HarmonyError):
             reader.seek_table(track)
             reader.range_map(track)
+    with suppress(HarmonyError):
+        reader.file_etag()
     with suppress(HarmonyError):
         _ = reader.mapping
 

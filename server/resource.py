@@ -15,7 +15,7 @@ from harmony4.server import facts
 from harmony4.server.library import Container
 from harmony4.server.ranges import Representation
 
-__all__ = ["Pieces", "Resource", "in_memory", "last_modified", "stream_resource"]
+__all__ = ["Pieces", "Resource", "file_resource", "in_memory", "last_modified", "stream_resource"]
 
 Pieces = Callable[[int, int], Iterator[tuple[int, int]]]
 """(start, length) → the (file offset, size) pieces that hold these bytes, in order. Raises HarmonyError."""
@@ -57,6 +57,19 @@ def stream_resource(container: Container, track: int) -> Resource:
         facts.content_type(reader.tracks[track].info.media_type),
         lambda start, length: reader.extents(start, length, track),
         in_memory(container, track),
+    )
+
+
+def file_resource(container: Container) -> Resource:
+    """The container's own file, byte for byte."""
+    reader = container.reader
+    return Resource(
+        container,
+        reader.size,
+        reader.file_etag(),
+        facts.CONTAINER_TYPE,
+        lambda start, length: iter([(start, length)]),
+        in_memory=True,
     )
 
 
