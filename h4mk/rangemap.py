@@ -102,6 +102,10 @@ class RangeMap:
             raise IndexError(number)
         return RangeEntry.unpack(self._table.row(number))
 
+    def offset_of(self, number: int) -> int:
+        """Where block `number`, which exists, begins in the stream."""
+        return int.from_bytes(self._table.row(number)[_OFFSET : _OFFSET + 8])
+
     def at_offset(self, offset: int) -> int:
         """The number of the last block that starts at or before `offset`; -1 if there is none."""
         return self._table.find(_OFFSET, offset)

@@ -19,7 +19,7 @@ from harmony4.h4mk.source import ReadAt, read_exact
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekTable", "Table"]
+__all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekResult", "SeekTable", "Table"]
 
 
 class Table(Protocol):
@@ -143,6 +143,21 @@ class SeekEntry:
     """Logical offset in the track's stream, bytes: what goes into `Range: bytes=offset-`."""
 
 
+@dataclass(frozen=True, slots=True)
+class SeekResult:
+    """The access point for a time. Times are µs, offsets and sizes bytes of the track's stream."""
+
+    pts: int
+    offset: int
+    block_index: int
+    next_pts: int | None
+    """PTS of the next keyframe; None if this is the last."""
+    size: int
+    """Bytes from here to the next keyframe, or to the end of the stream."""
+    header_ranges: tuple[tuple[int, int], ...]
+    """(offset, size) of the bytes that a decoder needs before these."""
+
+
 class SeekTable:
     """The KEY blocks of a track, ordered by time. Safe for use from several threads."""
 
@@ -193,13 +208,18 @@ class SeekTable:
         table = self._table
         return (table.column(0), table.column(8)) if isinstance(table, CopiedTable) else None
 
+    def pair(self, number: int) -> tuple[int, int]:
+        """PTS and offset of keyframe `number`, which exists."""
+        pts, offset = SEEK_ENTRY.unpack(self._table.row(number))
+        return pts, offset
+
     def __len__(self) -> int:
         return self._table.count
 
     def __getitem__(self, number: int) -> SeekEntry:
         if not 0 <= number < self._table.count:
             raise IndexError(number)
-        return SeekEntry(*SEEK_ENTRY.unpack(self._table.row(number)))
+        return SeekEntry(*self.pair(number))
 
     def __iter__(self) -> Iterator[SeekEntry]:
         return (self[number] for number in range(len(self)))

@@ -17,7 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
-from harmony4.server import health, media, openapi, pages, video
+from harmony4.server import health, media, openapi, pages, seeking, timed, video
 from harmony4.server.access import AccessLog
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
@@ -44,8 +44,10 @@ def create_app(config: Config) -> web.Application:
     app[STATUS] = Status()
     app[EXPRESS] = Express(library)
     app.on_response_prepare.append(pages.secure)
+    app.on_response_prepare.append(timed.name_time)
     app.cleanup_ctx.append(_readers)
     app.add_routes(video.routes())
+    app.add_routes(seeking.routes())
     app.add_routes(media.routes())
     app.add_routes(health.routes())
     app.add_routes(openapi.routes())

@@ -18,17 +18,17 @@ asked for, a client that still has bytes to take.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
-from json import dumps
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server.access import client_fields, escape
+from harmony4.server.facts import seek_template
 from harmony4.server.residency import is_resident, read_resident
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ class Express:
         transport = connection.transport
         if transport is None or transport.get_write_buffer_size():
             return False
-        done = plan.answer(connection, value, self)
-        self.answered += done
-        return done
+        return plan.answer(connection, value, self)
 
     def learn(self, key: Key, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Keep a plan for requests like this one, if it got an answer that its handler offered a plan for."""
@@ -177,12 +175,12 @@ def offer_range(request: web.Request, resource: Resource) -> None:
         request[_OFFER] = _Offer(206, _RANGE, lambda outer: _RangePlan(outer, resource))
 
 
-def offer_seek(request: web.Request, answer: Mapping[str, Any], container: Container, track: int) -> None:
-    """Say that the facts `answer`, as JSON, follow from the container, the track and the time alone."""
+def offer_seek(request: web.Request, container: Container, track: int) -> None:
+    """Say that the answer about one time follows from the container, the track and the time alone."""
     keys = container.reader.key_map(track)
     if keys is None or keys.greatest >= 10**_DIGITS:
         return
-    template = _template(answer, ("asked", "pts", "offset", "block_index", "next_pts", "size"))
+    template = seek_template(container.card(track))
     request[_OFFER] = _Offer(200, _PTS, lambda outer: _SeekPlan(outer, container, template, keys))
 
 
@@ -233,6 +231,7 @@ class _RangePlan:
             self._tail,
             express.date(),
         )
+        express.answered += 1
         connection.send(head, *body)
         connection.log(outer.line, outer.status, length, outer.client, started)
         return True
@@ -288,17 +287,8 @@ class _SeekPlan:
         body = self._template % (asked, pts, offset, block, next_pts, size)
         outer = self._outer
         head = b"%bContent-Length: %d\r\nDate: %b\r\n\r\n" % (outer.head, len(body), express.date())
+        express.answered += 1
         connection.send(head + body)
         before, behind = self._line
         connection.log(f"{before}{asked}{behind}", outer.status, len(body), outer.client, started)
         return True
-
-
-def _template(answer: Mapping[str, Any], changing: tuple[str, ...]) -> bytes:
-    """The JSON text of an answer, with a place for each of the values that change, which stand in this
-    order."""
-    marked = {name: f"\0{name}" if name in changing else value for name, value in answer.items()}
-    text = dumps(marked).replace("%", "%%")
-    for name in changing:
-        text = text.replace(dumps(f"\0{name}"), "%b" if name == "next_pts" else "%d")
-    return text.encode("ascii")

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, TimeRange
+from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.residency import let_go
 
 __all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", "scan"]
@@ -53,11 +54,24 @@ class Identity:
 class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
-    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from, `mapped`:
-    bytes handed to the kernel through the mapping since its pages were last let go.
+    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
+    time ranges that were looked up, by track and times asked for (`server.timed`); `mapped`: bytes handed to
+    the kernel through the mapping since its pages were last let go.
     """
 
-    __slots__ = ("_library", "checked", "closed", "identity", "mapped", "name", "reader", "retired", "users")
+    __slots__ = (
+        "_cards",
+        "_library",
+        "checked",
+        "closed",
+        "identity",
+        "mapped",
+        "name",
+        "reader",
+        "retired",
+        "times",
+        "users",
+    )
 
     def __init__(self, library: Library, name: str, reader: H4MKReader, identity: Identity) -> None:
         self._library = library
@@ -69,6 +83,15 @@ class Container:
         self.mapped = 0
         self.retired = False
         self.closed = False
+        self.times: dict[tuple[int, int, int | None], TimeRange] = {}
+        self._cards: dict[int, SeekCard] = {}
+
+    def card(self, track: int) -> SeekCard:
+        """What all seeks in a track have in common, worked out once. Raises as `seek_card` does."""
+        card = self._cards.get(track)
+        if card is None:
+            self._cards[track] = card = seek_card(self.reader, self.name, track)
+        return card
 
     def __enter__(self) -> Self:
         return self
@@ -269,7 +292,7 @@ class Library:
 
 
 def _warm(reader: H4MKReader) -> None:
-    """Load the tables and the mapping now, in this thread, and not in a request on the event loop.
+    """Load tables, mapping and entity tag now, in this thread, and not in a request on the event loop.
 
     A damaged table is no reason to refuse the container's other tracks: asking for it raises again.
     """
@@ -277,6 +300,8 @@ def _warm(reader: H4MKReader) -> None:
         with suppress(HarmonyError):
             reader.seek_table(track)
             reader.flat_map(track)
+    with suppress(HarmonyError):
+        reader.file_etag()
     with suppress(HarmonyError):
         _ = reader.mapping
 

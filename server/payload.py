@@ -18,7 +18,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -94,7 +94,7 @@ def _check(resource: Resource, parts: Sequence[bytes | ByteRange]) -> None:
     """
     for part in parts:
         if isinstance(part, ByteRange):
-            next(resource.pieces(part.start, part.length), None)
+            next(iter(resource.pieces(part.start, part.length)), None)
 
 
 async def send(
@@ -223,7 +223,7 @@ async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> Asyn
         yield [view[offset : offset + size] for offset, size in batch]
 
 
-def _sliced(pieces: Iterator[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+def _sliced(pieces: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
     for offset, size in pieces:
         for at in range(0, size, most):
             yield offset + at, min(most, size - at)

@@ -7,7 +7,7 @@ their size and validators, `payload.send` their pieces of the file.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY
@@ -15,9 +15,17 @@ from harmony4.server import facts
 from harmony4.server.library import Container
 from harmony4.server.ranges import Representation
 
-__all__ = ["Checked", "Pieces", "Resource", "in_memory", "last_modified", "stream_resource"]
+__all__ = [
+    "Checked",
+    "Pieces",
+    "Resource",
+    "file_resource",
+    "in_memory",
+    "last_modified",
+    "stream_resource",
+]
 
-Pieces = Callable[[int, int], Iterator[tuple[int, int]]]
+Pieces = Callable[[int, int], Iterable[tuple[int, int]]]
 """(start, length) → the (file offset, size) pieces that hold these bytes, in order. Raises HarmonyError."""
 
 Checked = Callable[[int, int], Iterator[memoryview]]
@@ -63,17 +71,34 @@ def stream_resource(container: Container, track: int) -> Resource:
     facts.check_track(reader, track)
     state = reader.tracks[track]
     size = reader.stream_size(track)
+    flat = reader.flat_map(track)
+    pieces: Pieces = lambda start, length: reader.extents(start, length, track)  # noqa: E731 - one of two
+    if flat is not None:
+        pieces = lambda start, length: flat.pieces(start, start + length)  # noqa: E731
     return Resource(
         container,
         size,
         reader.etag(track),
         facts.content_type(state.info.media_type),
-        lambda start, length: reader.extents(start, length, track),
+        pieces,
         in_memory(container, track),
         # META's digest is of the blocks that are stored: of the stream only where none is lost.
         digest=state.sha256 if state.bytes == size else None,
         checked=lambda start, length: reader.read_checked(start, length, track),
         extension=facts.extension(state.info.media_type),
+    )
+
+
+def file_resource(container: Container) -> Resource:
+    """The container's own file, byte for byte."""
+    reader = container.reader
+    return Resource(
+        container,
+        reader.size,
+        reader.file_etag(),
+        facts.CONTAINER_TYPE,
+        lambda start, length: iter([(start, length)]),
+        in_memory=True,
     )
 
 

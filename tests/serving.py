@@ -84,15 +84,27 @@ class Server:
         return parts.hostname, parts.port
 
     def request(
-        self, method: str, target: str, headers: Mapping[str, str] | Sequence[tuple[str, str]] = ()
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
     ) -> Answer:
-        """One exchange on a connection of its own; the target is sent as it is."""
+        """One exchange on a connection of its own; target and body are sent as they are.
+
+        With a body a `Content-Length` is added unless `headers` say how long it is.
+        """
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         try:
             connection.putrequest(method, target, skip_accept_encoding=True)
-            for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+            fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+            if body is not None and not {"Content-Length", "Transfer-Encoding"} & {
+                name for name, _ in fields
+            }:
+                fields.append(("Content-Length", str(len(body))))
+            for name, value in fields:
                 connection.putheader(name, value)
-            connection.endheaders()
+            connection.endheaders(body)
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
         finally:
