@@ -32,6 +32,12 @@ __all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", 
 
 SUFFIX: Final = ".h4mk"
 _ATTEMPTS: Final = 4
+_MAPPED: Final = 64 * 2**20
+"""Bytes that may go through mappings before their pages are taken out of this process's memory."""
+_MUCH: Final = 256 * 2**20
+"""Bytes a second from which on they stay for a while."""
+_PATIENCE: Final = 5.0
+"""Seconds that they stay."""
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
 
 
@@ -124,6 +130,7 @@ class Library:
         self._broken: OrderedDict[str, tuple[Identity, HarmonyError]] = OrderedDict()
         self._opening: dict[str, asyncio.Task[Container]] = {}
         self._closing: set[asyncio.Future[None]] = set()
+        self._let_go = 0.0
         self.on_retire: Callable[[Container], object] = lambda container: None
         """Called with a container that is no longer handed out: replaced, closed, or gone."""
 
@@ -175,11 +182,19 @@ class Library:
             self._containers.move_to_end(container.name)
         return True
 
-    async def let_go(self, most: int) -> None:
-        """Take mapped pages out of this process's memory if more than `most` bytes went through mappings."""
+    async def let_go(self, now: float) -> None:
+        """Take mapped pages out of this process's memory where that is worth it; `now` is the loop's time,
+        seconds.
+
+        Pages that are sent again have to be mapped again, which costs more than it gives where much is sent:
+        there they stay for a few seconds, everywhere else only until there are too many.
+        """
         used = [one for one in self._containers.values() if one.mapped]
-        if sum(one.mapped for one in used) <= most:
+        total = sum(one.mapped for one in used)
+        passed = now - self._let_go
+        if total <= _MAPPED or (passed < _PATIENCE and total > passed * _MUCH):
             return
+        self._let_go = now
         for one in used:
             one.mapped = 0
             with suppress(HarmonyError):
