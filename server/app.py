@@ -4,39 +4,41 @@ stop."""
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
 
-from harmony4.crypto.errors import UsageError
-from harmony4.server import health, media, openapi, pages, video
+from harmony4.server import descriptors, health, media, openapi, pages, video, workers
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
-from harmony4.server.errors import problem_response, problems
+from harmony4.server.connection import Acceptor, Connection, drain
+from harmony4.server.errors import problems
 from harmony4.server.keys import CATALOGUE, CONFIG, LIBRARY, STATUS, Status
 from harmony4.server.library import Library
+from harmony4.server.listening import address_url, listen
 
 __all__ = ["create_app", "run", "serve"]
 
-_LOG: Final = logging.getLogger("harmony4.server")
-_BACKLOG: Final = 1024
+_CUT: Final = 0.1
+"""Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
 
 def create_app(config: Config) -> web.Application:
     """The application for one library. Raises SourceError where the library cannot be read."""
     app = web.Application(middlewares=[problems])
-    library = Library(config.library, max_open=config.max_open)
+    room = descriptors.readers_that_fit(descriptors.limit())
+    library = Library(config.library, max_open=min(config.max_open, room))
     app[CONFIG] = config
     app[LIBRARY] = library
     app[CATALOGUE] = Catalogue(library.root)
     app[STATUS] = Status()
     app.on_response_prepare.append(pages.secure)
+    app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(_readers)
     app.add_routes(video.routes())
     app.add_routes(media.routes())
@@ -58,12 +60,20 @@ def _announce(url: str) -> None:
 def run(config: Config, *, ready: Callable[[str], None] = _announce) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
 
-    Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. Raises SourceError
-    where
-    the library cannot be read, UsageError where the address cannot be used.
+    Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. With several
+    workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
+    read, UsageError where the address cannot be used, HarmonyError where the workers do not start.
     """
+    descriptors.raise_limit()
+    count = workers.count(config.workers)
+    if count > 1:
+        # The folder that the name means now: a worker that is started later must not mean another one.
+        config = replace(config, library=Library(config.library).root)
+        with listen(config.host, config.port) as listener:
+            workers.Supervisor(config, listener, count).run(ready=ready)
+        return
     app = create_app(config)
-    with _listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(app, listener, ready=ready))
 
 
@@ -83,84 +93,46 @@ async def serve(
     ready: Callable[[str], None],
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve `app` on a socket that listens already, until `stop` is set or a signal comes (without
-    `stop`)."""
-    config = app[CONFIG]
+    """Serve `app` on a socket that listens already, until `stop` is set or a signal comes (without `stop`).
+
+    Then: connections that wait in the socket's queue are taken, the socket is closed, what runs may finish
+    within `config.stop_timeout` seconds, silent connections are closed.
+    """
+    config, library = app[CONFIG], app[LIBRARY]
     options: dict[str, Any] = {
         "access_log": logging.getLogger("harmony4.access") if config.access_log else None,
         "keepalive_timeout": config.keepalive_timeout,
     }
-    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=config.stop_timeout, **options)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CUT, **options)
     await runner.setup()
     manager = runner.server
     assert manager is not None  # set by `setup`
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(
-        lambda: _Connection(manager, loop=loop, **options), sock=listener, backlog=_BACKLOG
+    acceptor = Acceptor(
+        listener,
+        lambda: Connection(manager, loop=loop, **options),
+        connections=manager._connections,
+        most=descriptors.connections_that_fit(descriptors.limit(), library.max_open),
+        relieve=library.relieve,
     )
+    acceptor.start()
     try:
         if stop is None:
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop.set)
-        ready(_url(listener))
+        ready(address_url(listener))
         await stop.wait()
-        app[STATUS].stopping = True
     finally:
-        server.close()
+        app[STATUS].stopping = True
+        await acceptor.stop()
+        listener.close()
+        await drain(manager._connections, config.stop_timeout)
         await runner.cleanup()
 
 
-class _Connection(web.RequestHandler):
-    """aiohttp's connection, with problem details for requests that are no HTTP and never reach the
-    application."""
-
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        if status >= 500 or request.writer.output_size > 0:
-            # Logs the error; where an answer has begun it breaks the connection off.
-            super().handle_error(request, status, exc, message)
-        detail = "the request is not valid HTTP" if status == 400 else None
-        response = problem_response("http", detail, status=status)
-        response.headers.update(pages.SECURITY_HEADERS)
+async def _say_goodbye(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell clients of a server that stops not to send more on their connections."""
+    if request.app[STATUS].stopping:
+        response.headers["Connection"] = "close"
         response.force_close()
-        return response
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError that says what is wrong with the address."""
-    where = f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise UsageError("not an address of this machine", where=where) from error
-    family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        reasons = {
-            errno.EADDRINUSE: "something else listens on this port",
-            errno.EACCES: "this port needs more rights",
-            errno.EADDRNOTAVAIL: "not an address of this machine",
-        }
-        raise UsageError(
-            reasons.get(error.errno or 0, f"cannot listen: {error.strerror}"), where=where
-        ) from error
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

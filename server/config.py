@@ -34,6 +34,10 @@ class Config:
     port: int = field(
         default=8000, metadata={"help": "port to listen on; 0 takes a free one", "range": (0, 65535)}
     )
+    workers: int = field(
+        default=1,
+        metadata={"help": "processes that serve; 0 takes one for each processor", "range": (0, 256)},
+    )
     max_open: int = field(
         default=256, metadata={"help": "containers kept open while nobody reads them", "range": (1, 100_000)}
     )

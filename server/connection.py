@@ -1,0 +1,188 @@
+"""Connections: aiohttp's, with problem details and a way to leave; and the taking of them off the socket.
+
+aiohttp cuts an idle connection off the moment a server stops, and the loops deal badly with a process that
+has no descriptor left: uvloop closes connections that it has just accepted, and in the end the listening
+socket itself. So both are done here, in the same way on every loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection
+from typing import Final
+
+from aiohttp import web
+
+from harmony4.server import pages
+from harmony4.server.errors import problem_response
+
+__all__ = ["Acceptor", "Connection", "drain"]
+
+_LOG: Final = logging.getLogger("harmony4.server")
+
+GRACE: Final = 0.5
+"""Seconds that a connection must have been silent before a server that stops closes it: a client in the
+middle of a conversation gets an answer that says `Connection: close` instead."""
+_TICK: Final = 0.02
+_AT_ONCE: Final = 4
+"""Connections taken in one go. Few: the other workers, and the requests of this one, get their turn."""
+_PAUSE: Final = 0.1
+"""Seconds until another try when descriptors have run out; connections wait in the kernel's queue."""
+_COMPLAIN: Final = 10.0
+_FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Connection(web.RequestHandler):
+    """One client's connection."""
+
+    __slots__ = ("_partial",)
+
+    _partial: bool
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._partial = False
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Nothing to do for the handler that waits, so these were the first bytes of a request.
+        waiter = self._waiter
+        self._partial = waiter is not None and not waiter.done()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Problem details for requests that are no HTTP and never reach the application."""
+        if status >= 500 or request.writer.output_size > 0:
+            # Logs the error; where an answer has begun it breaks the connection off.
+            super().handle_error(request, status, exc, message)
+        detail = "the request is not valid HTTP" if status == 400 else None
+        response = problem_response("http", detail, status=status)
+        response.headers.update(pages.SECURITY_HEADERS)
+        response.force_close()
+        return response
+
+    def leave_if_idle(self, now: float, grace: float) -> None:
+        """Close if there is no request, not even the beginning of one, and has been none for `grace` seconds.
+
+        `now` is the loop's time, seconds.
+        """
+        waiter = self._waiter
+        idle = waiter is not None and not waiter.done() and not self._partial
+        # aiohttp notes when an idle connection is to be closed: at its beginning and after each answer.
+        if idle and now - (self._next_keepalive_close_time - self._keepalive_timeout) >= grace:
+            self.force_close()
+
+
+async def drain(connections: Collection[web.RequestHandler], limit: float) -> None:
+    """Let a server's connections end: what runs may finish, what is silent is closed.
+
+    Returns when there are none left, or after `limit` seconds.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit
+    # Requests that lie in the kernel become requests here, before anybody is called silent.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    while connections and (now := loop.time()) < deadline:
+        for one in list(connections):
+            if isinstance(one, Connection):
+                one.leave_if_idle(now, GRACE)
+        await asyncio.sleep(min(_TICK, deadline - now))
+
+
+class Acceptor:
+    """Takes connections off a socket that listens, for one event loop.
+
+    Never more than `most` are open at a time; those beyond wait in the kernel's queue, and so do all while
+    the process or the system has no descriptor left. `relieve` is called then: it may set some free.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        make: Callable[[], Connection],
+        *,
+        connections: Collection[web.RequestHandler],
+        most: int,
+        relieve: Callable[[], object],
+    ) -> None:
+        self._listener = listener
+        self._make = make
+        self._connections = connections
+        self._most = most
+        self._relieve = relieve
+        self._loop = asyncio.get_running_loop()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._again: asyncio.TimerHandle | None = None
+        self._complained = -_COMPLAIN
+
+    def start(self) -> None:
+        """Begin to take connections."""
+        self._listener.setblocking(False)
+        self._loop.add_reader(self._listener.fileno(), self._ready)
+
+    async def stop(self) -> None:
+        """Take what waits already, and no more after that."""
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
+        else:
+            self._loop.remove_reader(self._listener.fileno())
+        while self._take():
+            pass
+        if self._opening:
+            await asyncio.gather(*self._opening)
+
+    def _ready(self) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._take():
+                return
+
+    def _take(self) -> bool:
+        """Take one connection; False where there is none, or none can be had now."""
+        if len(self._connections) + len(self._opening) >= self._most:
+            self._pause("as many connections as there is room for")
+            return False
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError as error:
+            if error.errno in _FULL:
+                self._relieve()
+                self._pause(f"no connection can be accepted: {error.strerror}")
+                return False
+            return True  # it broke off while it waited (accept(2), Error handling): on to the next one
+        connection.setblocking(False)
+        task = self._loop.create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return True
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._make, connection)
+        except OSError:
+            connection.close()
+
+    def _pause(self, why: str) -> None:
+        if time.monotonic() - self._complained >= _COMPLAIN:
+            self._complained = time.monotonic()
+            _LOG.warning("%s; the others wait", why)
+        if self._again is None:
+            self._loop.remove_reader(self._listener.fileno())
+            self._again = self._loop.call_later(_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._again = None
+        self.start()
+        self._ready()
