@@ -15,13 +15,13 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.server import descriptors, logs
-from harmony4.server.app import create_app, loop_factory, serve
-from harmony4.server.config import Config, load_config
 from harmony4.server.workers import FAILED, LEAVING, MARGIN, READY
+
+if TYPE_CHECKING:
+    from harmony4.server.config import Config
 
 __all__ = ["main"]
 
@@ -31,6 +31,11 @@ _STDIN: Final = 0
 def main() -> int:
     """Serve until the parent's pipe ends or SIGTERM comes; returns the exit status."""
     try:
+        # Only here: an installation that is broken is something to tell the parent as well.
+        from harmony4.server import descriptors, logs
+        from harmony4.server.app import loop_factory
+        from harmony4.server.config import load_config
+
         listener = socket.socket(fileno=int(sys.argv[1]))
         config = load_config(flags=_settings())
         logs.configure(config)
@@ -47,6 +52,8 @@ def main() -> int:
 
 
 async def _serve(config: Config, listener: socket.socket) -> None:
+    from harmony4.server.app import create_app, serve
+
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
 
