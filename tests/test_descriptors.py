@@ -192,13 +192,13 @@ async def main():
         listener, Echo, connections=open_now, most=10_000, relieve=lambda: relieved.append(1)
     )
     acceptor.start()
-    print(listener.getsockname()[1], flush=True)
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, int)  # its modules are loaded on first use
     held = [os.open("/dev/null", os.O_RDONLY) for _ in range(10)]
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     highest = max(held)
     resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+    print(listener.getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.readline)  # connections are waiting
     before = time.process_time()
     while len(relieved) < 3:
