@@ -7,6 +7,7 @@ import asyncio
 import logging
 import signal
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -24,6 +25,7 @@ from harmony4.server.listening import address_url, listen
 
 __all__ = ["create_app", "run", "serve"]
 
+_JOIN: Final = 5.0
 _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
@@ -35,11 +37,12 @@ def create_app(config: Config) -> web.Application:
     library = Library(config.library, max_open=min(config.max_open, room))
     app[CONFIG] = config
     app[LIBRARY] = library
-    app[CATALOGUE] = Catalogue(library.root)
+    app[CATALOGUE] = Catalogue(library.root, cache=config.cache)
     app[STATUS] = Status()
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(_readers)
+    app.cleanup_ctx.append(_facts)
     app.add_routes(video.routes())
     app.add_routes(media.routes())
     app.add_routes(health.routes())
@@ -51,6 +54,18 @@ def create_app(config: Config) -> web.Application:
 async def _readers(app: web.Application) -> AsyncIterator[None]:
     yield
     await app[LIBRARY].close()
+
+
+async def _facts(app: web.Application) -> AsyncIterator[None]:
+    """Read ahead what listings will want to know."""
+    catalogue, stop = app[CATALOGUE], threading.Event()
+    thread = threading.Thread(target=catalogue.fill, args=(stop,), name="harmony4-facts", daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    # A disk that does not answer must not hold up the end of the server.
+    await asyncio.to_thread(thread.join, _JOIN)
+    await asyncio.to_thread(catalogue.close)
 
 
 def _announce(url: str) -> None:

@@ -19,6 +19,7 @@ from aiohttp import web
 
 from harmony4.server import pages
 from harmony4.server.errors import problem_response
+from harmony4.server.listening import BACKLOG
 
 __all__ = ["Acceptor", "Connection", "drain"]
 
@@ -33,6 +34,7 @@ _AT_ONCE: Final = 4
 _PAUSE: Final = 0.1
 """Seconds until another try when descriptors have run out; connections wait in the kernel's queue."""
 _COMPLAIN: Final = 10.0
+"""Seconds until the log says again that connections wait."""
 _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -124,6 +126,7 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
         self._complained = -_COMPLAIN
+        self._stopped = False
 
     def start(self) -> None:
         """Begin to take connections."""
@@ -132,13 +135,15 @@ class Acceptor:
 
     async def stop(self) -> None:
         """Take what waits already, and no more after that."""
+        self._stopped = True
         if self._again is not None:
             self._again.cancel()
             self._again = None
         else:
             self._loop.remove_reader(self._listener.fileno())
-        while self._take():
-            pass
+        for _ in range(BACKLOG):
+            if not self._take():
+                break
         if self._opening:
             await asyncio.gather(*self._opening)
 
@@ -178,7 +183,7 @@ class Acceptor:
         if time.monotonic() - self._complained >= _COMPLAIN:
             self._complained = time.monotonic()
             _LOG.warning("%s; the others wait", why)
-        if self._again is None:
+        if self._again is None and not self._stopped:
             self._loop.remove_reader(self._listener.fileno())
             self._again = self._loop.call_later(_PAUSE, self._resume)
 

@@ -19,7 +19,6 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedErr
 from harmony4.h4mk import H4MKReader
 from harmony4.server.descriptors import is_exhausted
 
-__all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", "scan"]
+__all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name"]
 
 SUFFIX: Final = ".h4mk"
 _ATTEMPTS: Final = 4
@@ -313,53 +312,3 @@ def check_name(name: str) -> str:
     except UnicodeEncodeError:
         raise _missing() from None
     return name
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A container that was found on disk. `raw` is its name as the file system has it, `/` between
-    folders."""
-
-    raw: bytes
-    path: Path
-    identity: Identity
-
-    @property
-    def name(self) -> str | None:
-        """The name for requests; None if the file's name is not UTF-8."""
-        try:
-            return self.raw.decode()
-        except UnicodeDecodeError:
-            return None
-
-
-def scan(root: Path) -> list[Entry]:
-    """All containers below `root`, ordered by the bytes of their names; in a thread.
-
-    Folders that are links are not entered (they may form a circle), folders that cannot be read are left out.
-    """
-    return sorted(_scan(root), key=lambda entry: entry.raw)
-
-
-def _scan(root: Path) -> Iterator[Entry]:
-    folders = [(root, b"")]
-    while folders:
-        folder, prefix = folders.pop()
-        try:
-            with os.scandir(folder) as found:
-                listing = [one for one in found if not one.name.startswith(".")]
-        except OSError:
-            continue
-        for one in listing:
-            raw = prefix + os.fsencode(one.name)
-            try:
-                if one.is_dir(follow_symlinks=False):
-                    folders.append((Path(one.path), raw + b"/"))
-                elif one.name.endswith(SUFFIX) and one.is_file() and _inside(root, one):
-                    yield Entry(raw, Path(one.path), Identity.of(one.stat()))
-            except OSError:
-                continue  # it vanished in the meantime
-
-
-def _inside(root: Path, one: os.DirEntry[str]) -> bool:
-    return not one.is_symlink() or Path(os.path.realpath(one.path)).is_relative_to(root)

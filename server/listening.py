@@ -9,9 +9,9 @@ from typing import Final
 
 from harmony4.crypto.errors import UsageError
 
-__all__ = ["address_url", "listen"]
+__all__ = ["BACKLOG", "address_url", "listen"]
 
-_BACKLOG: Final = 1024
+BACKLOG: Final = 1024
 """Connections that the kernel queues, while a worker is being replaced for one."""
 
 
@@ -28,7 +28,7 @@ def listen(host: str, port: int) -> socket.socket:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         reasons = {
