@@ -49,6 +49,7 @@ class Catalogue:
         self._lock = threading.Lock()
         self._facts: dict[bytes, Known] = {}
         self._looking = threading.Lock()
+        self._sorting = {column: threading.Lock() for column in SORTS}
         self._listing: Listing | None = None
         self._orders: dict[str, _Order] = {}
 
@@ -96,18 +97,18 @@ class Catalogue:
     def _order(self, column: str) -> _Order:
         """All containers in ascending order."""
         with self._looking:
-            listing = self._listing
-            if listing is None or not listing.is_fresh():
-                listing = self._listing = Listing(self._root)
+            if self._listing is None or not self._listing.is_fresh():
+                self._listing = Listing(self._root)
                 self._orders = {}
-                self._forget(listing.entries)
-            order = self._orders.get(column)
-            if order is None:
-                keys = self._keys(listing.entries, column)
-                order = list(zip(keys, listing.entries, strict=True))
+                self._forget(self._listing.entries)
+            entries, orders = self._listing.entries, self._orders
+        # The durations of a library that nobody has looked at yet take a while: the other orders do not wait.
+        with self._sorting[column]:
+            if column not in orders:
+                order = list(zip(self._keys(entries, column), entries, strict=True))
                 order.sort(key=itemgetter(0))
-                self._orders[column] = order
-            return order
+                orders[column] = order
+            return orders[column]
 
     def _keys(self, entries: Sequence[Entry], column: str) -> list[Key]:
         if column == "size":

@@ -41,11 +41,13 @@ _FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOME
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_partial",)
+    __slots__ = ("_opened", "_partial")
 
+    _opened: float
     _partial: bool
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._opened = asyncio.get_running_loop().time()
         self._partial = False
         super().connection_made(transport)
 
@@ -79,8 +81,9 @@ class Connection(web.RequestHandler):
         """
         waiter = self._waiter
         idle = waiter is not None and not waiter.done() and not self._partial
-        # aiohttp notes when an idle connection is to be closed: at its beginning and after each answer.
-        if idle and now - (self._next_keepalive_close_time - self._keepalive_timeout) >= grace:
+        # aiohttp notes after each answer when an idle connection is to be closed.
+        answered = self._next_keepalive_close_time - self._keepalive_timeout
+        if idle and now - max(answered, self._opened) >= grace:
             self.force_close()
 
 

@@ -80,9 +80,12 @@ def test_an_answer_survives_the_end(library: Path, loop: str, count: int, number
 
 @pytest.mark.parametrize("count", [1, 2])
 @each_loop
-def test_a_conversation_is_not_broken_off(library: Path, loop: str, count: int) -> None:
+def test_a_conversation_is_not_broken_off(library: Path, tmp_path: Path, loop: str, count: int) -> None:
     """Half a request is a request; one who talks is told to stop talking; one who is silent is left alone."""
-    with served(library, "--workers", count, loop=loop) as server:
+    # Longer than this test may be held up between two requests.
+    code = "import harmony4.server.connection as connection; connection.GRACE = 2.0\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    with served(library, "--workers", count, loop=loop, path=str(tmp_path)) as server:
         half, silent, talking, fresh, stream = (server.connect() for _ in range(5))
         for line in (half, silent, talking):
             assert line.get("/health")[0] == 200
