@@ -6,10 +6,11 @@ The format is specified in docs/H4MK.md; comments and tests cite its sections.
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.chunks import ChunkInfo, ChunkStream, CoreChunk
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Start, Step, StoredTrack, TrackInfo, Trak
-from harmony4.h4mk.reader import TOKEN_DTYPE, H4MKReader, SeekResult, TrackState
+from harmony4.h4mk.reader import TOKEN_DTYPE, H4MKReader, TrackState
 from harmony4.h4mk.recover import RecoverReport, recover
-from harmony4.h4mk.seek import SeekEntry, SeekTable
+from harmony4.h4mk.seek import SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import BytesSource, FileSource, ReadAt
+from harmony4.h4mk.timerange import TimeRange
 from harmony4.h4mk.verify import VerifyReport, verify
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Start",
     "Step",
     "StoredTrack",
+    "TimeRange",
     "TrackInfo",
     "TrackState",
     "Trak",

@@ -90,6 +90,8 @@ class H4MKBuilder:
         self._file: AtomicFile | None = None
         self._trak = Trak(tuple(tracks), origin, block, order, rule)
         self._title = title
+        # An impossible title is refused now and not after hours.
+        Meta(0, 0, (StoredTrack(0, 0, 0, 0, 0, bytes(32)),), title=title).pack()
         self._trak_bytes = self._trak.pack()
         self._sequence = sequence.Sequence(self._trak, gaps=gaps)
         self._sequencers = [TokenSequencer(number) for number in range(len(tracks))]

@@ -68,6 +68,7 @@ class Checker:
         self.holes = 0
         self._final_signatures = 0
         self._cores = 0
+        self._last = 0
         self._problems: list[tuple[int, HarmonyError]] = []  # with the offset of the chunk
         self._damaged: list[tuple[int, HarmonyError]] = []  # the same, found by the digest thread
         self._original = False
@@ -101,13 +102,13 @@ class Checker:
 
     @property
     def blocks(self) -> int:
-        """Blocks that were read."""
-        return self._body.sequence.leaf if self._body else self._cores
+        """Blocks that were read whole."""
+        return self._body.tables.tree.size if self._body else self._cores
 
     @property
     def duration(self) -> int:
-        """Greatest end of these blocks, µs."""
-        return self._body.sequence.duration if self._body else 0
+        """Greatest end of these blocks, µs; of an original file the last PTS in SEEK."""
+        return self._last
 
     @property
     def root(self) -> bytes | None:
@@ -266,6 +267,7 @@ class Checker:
         if token is None:  # it was damaged
             return
         if not body.broken:
+            self._last = max(self._last, token.end)
             body.tables.add(token, token.pack(), info.payload)
         check_payload(token, info)
 
@@ -363,7 +365,8 @@ class Checker:
         if tag in ("META", "SAFE"):
             canonical.loose(data, tag)
         elif tag == "SEEK":
-            SeekTable.original(data)
+            table = SeekTable.original(data)
+            self._last = table[len(table) - 1].pts if len(table) else 0
         elif tag == "VERI":
             self._check_veri(data)
 

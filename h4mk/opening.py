@@ -48,6 +48,8 @@ class Opened:
     original_meta: dict[str, object] | None = None
     identity: bytes | None = None
     """`head`, or the original implementation's VERI: what an ETag is made from."""
+    veri: int | None = None
+    """Chunk offset of VERI, where there is one."""
     lost: tuple[Lost, ...] = ()
     sizes: list[tuple[int, int, int]] = field(default_factory=list)
     """(blocks, bytes, keyframes) of each track."""
@@ -115,6 +117,7 @@ def open_container(source: ReadAt) -> Opened:
         tail=tail,
         meta=meta,
         identity=tail.head,
+        veri=tail.veri,
         lost=meta.lost,
         sizes=[(one.blocks, one.bytes, one.keyframes) for one in meta.tracks],
     )
@@ -217,6 +220,7 @@ def _open_original(source: ReadAt) -> Opened:
         duration,
         original_meta=file.meta,
         identity=file.veri,
+        veri=None if file.veri is None else source.size() - len(file.veri) - CHUNK_SIZE,
         sizes=[(file.track.blocks, file.track.bytes, len(seek))],
         seeks={0: seek},
         rmaps={0: RangeMap.copied(file.track.rmap)},

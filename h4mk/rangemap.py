@@ -2,14 +2,82 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 
-from harmony4.h4mk.layout import RMAP_ENTRY, RangeEntry
+import numpy as np
+
+from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, RMAP_ENTRY, RangeEntry
 from harmony4.h4mk.seek import CopiedTable, Table
 
-__all__ = ["RangeMap"]
+__all__ = ["FlatMap", "KeyMap", "RangeMap"]
 
-_PTS, _OFFSET = 0, 8
+_PTS, _OFFSET, _POSITION = 0, 8, 16
+_END = np.dtype({"names": ["size", "zero"], "formats": [">u4", ">u2"], "offsets": [32, 38], "itemsize": 40})
+
+
+class FlatMap:
+    """A range map that is known to be a map of the stream, as two columns: looking up costs two bisections.
+
+    Holds 16 bytes a block.
+    """
+
+    __slots__ = ("end", "offsets", "positions")
+
+    def __init__(self, offsets: array[int], positions: array[int], end: int) -> None:
+        """Logical offsets and payload positions of all blocks; `end` is the stream's length."""
+        self.offsets = offsets
+        self.positions = positions
+        self.end = end
+
+    def pieces(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The (file offset, size) pieces that hold bytes `start` … `stop`, 0 ≤ start < stop ≤ end."""
+        offsets, positions = self.offsets, self.positions
+        row = bisect_right(offsets, start)
+        position = positions[row - 1] + start - offsets[row - 1]
+        found = []
+        count = len(offsets)
+        while row < count and (border := offsets[row]) < stop:
+            found.append((position, border - start))
+            start, position = border, positions[row]
+            row += 1
+        found.append((position, stop - start))
+        return found
+
+
+class KeyMap:
+    """The keyframes of a track and the blocks that they open, all in memory: an access point in O(log n)."""
+
+    __slots__ = ("_blocks", "_offsets", "_size", "_times", "greatest")
+
+    def __init__(self, times: array[int], offsets: array[int], blocks: FlatMap) -> None:
+        """Times (µs) and logical offsets of the keyframes."""
+        self._times = times
+        self._offsets = offsets
+        self._blocks = blocks.offsets
+        self._size = blocks.end
+        self.greatest = max([blocks.end, *times[-1:]])
+        """No number in an answer is greater: the stream's length in bytes, or the last keyframe's µs."""
+
+    def find(self, pts: int) -> tuple[int, int, int, int | None, int] | None:
+        """PTS, offset and block index of the keyframe at or before `pts` µs, the next one's PTS, the bytes to
+        it.
+
+        The next PTS is None behind the last keyframe; the bytes then reach to the end of the stream. None
+        where all keyframes are later, or SEEK does not point at a block.
+        """
+        times, offsets = self._times, self._offsets
+        number = bisect_right(times, pts)
+        if not number:
+            return None
+        offset = offsets[number - 1]
+        block = bisect_right(self._blocks, offset) - 1
+        if self._blocks[block] != offset:
+            return None
+        if number < len(times):
+            return times[number - 1], offset, block, times[number], offsets[number] - offset
+        return times[number - 1], offset, block, None, self._size - offset
 
 
 class RangeMap:
@@ -34,6 +102,10 @@ class RangeMap:
             raise IndexError(number)
         return RangeEntry.unpack(self._table.row(number))
 
+    def offset_of(self, number: int) -> int:
+        """Where block `number`, which exists, begins in the stream."""
+        return int.from_bytes(self._table.row(number)[_OFFSET : _OFFSET + 8])
+
     def at_offset(self, offset: int) -> int:
         """The number of the last block that starts at or before `offset`; -1 if there is none."""
         return self._table.find(_OFFSET, offset)
@@ -41,6 +113,32 @@ class RangeMap:
     def at_time(self, pts: int) -> int:
         """The number of the last block whose PTS is ≤ `pts` µs; -1 if there is none."""
         return self._table.find(_PTS, pts)
+
+    def flat(self, size: int) -> FlatMap | None:
+        """The map as columns, for a file of `size` bytes; None where it is read by pages or is not sound.
+
+        Sound: blocks follow each other without holes from offset 0 on, and their payloads lie in the file one
+        behind the other. Whoever wrote the table may lie, but not make one byte count twice.
+        """
+        table = self._table
+        if not isinstance(table, CopiedTable) or not table.count:
+            return None
+        offsets, positions = table.column(_OFFSET), table.column(_POSITION)
+        ends = table.view(_END)
+        sizes = ends["size"].astype("i8")
+        stops = np.frombuffer(offsets, "=u8").astype("i8") + sizes
+        places = np.frombuffer(positions, "=u8").astype("i8")
+        behind = places + sizes
+        sound = (
+            offsets[0] == 0
+            and bool((stops[:-1] == np.frombuffer(offsets, "=u8")[1:]).all())
+            and positions[0] >= HEADER_SIZE + CHUNK_SIZE
+            and bool((behind[:-1] <= places[1:]).all())
+            and int(behind[-1]) <= size
+            and bool((sizes > 0).all())
+            and not ends["zero"].any()
+        )
+        return FlatMap(offsets, positions, int(stops[-1])) if sound else None
 
     def __iter__(self) -> Iterator[RangeEntry]:
         return (self[number] for number in range(len(self)))

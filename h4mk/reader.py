@@ -25,9 +25,10 @@ from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
 from harmony4.h4mk.holes import Holes
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
 from harmony4.h4mk.opening import open_container
-from harmony4.h4mk.rangemap import RangeMap
-from harmony4.h4mk.seek import SeekEntry, SeekTable
+from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
+from harmony4.h4mk.seek import SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
+from harmony4.h4mk.timerange import TimeRange, find_time_range
 from harmony4.h4mk.walk import walk
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ TOKEN_DTYPE: Final = np.dtype(
 )
 """A TOKN payload as a NumPy record (H4MK 6.1)."""
 
+SEAL_LIMIT: Final = 16 * 2**20
+"""Most bytes from VERI to the end of the file that are read for an entity tag (H4MK 12.3)."""
 _BEFORE: Final = CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE
 """Bytes from the start of a block's TOKN chunk to its payload."""
 
@@ -68,21 +71,6 @@ class TrackState:
     keyframes: int
     sha256: Digest | None
     """SHA-256 of the stored stream; None unless the file is sealed."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeekResult:
-    """The access point for a time. Times are µs, offsets and sizes bytes of the track's stream."""
-
-    pts: int
-    offset: int
-    block_index: int
-    next_pts: int | None
-    """PTS of the next keyframe; None if this is the last."""
-    size: int
-    """Bytes from here to the next keyframe, or to the end of the stream."""
-    header_ranges: tuple[tuple[int, int], ...]
-    """(offset, size) of the bytes that a decoder needs before these."""
 
 
 class H4MKReader:
@@ -125,7 +113,10 @@ class H4MKReader:
         for number, lost in groupby(opened.lost, attrgetter("track")):
             self._holes[number] = Holes(lost)
         self._byte_holes: dict[int, list[tuple[int, int]]] = {}
+        self._flat: dict[int, FlatMap | None] = {}
         self._headers: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._etags: dict[tuple[int, bool], str] = {}
+        self._file_etag: str | None = None
 
     def seek(self, pts: int, track: int = 0) -> SeekEntry | None:
         """The keyframe with the largest PTS ≤ `pts` µs, None where all are later. O(log n)."""
@@ -140,21 +131,48 @@ class H4MKReader:
         number = table.find(pts)
         if number < 0:
             return None
-        entry = table[number]
-        following = table[number + 1] if number + 1 < len(table) else None
-        rmap = self.range_map(track)
-        row = rmap.at_offset(entry.offset)
-        if self.state != "original" and (row < 0 or rmap[row].offset != entry.offset):
-            raise SealError("SEEK does not point at a block", where=f"track {track}", found=entry.offset)
-        end = following.offset if following else max(self.stream_size(track), entry.offset)
-        return SeekResult(
-            pts=entry.pts,
-            offset=entry.offset,
-            block_index=self._holes[track].index_of(max(row, 0)),
-            next_pts=following.pts if following else None,
-            size=end - entry.offset,
-            header_ranges=self._header_ranges(track),
+        found, offset = table.pair(number)
+        if number + 1 < len(table):
+            following, end = table.pair(number + 1)
+        else:
+            following, end = None, max(self.stream_size(track), offset)
+        row = max(self._row_of_key(offset, track), 0)
+        index = self._holes[track].index_of(row)
+        return SeekResult(found, offset, index, following, end - offset, self.header_ranges(track))
+
+    def time_range(self, pts: int, end_pts: int | None = None, track: int = 0) -> TimeRange:
+        """The blocks that show all of [pts, end_pts) µs, or everything from `pts` on (H4MK 18.4).
+
+        O(log n), and the tokens of the few keyframes around the end. Raises UsageError for times that are no
+        interval; NotFoundError for an unknown track, where no keyframe is that early, and past the track's
+        end; SealError and its kin where tables and tokens do not fit each other.
+        """
+        plain = self.state == "original"  # no tokens
+        return find_time_range(
+            self.seek_table(track),
+            pts,
+            end_pts,
+            size=self.stream_size(track),
+            least=lambda entry: entry.pts if plain else self._min_pts(entry, track),
+            end=lambda: None if plain else self._end(track),
+            header_ranges=lambda: self.header_ranges(track),
         )
+
+    def header_ranges(self, track: int = 0) -> tuple[tuple[int, int], ...]:
+        """(offset, size) of the HEADER blocks, joined where they touch (H4MK 18.4). Found once."""
+        if track not in self._headers:
+            rmap = self.range_map(track)
+            found: list[tuple[int, int]] = []
+            for row in range(rmap.at_time(0) + 1):  # their PTS is 0
+                entry = rmap[row]
+                if not entry.flags & HEADER:
+                    continue
+                if found and sum(found[-1]) == entry.offset:
+                    found[-1] = (found[-1][0], found[-1][1] + entry.size)
+                else:
+                    found.append((entry.offset, entry.size))
+            self._headers[track] = tuple(found)
+        return self._headers[track]
 
     def seek_table(self, track: int = 0) -> SeekTable:
         """The track's SEEK table, loaded once. Raises NotFoundError, FormatError and its kin."""
@@ -205,17 +223,7 @@ class H4MKReader:
         """
         rmap = self.range_map(track)
         for row in range(self._holes[track].row_of(_natural(start)), len(rmap)):
-            entry = rmap[row]
-            token = None if self.state == "original" else self._check_entry(row, entry, track)
-            at = entry.position - CHUNK_SIZE
-            data = read_exact(self._source, at, CHUNK_SIZE + entry.size)
-            info = ChunkInfo.unpack(data, at, self.size)
-            payload = data[CHUNK_SIZE:]
-            if crc32(payload) != info.crc:
-                raise ChecksumError(f"block {row} of track {track} fails its CRC", where=at)
-            if token is not None and sha256(payload) != token.digest:
-                raise SealError(f"block {row} of track {track} fails its digest", where=at)
-            yield CoreChunk(token, payload, entry.position)
+            yield self._block(row, rmap[row], track)
 
     def stream_size(self, track: int = 0) -> int:
         """Length in bytes of the track's stream, holes included."""
@@ -233,6 +241,10 @@ class H4MKReader:
         """
         if start < 0 or length < 0:
             raise UsageError("a range must not be negative", found=(start, length))
+        flat = self.flat_map(track)
+        if flat is not None:
+            end = min(start + length, flat.end)
+            return iter(flat.pieces(start, end) if start < end else ())
         end = min(start + length, self.stream_size(track))
         if track not in self._byte_holes:
             self._byte_holes[track] = list(self._holes[track].byte_ranges(self.range_map(track)))
@@ -247,9 +259,41 @@ class H4MKReader:
             self.read_file(position, size) for position, size in self.extents(start, length, track)
         )
 
+    def flat_map(self, track: int = 0) -> FlatMap | None:
+        """The track's range map as columns, where it is in memory, checked and without holes; else None.
+
+        Raises NotFoundError, FormatError and its kin.
+        """
+        if track not in self._flat:
+            rmap = self.range_map(track)
+            whole = track in self._opened.trusted and all(one.track != track for one in self.lost)
+            self._flat[track] = rmap.flat(self.size) if whole else None
+        return self._flat[track]
+
+    def key_map(self, track: int = 0) -> KeyMap | None:
+        """What `locate` says of a time, from memory alone; None where `flat_map` is None or SEEK is paged.
+
+        Raises NotFoundError, FormatError and its kin.
+        """
+        flat, columns = self.flat_map(track), self.seek_table(track).columns()
+        return None if flat is None or columns is None else KeyMap(*columns, flat)
+
     def read_file(self, position: int, size: int) -> bytes:
         """Bytes of the container's own file, as `extents` names them. Raises TruncatedError, SourceError."""
         return read_exact(self._source, position, size)
+
+    def read_checked(self, start: int, length: int, track: int = 0) -> Iterator[memoryview]:
+        """The pieces of a byte range, out of blocks that are read whole and checked as `blocks` does.
+
+        Memory: one block at a time. Raises, before the first piece, as `extents` does; then as `blocks` does.
+        """
+        for position, size in self.extents(start, length, track):
+            rmap = self.range_map(track)
+            row = rmap.at_offset(start)
+            block = self._block(row, rmap[row], track)
+            skip = position - block.position
+            yield memoryview(block.payload)[skip : skip + size]
+            start += size
 
     def open(self, track: int = 0) -> BinaryIO:
         """The track's stream as a read-only, seekable, buffered file object.
@@ -266,10 +310,21 @@ class H4MKReader:
     def etag(self, track: int = 0, *, unmasked: bool = False) -> str | None:
         """The strong entity tag of a track's stream, 32 hex digits (H4MK 12.3); None without a seal."""
         self._check_track(track)
-        if self._opened.identity is None:
-            return None
-        message = b"h4mk etag\0" + self._opened.identity + track.to_bytes(2) + bytes([unmasked])
-        return sha256(message)[:16].hex()
+        if self._opened.identity is not None and (track, unmasked) not in self._etags:
+            message = b"h4mk etag\0" + self._opened.identity + track.to_bytes(2) + bytes([unmasked])
+            self._etags[track, unmasked] = sha256(message)[:16].hex()
+        return self._etags.get((track, unmasked))
+
+    def file_etag(self) -> str | None:
+        """The strong entity tag of the whole file, 32 hex digits (H4MK 12.3); None without a seal.
+
+        Read once. Raises SourceError, TruncatedError.
+        """
+        start = self._opened.veri
+        if start is not None and self._file_etag is None and self.size - start <= SEAL_LIMIT:
+            data = read_exact(self._source, start, self.size - start)
+            self._file_etag = sha256(b"h4mk file\0" + data)[:16].hex()
+        return self._file_etag
 
     @property
     def mapping(self) -> mmap.mmap | None:
@@ -322,21 +377,37 @@ class H4MKReader:
             row += 1
             skip = 0
 
-    def _header_ranges(self, track: int) -> tuple[tuple[int, int], ...]:
-        """(offset, size) of the HEADER blocks, joined where they touch (H4MK 18.4)."""
-        if track not in self._headers:
-            rmap = self.range_map(track)
-            found: list[tuple[int, int]] = []
-            for row in range(rmap.at_time(0) + 1):  # their PTS is 0
-                entry = rmap[row]
-                if not entry.flags & HEADER:
-                    continue
-                if found and sum(found[-1]) == entry.offset:
-                    found[-1] = (found[-1][0], found[-1][1] + entry.size)
-                else:
-                    found.append((entry.offset, entry.size))
-            self._headers[track] = tuple(found)
-        return self._headers[track]
+    def _block(self, row: int, entry: RangeEntry, track: int) -> CoreChunk:
+        """A block, checked against its CRC and its token's digest. Raises ChecksumError, SealError."""
+        token = None if self.state == "original" else self._check_entry(row, entry, track)
+        at = entry.position - CHUNK_SIZE
+        data = read_exact(self._source, at, CHUNK_SIZE + entry.size)
+        info = ChunkInfo.unpack(data, at, self.size)
+        payload = data[CHUNK_SIZE:]
+        if crc32(payload) != info.crc:
+            raise ChecksumError(f"block {row} of track {track} fails its CRC", where=at)
+        if token is not None and sha256(payload) != token.digest:
+            raise SealError(f"block {row} of track {track} fails its digest", where=at)
+        return CoreChunk(token, payload, entry.position)
+
+    def _row_of_key(self, offset: int, track: int) -> int:
+        """The row of the block at an offset that SEEK names. Raises SealError where there is none."""
+        rmap = self.range_map(track)
+        row = rmap.at_offset(offset)
+        if self.state != "original" and (row < 0 or rmap.offset_of(row) != offset):
+            raise SealError("SEEK does not point at a block", where=f"track {track}", found=offset)
+        return row
+
+    def _min_pts(self, entry: SeekEntry, track: int) -> int:
+        row = self._row_of_key(entry.offset, track)
+        return self._check_entry(row, self.range_map(track)[row], track).min_pts
+
+    def _end(self, track: int) -> int:
+        """Where a track ends, µs; it has a block."""
+        rmap = self.range_map(track)
+        if not len(rmap):
+            raise SealError("SEEK does not point at a block", where=f"track {track}")
+        return self._check_entry(len(rmap) - 1, rmap[len(rmap) - 1], track).end
 
     def _check_entry(self, row: int, entry: RangeEntry, track: int) -> TokenRecord:
         """The token that stands before an entry's payload; both must agree. Raises SealError and its kin."""

@@ -171,17 +171,32 @@ class _Found:
         self._source = source
         self._size = source.size()
         self._patience = 64 * self._size
+        self._cut: dict[int, TokenRecord] = {}
 
     def blocks(self) -> Iterator[tuple[TokenRecord, bytes, int]]:
         """(token, payload, end offset) of every complete block, in file order."""
         at = HEADER_SIZE
+        walking = True
         while at < self._size:
             block = self._block(at)
             if block is not None:
-                yield block
+                if not self._inside(block[0]):
+                    yield block
                 at = block[2]
+                walking = True
+            elif end := self._skip(at):
+                at = end
             else:
-                at = self._skip(at) or self._search(at + 1)
+                found = self._token(at) if walking else None
+                if found is not None:
+                    self._cut[found[0].track] = found[0]
+                at = self._search(at + 1)
+                walking = False
+
+    def _inside(self, token: TokenRecord) -> bool:
+        """Whether a block cannot lie behind the one whose payload is searched: then it is media."""
+        cut = self._cut.get(token.track)
+        return cut is not None and (token.index <= cut.index or token.offset < cut.offset + cut.size)
 
     def _block(self, at: int) -> tuple[TokenRecord, bytes, int] | None:
         found = self._token(at)
@@ -190,12 +205,15 @@ class _Found:
         token, info = found
         payload = self._source.read_at(info.payload, info.size)
         if len(payload) < info.size or crc32(payload) != info.crc or sha256(payload) != token.digest:
-            # Honest damage fails each byte once. Forged tokens that overlap would cost 16 MiB each.
-            self._patience -= len(payload)
-            if self._patience < 0:
-                raise LimitError("too many blocks that overlap and fail their checks", where=at)
+            self._spend(len(payload), at)
             return None
         return token, payload, info.end
+
+    def _spend(self, size: int, at: int) -> None:
+        # Honest damage fails each byte a few times. Forged chunks that overlap would cost up to 4 GiB each.
+        self._patience -= size
+        if self._patience < 0:
+            raise LimitError("too many chunks that overlap and fail their checks", where=at)
 
     def _token(self, at: int) -> tuple[TokenRecord, ChunkInfo] | None:
         """A sound token at `at`, and the header of the payload chunk that fits it."""
@@ -215,15 +233,14 @@ class _Found:
         """The end of what stands at `at`, if it can be told: a sound chunk, or one with a damaged payload."""
         found = self._token(at)
         if found is not None:
-            end = found[1].end
-            return end if end == self._size or self._plausible(end) else None
+            return self._if_plausible(found[1].end)
         try:
             info = ChunkInfo.unpack(self._source.read_at(at, CHUNK_SIZE), at, self._size)
             info.check_size()
         except (FormatError, LimitError):
-            return None
+            return self._over(at)
         if is_critical(info.tag) and not known(info.tag):
-            return None
+            return self._over(at)
         keep = not is_critical(info.tag) and info.tag != "time"
         pieces = []
         crc = 0
@@ -233,13 +250,41 @@ class _Found:
             if keep:
                 pieces.append(piece)
         if crc != info.crc:
-            return None
+            self._spend(info.size, at)
+            return self._over(at)
+        if info.tag == "TOKN":
+            return self._over(at) or info.end
         self.signatures += info.tag == "SIGN"
         if keep:
             if len(self.ancillary) == MOST_ANCILLARY:
                 raise LimitError("too many ancillary chunks", expected=MOST_ANCILLARY, where=at)
             self.ancillary.append((info.tag, b"".join(pieces)))
         return info.end
+
+    def _over(self, at: int) -> int | None:
+        """The end of the block at `at` if the headers of only its token or only its payload are damaged.
+
+        The payload must not be searched then: it may hold what looks like blocks.
+        """
+        data = self._source.read_at(at, CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE)
+        packed = data[CHUNK_SIZE:-CHUNK_SIZE]
+        payload = at + CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE
+        try:
+            info = ChunkInfo.unpack(data[CHUNK_SIZE + TOKEN_SIZE :], payload - CHUNK_SIZE, self._size)
+            info.check_size()
+            if info.tag in ("CORE", "SAFE") and (end := self._if_plausible(info.end)):
+                return end
+        except (FormatError, LimitError):
+            pass
+        try:
+            token = TokenRecord.unpack(packed)
+        except (FormatError, LimitError):
+            return None
+        sound = data.startswith(_TOKN) and crc32(packed) == int.from_bytes(data[8:12])
+        return self._if_plausible(payload + token.size) if sound else None
+
+    def _if_plausible(self, end: int) -> int | None:
+        return end if end == self._size or self._plausible(end) else None
 
     def _plausible(self, at: int) -> bool:
         """Whether a chunk of this specification seems to start at `at`: damage before it has not moved it."""

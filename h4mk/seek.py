@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -16,7 +16,10 @@ from harmony4.crypto.token import MAX_VALUE
 from harmony4.h4mk.layout import SEEK_ENTRY, SEEK_HEAD
 from harmony4.h4mk.source import ReadAt, read_exact
 
-__all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekTable", "Table"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CopiedTable", "PagedTable", "SeekEntry", "SeekResult", "SeekTable", "Table"]
 
 
 class Table(Protocol):
@@ -55,6 +58,10 @@ class CopiedTable:
                 raise FormatError("a table value is 2^63 or more")
             self._columns[column] = array("Q", raw.tobytes())
         return self._columns[column]
+
+    def view(self, dtype: np.dtype[np.void]) -> NDArray[np.void]:
+        """The entries as NumPy records of `dtype`, which is as wide as they are."""
+        return np.frombuffer(self._data, dtype)
 
     def check_increasing(self, column: int, what: str, *, strictly: bool) -> None:
         """Raise OrderError unless the column increases."""
@@ -136,6 +143,21 @@ class SeekEntry:
     """Logical offset in the track's stream, bytes: what goes into `Range: bytes=offset-`."""
 
 
+@dataclass(frozen=True, slots=True)
+class SeekResult:
+    """The access point for a time. Times are µs, offsets and sizes bytes of the track's stream."""
+
+    pts: int
+    offset: int
+    block_index: int
+    next_pts: int | None
+    """PTS of the next keyframe; None if this is the last."""
+    size: int
+    """Bytes from here to the next keyframe, or to the end of the stream."""
+    header_ranges: tuple[tuple[int, int], ...]
+    """(offset, size) of the bytes that a decoder needs before these."""
+
+
 class SeekTable:
     """The KEY blocks of a track, ordered by time. Safe for use from several threads."""
 
@@ -181,13 +203,23 @@ class SeekTable:
         """The number of that keyframe, -1 if there is none."""
         return self._table.find(0, pts)
 
+    def columns(self) -> tuple[array[int], array[int]] | None:
+        """All times (µs) and all offsets (bytes), where the table is in memory; None where it is not."""
+        table = self._table
+        return (table.column(0), table.column(8)) if isinstance(table, CopiedTable) else None
+
+    def pair(self, number: int) -> tuple[int, int]:
+        """PTS and offset of keyframe `number`, which exists."""
+        pts, offset = SEEK_ENTRY.unpack(self._table.row(number))
+        return pts, offset
+
     def __len__(self) -> int:
         return self._table.count
 
     def __getitem__(self, number: int) -> SeekEntry:
         if not 0 <= number < self._table.count:
             raise IndexError(number)
-        return SeekEntry(*SEEK_ENTRY.unpack(self._table.row(number)))
+        return SeekEntry(*self.pair(number))
 
     def __iter__(self) -> Iterator[SeekEntry]:
         return (self[number] for number in range(len(self)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from contextlib import suppress
@@ -13,6 +14,9 @@ from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import StorageError
 
 __all__ = ["AtomicFile", "Writable", "write_all"]
+
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""What file systems answer that cannot sync a folder (some network and FUSE ones)."""
 
 
 class Writable(Protocol):
@@ -90,8 +94,14 @@ class AtomicFile:
 def _sync_folder(folder: Path) -> None:
     if not hasattr(os, "O_DIRECTORY"):  # pragma: no cover - a folder cannot be opened on Windows
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # it may be written and not read; the file is in place and is not taken back
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(descriptor)

@@ -4,28 +4,34 @@ stop."""
 from __future__ import annotations
 
 import asyncio
-import logging
 import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from aiohttp import web
 
-from harmony4.server import descriptors, health, media, openapi, pages, video, workers
+from harmony4.server import descriptors, health, media, openapi, pages, seeking, timed, video, workers
+from harmony4.server.acceptor import Acceptor, drain
+from harmony4.server.access import AccessLog
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
-from harmony4.server.connection import Acceptor, Connection, drain
+from harmony4.server.connection import Connection
 from harmony4.server.errors import problems
-from harmony4.server.keys import CATALOGUE, CONFIG, LIBRARY, STATUS, Status
+from harmony4.server.express import Express
+from harmony4.server.housekeeping import keep_house
+from harmony4.server.keys import CATALOGUE, CONFIG, EXPRESS, LIBRARY, STATUS, Status
 from harmony4.server.library import Library
 from harmony4.server.listening import address_url, listen
 
 __all__ = ["create_app", "run", "serve"]
 
 _JOIN: Final = 5.0
+"""Seconds that the end waits for what reads ahead: a disk that does not answer must not hold it up."""
 _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
@@ -39,11 +45,14 @@ def create_app(config: Config) -> web.Application:
     app[LIBRARY] = library
     app[CATALOGUE] = Catalogue(library.root, cache=config.cache)
     app[STATUS] = Status()
+    app[EXPRESS] = Express(library)
     app.on_response_prepare.append(pages.secure)
+    app.on_response_prepare.append(timed.name_time)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
     app.add_routes(video.routes())
+    app.add_routes(seeking.routes())
     app.add_routes(media.routes())
     app.add_routes(health.routes())
     app.add_routes(openapi.routes())
@@ -63,9 +72,15 @@ async def _facts(app: web.Application) -> AsyncIterator[None]:
     thread.start()
     yield
     stop.set()
-    # A disk that does not answer must not hold up the end of the server.
     await asyncio.to_thread(thread.join, _JOIN)
     await asyncio.to_thread(catalogue.close)
+
+
+async def _say_goodbye(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell clients of a server that stops not to send more on their connections."""
+    if request.app[STATUS].stopping:
+        response.headers["Connection"] = "close"
+        response.force_close()
 
 
 def _announce(url: str) -> None:
@@ -114,23 +129,29 @@ async def serve(
     within `config.stop_timeout` seconds, silent connections are closed.
     """
     config, library = app[CONFIG], app[LIBRARY]
-    options: dict[str, Any] = {
-        "access_log": logging.getLogger("harmony4.access") if config.access_log else None,
-        "keepalive_timeout": config.keepalive_timeout,
-    }
-    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CUT, **options)
+    access = AccessLog(sys.stderr.fileno()) if config.access_log else None
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CUT)
     await runner.setup()
     manager = runner.server
     assert manager is not None  # set by `setup`
     loop = asyncio.get_running_loop()
+    make = partial(
+        Connection,
+        manager,
+        loop=loop,
+        keepalive_timeout=config.keepalive_timeout,
+        express=app[EXPRESS],
+        access=access,
+    )
     acceptor = Acceptor(
         listener,
-        lambda: Connection(manager, loop=loop, **options),
+        make,
         connections=manager._connections,
         most=descriptors.connections_that_fit(descriptors.limit(), library.max_open),
         relieve=library.relieve,
     )
     acceptor.start()
+    house = loop.create_task(keep_house(manager, library, config.write_timeout))
     try:
         if stop is None:
             stop = asyncio.Event()
@@ -140,14 +161,11 @@ async def serve(
         await stop.wait()
     finally:
         app[STATUS].stopping = True
+        app[EXPRESS].close()
         await acceptor.stop()
         listener.close()
         await drain(manager._connections, config.stop_timeout)
         await runner.cleanup()
-
-
-async def _say_goodbye(request: web.Request, response: web.StreamResponse) -> None:
-    """Tell clients of a server that stops not to send more on their connections."""
-    if request.app[STATUS].stopping:
-        response.headers["Connection"] = "close"
-        response.force_close()
+        house.cancel()
+        if access is not None:
+            await access.close()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from operator import itemgetter
@@ -60,13 +59,11 @@ class Catalogue:
         Keys are values to sort by, so a page is right even if containers came or went since the one before.
         """
         order = self._order(sort.removeprefix("-"))
-        found: Iterable[tuple[Key, Entry]]
+        found: Iterable[tuple[Key, Entry]] = order
         if sort.startswith("-"):
-            end = len(order) if after is None else bisect_left(order, after, key=itemgetter(0))
-            found = (order[at] for at in range(end - 1, -1, -1))
-        else:
-            start = 0 if after is None else bisect_right(order, after, key=itemgetter(0))
-            found = islice(order, start, None)
+            found = (one for one in reversed(order) if after is None or one[0] < after)
+        elif after is not None:
+            found = (one for one in order if one[0] > after)
         if query:
             wanted = query.casefold()
             found = (one for one in found if wanted in one[1].raw.decode(errors="replace").casefold())

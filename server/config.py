@@ -55,6 +55,9 @@ class Config:
         default=10.0,
         metadata={"help": "seconds that running requests get when the server stops", "range": (0, 86_400)},
     )
+    verify_on_read: bool = field(
+        default=False, metadata={"help": "check each block's CRC and SHA-256 before any of it is sent"}
+    )
     access_log: bool = field(default=False, metadata={"help": "log every request to standard error"})
 
     def __post_init__(self) -> None:

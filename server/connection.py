@@ -1,61 +1,140 @@
-"""Connections: aiohttp's, with problem details and a way to leave; and the taking of them off the socket.
+"""aiohttp's connection with three things of ours: the express lane, the access log, problems for what is no
+HTTP.
 
-aiohttp cuts an idle connection off the moment a server stops, and the loops deal badly with a process that
-has no descriptor left: uvloop closes connections that it has just accepted, and in the end the listening
-socket itself. So both are done here, in the same way on every loop.
+The express lane (`express.py`) takes requests before they reach aiohttp's machinery. That relies on details
+of `web.RequestHandler` which change between minor versions: `pyproject.toml` pins one, and
+`tests/test_express.py` runs the same requests through both lanes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
-import socket
-import time
-from collections.abc import Callable, Collection
-from typing import Final
+from collections import deque
+from time import perf_counter
+from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from harmony4.server import pages
+from harmony4.server.access import SENT, AccessLog, client_fields, escape
 from harmony4.server.errors import problem_response
-from harmony4.server.listening import BACKLOG
+from harmony4.server.express import Express, Key, split
+from harmony4.server.payload import may_map
 
-__all__ = ["Acceptor", "Connection", "drain"]
+__all__ = ["Connection"]
 
-_LOG: Final = logging.getLogger("harmony4.server")
-
-GRACE: Final = 0.5
-"""Seconds that a connection must have been silent before a server that stops closes it: a client in the
-middle of a conversation gets an answer that says `Connection: close` instead."""
-_TICK: Final = 0.02
-_AT_ONCE: Final = 4
-"""Connections taken in one go. Few: the other workers, and the requests of this one, get their turn."""
-_PAUSE: Final = 0.1
-"""Seconds until another try when descriptors have run out; connections wait in the kernel's queue."""
-_COMPLAIN: Final = 10.0
-"""Seconds until the log says again that connections wait."""
-_FULL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_JOINED: Final = 2**14
+"""Up to so many bytes, copying is cheaper than a system call with several buffers."""
+_DRAIN_CHECKS: Final = 0.02
+"""Seconds between two looks at what the kernel has still to take, while the server stops."""
 
 
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_opened", "_partial")
+    __slots__ = ("_access", "_at_boundary", "_express", "_keys", "_opened", "_partial", "address", "maps")
 
-    _opened: float
-    _partial: bool
+    def __init__(
+        self, manager: web.Server, *, express: Express | None, access: AccessLog | None, **options: Any
+    ) -> None:
+        super().__init__(manager, access_log=None, **options)  # type: ignore[arg-type]  # None: no log
+        self._express = express
+        self._access = access
+        self._logging_enabled = access is not None  # makes aiohttp take the time
+        self._at_boundary = True
+        self._opened = 0.0
+        self._partial = False
+        self._keys: deque[Key | None] = deque()
+        """What the requests that aiohttp has not answered yet are called in the express lane."""
+        self.address = "-"
+        self.maps = False
+        """Whether slices of a mapping may be written to the transport."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._opened = asyncio.get_running_loop().time()
-        self._partial = False
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.address = str(peer[0])
+        self.maps = may_map(transport)
+        self._opened = self._loop.time()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        key = None
+        if self._at_boundary and self._express is not None:
+            key, value = split(data)
+            if (
+                key is not None
+                and not self._keys
+                and not self._close
+                and self._express.answer(self, key, value, now := self._loop.time())
+            ):
+                self._request_count += 1
+                self._manager.requests_count += 1  # type: ignore[union-attr]  # there while connected
+                self._next_keepalive_close_time = now + self._keepalive_timeout
+                return
+        before = self._request_count
         super().data_received(data)
-        # Nothing to do for the handler that waits, so these were the first bytes of a request.
+        new = self._request_count - before
+        # The first bytes of a request: no whole one came of them, and nothing else could have been meant.
         waiter = self._waiter
-        self._partial = waiter is not None and not waiter.done()
+        self._partial = not new and waiter is not None and not waiter.done()
+        # Whether the parser stands between two requests: exactly one came, whole and without a body.
+        self._at_boundary = (
+            self._at_boundary
+            and new == 1
+            and data.endswith(b"\r\n\r\n")
+            and self._messages[-1][1] is EMPTY_PAYLOAD
+            and not self._upgraded
+        )
+        self._keys.extend([key if self._at_boundary else None] * new)
+
+    def leave_if_idle(self, now: float, grace: float) -> None:
+        """Close if there is no request, not even the beginning of one, and has been none for `grace` seconds.
+
+        `now` is the loop's time, seconds.
+        """
+        waiter = self._waiter
+        idle = waiter is not None and not waiter.done() and not self._partial
+        if not idle or self.transport is None or self.transport.get_write_buffer_size():
+            return
+        # aiohttp notes after each answer when an idle connection is to be closed, and so does the express
+        # lane.
+        answered = self._next_keepalive_close_time - self._keepalive_timeout
+        if now - max(answered, self._opened) >= grace:
+            self.force_close()
+
+    def send(self, *buffers: bytes | bytearray | memoryview) -> None:
+        """Hand buffers to the transport, which was there and empty a moment ago."""
+        assert self.transport is not None
+        if len(buffers) == 1:
+            self.transport.write(buffers[0])
+        elif sum(map(len, buffers)) <= _JOINED:
+            self.transport.write(b"".join(buffers))
+        else:
+            self.transport.writelines(buffers)
+
+    def log(self, request: str, status: int, size: int, client: str, started: float) -> None:
+        """Log an answer of the express lane; `started` is by `perf_counter`."""
+        if self._access is not None:
+            self._access.add(self.address, request, status, size, client, perf_counter() - started)
+
+    def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
+        if self._access is not None and time is not None:
+            line = f"{request.method} {request.raw_path} HTTP/{request.version.major}.{request.version.minor}"
+            size = request.get(SENT, response.body_length)
+            seconds = self._loop.time() - time
+            client = client_fields(request)
+            self._access.add(self.address, escape(line), response.status, size, client, seconds)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        response, gone = await super().finish_response(request, resp, start_time)
+        key = self._keys.popleft() if self._keys else None
+        if key is not None and self._express is not None and not gone:
+            self._express.learn(key, request, response)
+        return response, gone
 
     def handle_error(
         self,
@@ -64,7 +143,6 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Problem details for requests that are no HTTP and never reach the application."""
         if status >= 500 or request.writer.output_size > 0:
             # Logs the error; where an answer has begun it breaks the connection off.
             super().handle_error(request, status, exc, message)
@@ -74,123 +152,11 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
-    def leave_if_idle(self, now: float, grace: float) -> None:
-        """Close if there is no request, not even the beginning of one, and has been none for `grace` seconds.
-
-        `now` is the loop's time, seconds.
-        """
-        waiter = self._waiter
-        idle = waiter is not None and not waiter.done() and not self._partial
-        # aiohttp notes after each answer when an idle connection is to be closed.
-        answered = self._next_keepalive_close_time - self._keepalive_timeout
-        if idle and now - max(answered, self._opened) >= grace:
-            self.force_close()
-
-
-async def drain(connections: Collection[web.RequestHandler], limit: float) -> None:
-    """Let a server's connections end: what runs may finish, what is silent is closed.
-
-    Returns when there are none left, or after `limit` seconds.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + limit
-    # Requests that lie in the kernel become requests here, before anybody is called silent.
-    for _ in range(3):
-        await asyncio.sleep(0)
-    while connections and (now := loop.time()) < deadline:
-        for one in list(connections):
-            if isinstance(one, Connection):
-                one.leave_if_idle(now, GRACE)
-        await asyncio.sleep(min(_TICK, deadline - now))
-
-
-class Acceptor:
-    """Takes connections off a socket that listens, for one event loop.
-
-    Never more than `most` are open at a time; those beyond wait in the kernel's queue, and so do all while
-    the process or the system has no descriptor left. `relieve` is called then: it may set some free.
-    """
-
-    def __init__(
-        self,
-        listener: socket.socket,
-        make: Callable[[], Connection],
-        *,
-        connections: Collection[web.RequestHandler],
-        most: int,
-        relieve: Callable[[], object],
-    ) -> None:
-        self._listener = listener
-        self._make = make
-        self._connections = connections
-        self._most = most
-        self._relieve = relieve
-        self._loop = asyncio.get_running_loop()
-        self._opening: set[asyncio.Task[None]] = set()
-        self._again: asyncio.TimerHandle | None = None
-        self._complained = -_COMPLAIN
-        self._stopped = False
-
-    def start(self) -> None:
-        """Begin to take connections."""
-        self._listener.setblocking(False)
-        self._loop.add_reader(self._listener.fileno(), self._ready)
-
-    async def stop(self) -> None:
-        """Take what waits already, and no more after that."""
-        self._stopped = True
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
-        else:
-            self._loop.remove_reader(self._listener.fileno())
-        for _ in range(BACKLOG):
-            if not self._take():
-                break
-        if self._opening:
-            await asyncio.gather(*self._opening)
-
-    def _ready(self) -> None:
-        for _ in range(_AT_ONCE):
-            if not self._take():
-                return
-
-    def _take(self) -> bool:
-        """Take one connection; False where there is none, or none can be had now."""
-        if len(self._connections) + len(self._opening) >= self._most:
-            self._pause("as many connections as there is room for")
-            return False
-        try:
-            connection, _ = self._listener.accept()
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError as error:
-            if error.errno in _FULL:
-                self._relieve()
-                self._pause(f"no connection can be accepted: {error.strerror}")
-                return False
-            return True  # it broke off while it waited (accept(2), Error handling): on to the next one
-        connection.setblocking(False)
-        task = self._loop.create_task(self._open(connection))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
-        return True
-
-    async def _open(self, connection: socket.socket) -> None:
-        try:
-            await self._loop.connect_accepted_socket(self._make, connection)
-        except OSError:
-            connection.close()
-
-    def _pause(self, why: str) -> None:
-        if time.monotonic() - self._complained >= _COMPLAIN:
-            self._complained = time.monotonic()
-            _LOG.warning("%s; the others wait", why)
-        if self._again is None and not self._stopped:
-            self._loop.remove_reader(self._listener.fileno())
-            self._again = self._loop.call_later(_PAUSE, self._resume)
-
-    def _resume(self) -> None:
-        self._again = None
-        self.start()
-        self._ready()
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 - aiohttp's
+        """Let what the express lane has handed over go out before the connection is closed."""
+        left = timeout or 0.0
+        while left > 0 and self.transport is not None and self.transport.get_write_buffer_size():
+            await asyncio.sleep(_DRAIN_CHECKS)
+            left -= _DRAIN_CHECKS
+        # Never 0: aiohttp takes that for as long as it likes.
+        await super().shutdown(max(left, _DRAIN_CHECKS))

@@ -47,6 +47,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     # Codes that exist in HTTP only.
     "no-route": (404, "There is no such route"),
     "method": (405, "The route does not know this method"),
+    "content-type": (415, "The body is not of a type this route takes"),
+    "self-framing": (409, "The blocks do not decode alone"),
     "precondition": (412, "The precondition does not hold"),
     "range": (416, "No byte of the range exists"),
     "stale": (410, "The address names a version that is gone"),

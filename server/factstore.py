@@ -8,7 +8,6 @@ database stays locked, facts are just not kept.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from harmony4.crypto.digest import crc32
+from harmony4.crypto.digest import crc32, sha256
 from harmony4.server.library import Identity
 
 try:
@@ -50,7 +49,7 @@ class FactStore:
 
     def __init__(self, folder: Path, root: Path) -> None:
         """`folder` is made if it is not there; it may serve several libraries, told apart by `root`."""
-        name = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+        name = sha256(os.fsencode(root)).hex()[:16]
         self.path: Final = folder / f"facts-{name}.sqlite"
         self._lock = threading.Lock()
         self._version = f"{FORM} {version('harmony4')}".encode()

@@ -63,7 +63,6 @@ class _Source:
     """An opened source and what it was when it was opened."""
 
     file: BinaryIO
-    name: str
     size: int | None = None
     """None where it is not a regular file that is read from its start."""
     before: os.stat_result | None = field(default=None)
@@ -76,7 +75,7 @@ class _Source:
         same = (now.st_size, now.st_mtime_ns) == (self.before.st_size, self.before.st_mtime_ns)
         if not same or consumed != self.size:
             raise SourceChangedError(
-                "the source changed while it was read", where=self.name, expected=self.size, found=now.st_size
+                "the source changed while it was read", expected=self.size, found=now.st_size
             )
 
 
@@ -196,22 +195,21 @@ def _note(tokenizer: VideoTransportTokenizer, options: ExportOptions, track: Tra
 @contextlib.contextmanager
 def _open(source: str | PathLike[str] | BinaryIO) -> Iterator[_Source]:
     if not isinstance(source, str | PathLike):
-        yield _described(source, "the source")
+        yield _described(source)
         return
-    name = Path(source).name
     try:
         if Path(source).is_dir():
-            raise SourceError("the source is a folder", where=name)
+            raise SourceError("cannot open the source: it is a folder")
         file = open(source, "rb", buffering=0)  # noqa: SIM115, PTH123 - only errors of opening are caught
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"the source cannot be opened: {reason}", where=name) from error
+        raise SourceError(f"cannot open the source: {reason}") from error
     with file:
-        yield _described(cast(BinaryIO, file), name)
+        yield _described(cast(BinaryIO, file))
 
 
-def _described(file: BinaryIO, name: str) -> _Source:
-    described = _Source(file, name)
+def _described(file: BinaryIO) -> _Source:
+    described = _Source(file)
     with contextlib.suppress(AttributeError, OSError, ValueError):
         facts = os.fstat(file.fileno())
         if stat.S_ISREG(facts.st_mode) and file.tell() == 0:

@@ -9,9 +9,10 @@ from aiohttp import web
 
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
+from harmony4.server.express import Express
 from harmony4.server.library import Library
 
-__all__ = ["CATALOGUE", "CONFIG", "LIBRARY", "STATUS", "Status"]
+__all__ = ["CATALOGUE", "CONFIG", "EXPRESS", "LIBRARY", "STATUS", "Status"]
 
 
 @dataclass(slots=True)
@@ -23,5 +24,6 @@ class Status:
 
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
+EXPRESS: Final = web.AppKey("express", Express)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATUS: Final = web.AppKey("status", Status)

@@ -1,14 +1,11 @@
 """The library: names in requests to open containers.
 
 A container is opened once and shared by all requests. `Library.open` hands out the shared reader under a
-lease; a
-reader that somebody still uses is never closed under them, whether it fell out of the cache or was replaced
-on disk
-in the meantime. Everything here except `open`'s fast path (one `stat`) runs in threads.
+lease; a reader that somebody still uses is never closed under them, whether it fell out of the cache or was
+replaced on disk in the meantime. Everything here except `open`'s fast path (one `stat`) runs in threads.
 
 Names are paths below the root as a client wrote them, `talks/day1.h4mk`. Whatever does not lead to a regular
-file
-inside the root (`..`, an absolute path, NUL, a link out of it, a folder, a FIFO) does not exist.
+file inside the root (`..`, an absolute path, NUL, a link out of it, a folder, a FIFO) does not exist.
 """
 
 from __future__ import annotations
@@ -19,6 +16,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +24,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, TimeRange
 from harmony4.server.descriptors import is_exhausted
+from harmony4.server.facts import SeekCard, seek_card
+from harmony4.server.residency import let_go
 
 __all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name"]
 
@@ -55,10 +55,24 @@ class Identity:
 class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
-    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from.
+    Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
+    time ranges that were looked up, by track and times asked for (`server.timed`); `mapped`: bytes handed to
+    the kernel through the mapping since its pages were last let go.
     """
 
-    __slots__ = ("_library", "closed", "identity", "name", "reader", "retired", "users")
+    __slots__ = (
+        "_cards",
+        "_library",
+        "checked",
+        "closed",
+        "identity",
+        "mapped",
+        "name",
+        "reader",
+        "retired",
+        "times",
+        "users",
+    )
 
     def __init__(self, library: Library, name: str, reader: H4MKReader, identity: Identity) -> None:
         self._library = library
@@ -66,8 +80,19 @@ class Container:
         self.reader = reader
         self.identity = identity
         self.users = 0
+        self.checked = -1.0
+        self.mapped = 0
         self.retired = False
         self.closed = False
+        self.times: dict[tuple[int, int, int | None], TimeRange] = {}
+        self._cards: dict[int, SeekCard] = {}
+
+    def card(self, track: int) -> SeekCard:
+        """What all seeks in a track have in common, worked out once. Raises as `seek_card` does."""
+        card = self._cards.get(track)
+        if card is None:
+            self._cards[track] = card = seek_card(self.reader, self.name, track)
+        return card
 
     def __enter__(self) -> Self:
         return self
@@ -113,6 +138,8 @@ class Library:
         self._broken: OrderedDict[str, tuple[Identity, HarmonyError]] = OrderedDict()
         self._opening: dict[str, _Opening] = {}
         self._closing: set[asyncio.Future[None]] = set()
+        self.on_retire: Callable[[Container], object] = lambda container: None
+        """Called with a container that is no longer handed out: replaced, closed, or gone."""
 
     @property
     def opened(self) -> int:
@@ -123,8 +150,7 @@ class Library:
         """A lease on the container `name`: `with await library.open(name) as container`.
 
         Raises NotFoundError for a name that leads nowhere, SourceError for a file that cannot be read, and
-        what
-        the reader raises for a file that is no container.
+        what the reader raises for a file that is no container.
         """
         check_name(name)
         container = self._containers.get(name)
@@ -151,6 +177,33 @@ class Library:
             raise
         assert opening.container is not None  # set by `_load`, unless it raises
         return opening.container
+
+    def touch(self, container: Container, now: float) -> bool:
+        """Whether a container is still what its name leads to; then it counts as just used.
+
+        For work that ends before the event loop goes on, and so needs no lease. `now` is the loop's time,
+        seconds: one look at the file is enough for all requests that come at the same time (uvloop's stands
+        still for a turn, and goes by milliseconds).
+        """
+        if container.retired:
+            return False
+        if container.checked != now:
+            if not self._current(container):
+                return False
+            container.checked = now
+            self._containers.move_to_end(container.name)
+        return True
+
+    async def let_go(self, most: int) -> None:
+        """Take mapped pages out of this process's memory if more than `most` bytes went through mappings."""
+        used = [one for one in self._containers.values() if one.mapped]
+        if sum(one.mapped for one in used) <= most:
+            return
+        for one in used:
+            one.mapped = 0
+            with suppress(HarmonyError):
+                if (mapping := one.reader.mapping) is not None:
+                    await asyncio.to_thread(let_go, mapping)
 
     async def close(self) -> None:
         """Close all readers. Call it when no request runs any more."""
@@ -264,6 +317,7 @@ class Library:
     def _retire(self, name: str) -> None:
         container = self._containers.pop(name)
         container.retired = True
+        self.on_retire(container)
         if not container.users:
             self._dispose(container)
 
@@ -276,14 +330,16 @@ class Library:
 
 
 def _warm(reader: H4MKReader) -> None:
-    """Load the tables and the mapping now, in this thread, and not in a request on the event loop.
+    """Load tables, mapping and entity tag now, in this thread, and not in a request on the event loop.
 
     A damaged table is no reason to refuse the container's other tracks: asking for it raises again.
     """
     for track in range(len(reader.tracks)):
         with suppress(HarmonyError):
             reader.seek_table(track)
-            reader.range_map(track)
+            reader.flat_map(track)
+    with suppress(HarmonyError):
+        reader.file_etag()
     with suppress(HarmonyError):
         _ = reader.mapping
 

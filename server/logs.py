@@ -18,7 +18,7 @@ __all__ = ["LONGEST", "LineHandler", "configure"]
 LONGEST: Final = 4096
 """Bytes of a line, its end included: what Linux writes to a pipe in one piece (PIPE_BUF)."""
 
-_CUT: Final = " …\n".encode()
+_CUT: Final = b" ...\n"
 
 
 class LineHandler(logging.StreamHandler[TextIO]):

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from harmony4.server.catalogue import SORTS
 from harmony4.server.errors import PROBLEM_TYPE, PROBLEMS
+from harmony4.server.seeking import MAX_TARGETS
 
 __all__ = ["document", "routes"]
 
@@ -17,8 +18,12 @@ _TITLES: Final = {
     "304": "What the client has is still right",
     "400": "The request is not valid",
     "404": "No such container, track or keyframe",
+    "408": "The body did not come in time",
+    "409": "The blocks of the track do not decode alone",
     "410": "`v` names a version that is gone",
     "412": "A precondition does not hold",
+    "413": "More than is taken at once",
+    "415": "The body is of another type",
     "416": "No byte of the range exists",
     "500": "The container is damaged",
     "503": "The container cannot be read at the moment, or the server stops",
@@ -39,7 +44,6 @@ def routes() -> list[web.RouteDef]:
 
 def document() -> dict[str, Any]:
     """The description as a JSON value."""
-    seek = _answer("The keyframe at or before `pts`", "Seek")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,25 +54,52 @@ def document() -> dict[str, Any]:
         },
         "paths": {
             "/video/range": _both(
-                "range", "A track's stream, whole or one range of it", [_NAME, _TRACK, _VERSION]
+                "range",
+                "A track's stream or the blocks of a time, whole or ranges of it",
+                [_NAME, _TRACK, *_TIME, _VERSION, _DOWNLOAD],
+                _TIME_HEADERS,
+                "409",
             ),
             "/video/range/{track}.{ext}": _both(
                 "range_named",
                 "The same under a path that ends in the media's true extension",
-                [_path("track", "integer"), _path("ext", "string"), _NAME, _VERSION],
+                [_path("track", "integer"), _path("ext", "string"), _NAME, *_TIME, _VERSION, _DOWNLOAD],
+                _TIME_HEADERS,
+                "409",
+            ),
+            "/container": _both(
+                "container", "The sealed file itself, whole or ranges of it", [_NAME, _VERSION, _DOWNLOAD], {}
             ),
             "/video/seek": {
                 "get": _operation(
                     "seek",
-                    "The keyframe at or before a time",
+                    "The keyframe at or before a time, or before each of several",
                     [
                         _NAME,
-                        _query("pts", "Microseconds", {"type": "integer", "minimum": 0}, True),
+                        _query(
+                            "pts",
+                            "Microseconds; several with commas between them",
+                            {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19})*$"},
+                            True,
+                        ),
                         _TRACK,
                         _VERSION,
                     ],
-                    {"200": seek, **_problems("400", "404", "410", "500", "503")},
+                    {
+                        "200": _answer("The keyframe at or before `pts`", "Seek", "Seeks"),
+                        **_problems("400", "404", "410", "500", "503"),
+                    },
+                ),
+                "post": _operation(
+                    "seek_many",
+                    "The keyframes at or before up to 10 000 times, in the order asked",
+                    [_NAME, _TRACK, _VERSION],
+                    {
+                        "200": _answer("The keyframes", "Seeks"),
+                        **_problems("400", "404", "408", "410", "413", "415", "500", "503"),
+                    },
                 )
+                | {"requestBody": {"required": True, "content": _json("Targets")}},
             },
             "/video/keyframes": {
                 "get": _operation(
@@ -139,21 +170,24 @@ def _operation(name: str, summary: str, parameters: list[Any], responses: dict[s
     return {"operationId": name, "summary": summary, "parameters": parameters, "responses": responses}
 
 
-def _both(name: str, summary: str, parameters: list[Any]) -> dict[str, Any]:
-    """GET and HEAD of a stream."""
+def _both(
+    name: str, summary: str, parameters: list[Any], more: dict[str, Any], *codes: str
+) -> dict[str, Any]:
+    """GET and HEAD of bytes; `more` headers and status codes than all of them have."""
+    headers = {**_STREAM_HEADERS, **more}
     answers: dict[str, Any] = {
-        "200": {"description": "The whole stream", "headers": _STREAM_HEADERS, "content": _BYTES},
+        "200": {"description": "The whole", "headers": headers, "content": _BYTES},
         "206": {
-            "description": "One range",
-            "headers": {**_STREAM_HEADERS, "Content-Range": _HEADER},
-            "content": _BYTES,
+            "description": "One range; several as multipart/byteranges, with Content-Range in each part",
+            "headers": {**headers, "Content-Range": _HEADER},
+            "content": {**_BYTES, "multipart/byteranges": {}},
         },
         "304": {"description": _TITLES["304"]},
-        **_problems("400", "404", "410", "412", "416", "500", "503"),
+        **_problems(*sorted(("400", "404", "410", "412", "416", "500", "503", *codes))),
     }
-    ranges = [_request_header("Range"), _request_header("If-Range")]
+    ranges = [_request_header(one) for one in ("Range", "If-Range", "Want-Content-Digest")]
     conditions = [_request_header("If-None-Match"), _request_header("If-Match")]
-    # Range is defined for GET only (RFC 9110 §14.2).
+    # Range is defined for GET only (RFC 9110 §14.2), and a HEAD has no content to digest.
     head = {
         code: {"description": one["description"]}
         for code, one in answers.items()
@@ -177,9 +211,13 @@ def _request_header(name: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
 
 
-def _answer(text: str, schema: str) -> dict[str, Any]:
-    reference = {"$ref": f"#/components/schemas/{schema}"}
-    return {"description": text, "content": {"application/json": {"schema": reference}}}
+def _answer(text: str, *schemas: str) -> dict[str, Any]:
+    return {"description": text, "content": _json(*schemas)}
+
+
+def _json(*schemas: str) -> dict[str, Any]:
+    references = [{"$ref": f"#/components/schemas/{schema}"} for schema in schemas]
+    return {"application/json": {"schema": references[0] if len(references) == 1 else {"oneOf": references}}}
 
 
 def _problems(*codes: str) -> dict[str, Any]:
@@ -197,8 +235,26 @@ _TRACK: Final = _query("track", "Number of the track", {"type": "integer", "mini
 _VERSION: Final = _query(
     "v", "First 16 digits of the ETag: the answer may be kept for ever", {"type": "string"}
 )
+_DOWNLOAD: Final = _query("download", "1: the answer is to be saved as a file", {"enum": ["0", "1"]})
+_TIME: Final = [
+    _query("pts", "The blocks that show this time, microseconds", {"type": "integer", "minimum": 0}),
+    _query("end_pts", "Up to this time instead of the end", {"type": "integer", "minimum": 1}),
+    _query("init", "Whether the header bytes come first", {"enum": [0, 1], "default": 0}),
+]
 _HEADER: Final = {"schema": {"type": "string"}}
-_STREAM_HEADERS: Final = dict.fromkeys(("Accept-Ranges", "ETag", "Last-Modified", "Cache-Control"), _HEADER)
+_STREAM_HEADERS: Final = dict.fromkeys(
+    (
+        "Accept-Ranges",
+        "ETag",
+        "Last-Modified",
+        "Cache-Control",
+        "Content-Disposition",
+        "Repr-Digest",
+        "Content-Digest",
+    ),
+    _HEADER,
+)
+_TIME_HEADERS: Final = dict.fromkeys(("Content-Location", "Harmony4-PTS", "Harmony4-End-PTS"), _HEADER)
 _BYTES: Final[dict[str, Any]] = {"*/*": {}}
 
 _INT: Final = {"type": ["integer", "string"], "description": "A decimal string beyond 2^53 - 1"}
@@ -208,6 +264,21 @@ _TEXT: Final = {"type": "string"}
 def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(required), "properties": {**required, **optional}}
 
+
+_SEEK: Final = _object(
+    {
+        "track": {"type": "integer"},
+        "asked": _INT,
+        "pts": _INT,
+        "offset": _INT,
+        "block_index": {"type": "integer"},
+        "next_pts": {"type": ["integer", "string", "null"]},
+        "size": _INT,
+        "header_ranges": {"type": "array", "items": {"type": "array", "items": _INT}},
+        "range_url": _TEXT,
+    }
+)
+_MISS: Final = _object({"asked": _INT, "error": _object({"code": _TEXT, "message": _TEXT})})
 
 _SCHEMAS: Final = {
     "Problem": _object(
@@ -221,19 +292,10 @@ _SCHEMAS: Final = {
         expected=_TEXT,
         found=_TEXT,
     ),
-    "Seek": _object(
-        {
-            "track": {"type": "integer"},
-            "asked": _INT,
-            "pts": _INT,
-            "offset": _INT,
-            "block_index": {"type": ["integer", "null"]},
-            "next_pts": {"type": ["integer", "string", "null"]},
-            "size": _INT,
-            "header_ranges": {"type": "array", "items": {"type": "array", "items": _INT}},
-            "range_url": _TEXT,
-        }
-    ),
+    "Seek": _SEEK,
+    "Seeks": _object({"results": {"type": "array", "items": {"oneOf": [_SEEK, _MISS]}}}),
+    "Targets": _object({"pts": {"type": "array", "maxItems": MAX_TARGETS, "items": _INT | {"minimum": 0}}})
+    | {"additionalProperties": False},
     "Keyframes": _object(
         {
             "track": {"type": "integer"},

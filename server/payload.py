@@ -1,17 +1,15 @@
 """Bytes out: answers to requests for a resource's bytes, and the bytes onto a connection.
 
 Two ways, one interface. Where it is safe, slices of the file's mapping are handed to the transport, and only
-the kernel
-ever touches them: a container that is truncated while it streams makes `send` fail with EFAULT, which costs
-this one
-connection. Anywhere else the bytes are read in a thread. Safe means that the transport keeps a view of what
-it could
-not send at once, instead of copying it (uvloop does, asyncio from Python 3.12 on), and that nothing encrypts
-in between.
+the kernel ever touches them: a container that is truncated while it streams makes `send` fail with EFAULT,
+which costs this one connection. Bytes that are not in memory are brought in by a thread first, so that `send`
+waits for no disk. Anywhere else the bytes are read in a thread. Safe means that the transport keeps a view of
+what it could not send at once, instead of copying it (uvloop does, asyncio from Python 3.12 on), and that
+nothing encrypts in between.
 
 Both wait until the kernel has taken a window before the next one is touched, so a slow client costs no
-memory, and both
-break off a client that takes nothing for the write time limit.
+memory. Who takes nothing at all is cut off (`housekeeping.py`). Requests that come again and again take a
+shorter way (`express.py`).
 """
 
 from __future__ import annotations
@@ -19,11 +17,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import struct
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Final
 
 from aiohttp import web
@@ -31,11 +27,15 @@ from aiohttp.http import StreamWriter
 
 from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk import H4MKReader
+from harmony4.server.access import SENT
 from harmony4.server.errors import Problem
+from harmony4.server.express import offer_range
+from harmony4.server.fields import asked_fields
 from harmony4.server.keys import CONFIG
 from harmony4.server.query import cache_control
 from harmony4.server.ranges import ByteRange, decide
-from harmony4.server.resource import Resource
+from harmony4.server.residency import bring_in, is_resident
+from harmony4.server.resource import Checked, Resource
 
 __all__ = ["may_map", "respond", "send"]
 
@@ -64,7 +64,7 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     """Answer a GET or HEAD for a resource: preconditions, ranges, bytes.
 
     The caller holds the lease on the container until this returns. Raises Problem for 410, 412 and 416, and
-    HarmonyError while nothing has been sent.
+    HarmonyError while nothing has been sent. Headers that a client has to ask for are in `fields`.
     """
     cache = cache_control(request, resource.etag)
     decision = decide(request.method, request.headers, resource.representation())
@@ -76,8 +76,25 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     response.headers["Cache-Control"] = cache
     if decision.status == 304:
         return response
-    limit = request.app[CONFIG].write_timeout
-    return await send(request, response, resource, decision.parts, limit=limit)
+    if len(decision.parts) > 1:
+        await asyncio.to_thread(_check, resource, decision.parts)
+    response.headers.update(await asked_fields(request, resource, decision))
+    # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
+    wished = "Want-Content-Digest" in request.headers
+    check = request.app[CONFIG].verify_on_read
+    if decision.status == 206 and len(decision.parts) == 1 and not wished and not check:
+        offer_range(request, resource)
+    return await send(request, response, resource, decision.parts, check=check)
+
+
+def _check(resource: Resource, parts: Sequence[bytes | ByteRange]) -> None:
+    """Find the begin of each range, so that one that is lost gets its problem, though others come first.
+
+    In a thread. Raises HarmonyError.
+    """
+    for part in parts:
+        if isinstance(part, ByteRange):
+            next(iter(resource.pieces(part.start, part.length)), None)
 
 
 async def send(
@@ -86,15 +103,16 @@ async def send(
     resource: Resource,
     parts: Sequence[bytes | ByteRange],
     *,
-    limit: float,
+    check: bool = False,
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
 
-    `limit` is the longest time without progress, seconds. Raises HarmonyError only while nothing has been
-    sent; an error after that is logged and breaks the connection off, which a client sees as a body that is
-    too short.
+    `check`: send nothing of a block that does not match its CRC and its digest.
+
+    Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
+    connection off, which a client sees as a body that is too short.
     """
-    batches = _batches(request.transport, resource, parts)
+    batches = _batches(request.transport, resource, parts, check)
     # The first bytes are there before the headers go out: what fails here still gets its problem.
     pieces = await anext(batches, None) if request.method != "HEAD" else None
     if pieces is None:
@@ -104,10 +122,11 @@ async def send(
         writer = await response.prepare(request)
         if not isinstance(writer, StreamWriter):
             raise TypeError("aiohttp's response has no StreamWriter")
-        flow = _Flow(writer, limit)
-        await flow.write(pieces)
-        async for pieces in batches:
-            await flow.write(pieces)
+        flow = _Flow(writer)
+        request[SENT] = 0
+        while pieces is not None:
+            request[SENT] += await flow.write(pieces)
+            pieces = await anext(batches, None)
         return response
     except (HarmonyError, OSError) as error:
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
@@ -135,11 +154,15 @@ def _cut_short(reader: H4MKReader) -> bool:
 
 
 async def _batches(
-    transport: asyncio.BaseTransport | None, resource: Resource, parts: Sequence[bytes | ByteRange]
+    transport: asyncio.BaseTransport | None,
+    resource: Resource,
+    parts: Sequence[bytes | ByteRange],
+    check: bool,
 ) -> AsyncIterator[list[memoryview]]:
     """The body, about `_BATCH` bytes at a time; every batch holds at least a byte."""
+    checked = resource.checked if check else None
     mapping = None
-    if transport is not None and may_map(transport):
+    if checked is None and transport is not None and may_map(transport):
         with suppress(SourceError):  # no address space left, for one: reading needs none
             mapping = resource.container.reader.mapping
     frame: list[memoryview] = []  # travels with the bytes behind it
@@ -147,7 +170,12 @@ async def _batches(
         if isinstance(part, bytes):
             frame.append(memoryview(part))
             continue
-        batches = _read(resource, part) if mapping is None else _mapped(memoryview(mapping), resource, part)
+        if checked is not None:
+            batches = _checked(checked, part)
+        elif mapping is not None:
+            batches = _mapped(memoryview(mapping), resource, part)
+        else:
+            batches = _read(resource, part)
         async for batch in batches:
             yield frame + batch
             frame = []
@@ -157,8 +185,11 @@ async def _batches(
 
 async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
     pieces = _sliced(resource.pieces(body.start, body.length), _READ)
-    while batch := await asyncio.to_thread(_load, resource.container.reader, pieces):
-        yield batch
+    left = body.length
+    while left:
+        data = await asyncio.to_thread(_load, resource.container.reader, pieces)
+        left -= sum(map(len, data))
+        yield data
 
 
 def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryview]:
@@ -166,19 +197,33 @@ def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryv
     return [memoryview(reader.read_file(offset, size)) for offset, size in _batch(pieces, _READ)]
 
 
+async def _checked(checked: Checked, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+    # What is sent are the bytes that were checked, in memory: those on disk may be others by now.
+    pieces = checked(body.start, body.length)
+    while (data := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield [data]
+
+
 async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+    container = resource.container
+    descriptor = container.reader.fileno()
+    assert descriptor is not None  # there is a mapping
     pieces = _sliced(resource.pieces(body.start, body.length), _BATCH)
-    while True:
+    left = body.length
+    while left:
         if resource.in_memory:
             batch = _batch(pieces, _BATCH)
         else:
             batch = await asyncio.to_thread(_batch, pieces, _BATCH)  # the range map is read by pages
-        if not batch:
-            return
+        if not is_resident(descriptor, batch):
+            await asyncio.to_thread(bring_in, descriptor, batch)
+        size = sum(size for _, size in batch)
+        left -= size
+        container.mapped += size
         yield [view[offset : offset + size] for offset, size in batch]
 
 
-def _sliced(pieces: Iterator[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+def _sliced(pieces: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
     for offset, size in pieces:
         for at in range(0, size, most):
             yield offset + at, min(most, size - at)
@@ -197,41 +242,26 @@ def _batch(pieces: Iterator[tuple[int, int]], enough: int) -> list[tuple[int, in
 
 
 class _Flow:
-    """Writes to one connection, with back-pressure and the write time limit."""
+    """Writes to one connection, with back-pressure."""
 
-    def __init__(self, writer: StreamWriter, limit: float) -> None:
+    def __init__(self, writer: StreamWriter) -> None:
         self._writer = writer
-        self._limit = limit
-        self._left = 0
-        self._stalled = False
-        self._timer: asyncio.TimerHandle | None = None
         transport = writer.transport
         if transport is None:
             raise ConnectionResetError("the connection is gone")
         self._transport = transport
-        # Nothing may wait in the transport when `write` returns: what waits there would hold the mapping of a
-        # container that is closed by then, and would be out of reach of the time limit.
+        # Nothing may wait in the transport when `write` returns: what waits there holds memory or a mapping.
         transport.set_write_buffer_limits(high=0)
 
-    async def write(self, pieces: Sequence[memoryview]) -> None:
-        """Return when the kernel has taken all of them. Raises OSError, ConnectionError for one."""
+    async def write(self, pieces: Sequence[memoryview]) -> int:
+        """Return their size when the kernel has taken all of them. Raises OSError, as ConnectionError is."""
         if len(pieces) == 1:
             await self._writer.write(pieces[0], drain=False)
         else:
             self._write_lines(pieces)
-        if not self._writer.protocol.writing_paused:
-            return
-        self._left = self._transport.get_write_buffer_size()
-        self._watch()
-        try:
-            # Not asyncio.timeout: cancelling aiohttp's drain leaves a cancelled future behind for the next
-            # one.
+        if self._writer.protocol.writing_paused:
             await self._writer.drain()
-        finally:
-            if self._timer is not None:
-                self._timer.cancel()
-        if self._stalled:
-            raise ConnectionResetError(f"nothing was taken for {self._limit} s")
+        return sum(map(len, pieces))
 
     def _write_lines(self, pieces: Sequence[memoryview]) -> None:
         """One `writelines` for many pieces, with the books kept as StreamWriter keeps them.
@@ -246,19 +276,3 @@ class _Flow:
         if self._writer.length is not None:
             self._writer.length -= size
         self._transport.writelines(pieces)
-
-    def _watch(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._limit, self._check)
-
-    def _check(self) -> None:
-        left = self._transport.get_write_buffer_size()
-        if left < self._left:
-            self._left = left
-            self._watch()
-        else:
-            self._stalled = True
-            # Without this the kernel would go on offering what it has taken to a client that takes nothing.
-            socket = self._transport.get_extra_info("socket")
-            if socket is not None:
-                socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-            self._transport.abort()

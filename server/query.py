@@ -21,6 +21,8 @@ __all__ = [
     "container_name",
     "integer",
     "json_response",
+    "json_text",
+    "natural",
 ]
 
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
@@ -41,14 +43,23 @@ def json_response(value: object, cache: str) -> web.Response:
     return web.json_response(value, headers={"Cache-Control": cache})
 
 
+def json_text(text: str, cache: str) -> web.Response:
+    """A JSON answer whose text, ASCII, is there already."""
+    headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": cache}
+    return web.Response(body=text.encode("ascii"), headers=headers)
+
+
 def integer(request: web.Request, key: str) -> int | None:
     """A whole number in the query, None if it is not given. Raises UsageError."""
     text = request.query.get(key)
-    if text is None:
-        return None
-    if not _NUMBER.fullmatch(text) or int(text) > MAX_VALUE:
+    return None if text is None else natural(key, text)
+
+
+def natural(key: str, text: str) -> int:
+    """`text` as a whole number below 2^63. Raises UsageError."""
+    if not _NUMBER.fullmatch(text) or (value := int(text)) > MAX_VALUE:
         raise UsageError(f"{key} is not valid", expected="a whole number below 2^63", found=text[:40])
-    return int(text)
+    return value
 
 
 def asked_track(request: web.Request, reader: H4MKReader) -> int:

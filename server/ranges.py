@@ -2,31 +2,37 @@
 
 `decide` takes what the client sent and what the representation is, and returns a `Decision`: the status, the
 headers that follow from it and the bytes to send. It touches no socket, clock or file, so that every row of
-the
-table in docs/API.md is a line in a test.
+the table in docs/API.md is a line in a test.
 
-A single satisfiable range gets 206. Several satisfiable ranges in one request get the whole with 200, which
-RFC 9110
-§14.2 allows a server to answer to any range request.
+One satisfiable range gets 206, several get 206 as multipart/byteranges. Requests that would cost more than
+they are worth (RFC 9110 §17.15) get the whole with 200, which §14.2 allows as the answer to any of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
+from itertools import pairwise
+from operator import attrgetter
 from typing import Final
 
 from multidict import MultiMapping
 
 __all__ = [
+    "MAX_OVERLAPPING",
     "MAX_RANGES",
     "MAX_RANGE_HEADER",
     "ByteRange",
     "Decision",
     "Representation",
+    "boundary",
     "decide",
+    "digest_field",
+    "is_excessive",
     "parse_range",
 ]
 
@@ -35,9 +41,13 @@ MAX_RANGE_HEADER: Final = 1024
 MAX_RANGES: Final = 16
 """With more ranges than this in one header the whole is sent, decided before any of them is looked at."""
 
+MAX_OVERLAPPING: Final = 2
+"""With more ranges than this that share a byte with another one the whole is sent (RFC 9110 §14.2)."""
+
 _SPEC: Final = re.compile(r"(\d*)-(\d*)", re.ASCII)
 _ENTITY_TAG: Final = re.compile(r'(W/)?"([\x21\x23-\x7e\x80-\U0010ffff]*)"')
 _OWS: Final = " \t"
+_CRLF: Final = "\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,8 @@ class Representation:
     last_modified: int | None = None
     """Seconds since the epoch."""
     content_type: str = "application/octet-stream"
+    digest: bytes | None = None
+    """SHA-256 of all its bytes, where that is known already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +92,8 @@ def decide(method: str, headers: MultiMapping[str], what: Representation) -> Dec
     """Answer a GET or HEAD for `what`, in the order of RFC 9110 §13.2.2; never raises.
 
     Headers of the decision: Accept-Ranges always; ETag and Last-Modified on 200, 206 and 304; Content-Length
-    and Content-Type on 200 and 206; Content-Range on 206 and 416. Cache-Control is the caller's.
+    and Content-Type on 200 and 206; Repr-Digest on 200, and on 206 unless the client asked with If-Range;
+    Content-Range on 416 and on a 206 of one range. Cache-Control is the caller's.
     """
     accept = ("Accept-Ranges", "bytes")
     status = _precondition(headers, what)
@@ -88,30 +101,34 @@ def decide(method: str, headers: MultiMapping[str], what: Representation) -> Dec
         return Decision(412, (accept,))
     validators = _validators(what)
     if status == 304:
+        # Nothing more: RFC 9110 §15.4.5 wants only what guides the update of a cache.
         return Decision(304, (accept, *validators))
-    kind = ("Content-Type", what.content_type)
     # Range is defined for GET only (RFC 9110 §14.2): HEAD describes the whole.
     ranges = None
     if method == "GET" and "Range" in headers and _if_range(headers, what):
         ranges = parse_range(headers.getall("Range"), what.size)
-    if ranges is None or len(ranges) > 1:
-        length = ("Content-Length", str(what.size))
-        return Decision(200, (accept, length, kind, *validators), (ByteRange(0, what.size),))
+    if ranges is not None and len(ranges) > 1 and (what.etag is None or is_excessive(ranges, what.size)):
+        ranges = None
+    if ranges is None:
+        whole = (ByteRange(0, what.size),)
+        return Decision(200, (accept, *_content(whole, what), *validators, *_digest(what)), whole)
     if not ranges:
         return Decision(416, (accept, ("Content-Range", f"bytes */{what.size}")))
-    body = ranges[0]
-    length = ("Content-Length", str(body.length))
-    where = ("Content-Range", f"bytes {body.start}-{body.stop - 1}/{what.size}")
-    return Decision(206, (accept, length, kind, where, *validators), (body,))
+    # After If-Range the client has the other headers from before (RFC 9110 §15.3.7), else a 206 has those of
+    # the 200: Repr-Digest is of the whole on both (RFC 9530 §3), so that put together, parts can be checked.
+    digest = () if "If-Range" in headers else _digest(what)
+    if len(ranges) == 1:
+        where = ("Content-Range", _content_range(ranges[0], what))
+        return Decision(206, (accept, *_content(ranges, what), where, *validators, *digest), ranges)
+    parts, fields = _multipart(ranges, what)
+    return Decision(206, (accept, *fields, *validators, *digest), parts)
 
 
 def parse_range(values: Sequence[str], size: int) -> tuple[ByteRange, ...] | None:
-    """What `Range` headers ask of `size` bytes: the satisfiable ranges in the client's order, () if there are
-    none.
+    """What `Range` headers ask of `size` bytes: the satisfiable ranges in the client's order, () for none.
 
-    None means that the headers are to be ignored: none or two of them, another unit than bytes, more than 1
-    KiB,
-    more than 16 ranges, or a representation without bytes (of which no range exists).
+    None means that the headers are to be ignored: none or two of them, another unit than bytes, more than
+    1 KiB, more than 16 ranges, or a representation without bytes (of which no range exists).
     """
     if len(values) != 1 or len(values[0]) > MAX_RANGE_HEADER or size == 0:
         return None
@@ -125,6 +142,77 @@ def parse_range(values: Sequence[str], size: int) -> tuple[ByteRange, ...] | Non
     return tuple(found for spec in specs if (found := _parse_spec(spec, size)) is not None)
 
 
+def is_excessive(ranges: Sequence[ByteRange], size: int) -> bool:
+    """Whether several ranges ask for so much that the whole is the better answer. O(n log n).
+
+    That is: for more bytes than there are, or with more than two ranges that share a byte with another one.
+    RFC 9110 §14.2 and §17.15 name both as signs of an attack or of a broken client. Two that overlap are
+    allowed; they are sent as they were asked for, as joining them would take the parts' order away.
+    """
+    if sum(one.length for one in ranges) > size:
+        return True
+    ordered = sorted(ranges, key=attrgetter("start"))
+    # In this order a range overlaps a later one if and only if it overlaps the next, and an earlier one if
+    # and only if it begins before the furthest end so far. Nothing is compared with everything: that was
+    # CVE-2025-62727.
+    overlapping = [later.start < one.stop for one, later in pairwise(ordered)] + [False]
+    furthest = 0
+    for number, one in enumerate(ordered):
+        overlapping[number] |= one.start < furthest
+        furthest = max(furthest, one.stop)
+    return sum(overlapping) > MAX_OVERLAPPING
+
+
+def boundary(etag: str) -> str:
+    """What stands between the parts of a multipart body, 64 characters; the same on every replica.
+
+    It must not occur in the parts (RFC 2046 §5.1.1), which cannot be searched for it. The strong entity tag
+    is a digest of the content, so a content that holds the SHA-256 of its own tag cannot be made.
+    """
+    return hashlib.sha256(b"harmony4 byteranges\0" + etag.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def digest_field(digest: bytes) -> str:
+    """A SHA-256 as the value of Repr-Digest or Content-Digest (RFC 9530 §2)."""
+    return f"sha-256=:{b64encode(digest).decode('ascii')}:"
+
+
+def _content(ranges: Sequence[ByteRange], what: Representation) -> tuple[tuple[str, str], ...]:
+    """Content-Length and Content-Type of one range."""
+    return ("Content-Length", str(ranges[0].length)), ("Content-Type", what.content_type)
+
+
+def _content_range(one: ByteRange, what: Representation) -> str:
+    return f"bytes {one.start}-{one.stop - 1}/{what.size}"
+
+
+def _multipart(
+    ranges: Sequence[ByteRange], what: Representation
+) -> tuple[tuple[bytes | ByteRange, ...], tuple[tuple[str, str], ...]]:
+    """The body of RFC 9110 §14.6 with its Content-Length and Content-Type."""
+    mark = boundary(what.etag or "")
+    parts: list[bytes | ByteRange] = []
+    length = 0
+    opening = f"--{mark}{_CRLF}Content-Type: {what.content_type}{_CRLF}Content-Range: "
+    for one in ranges:
+        # The line break before a boundary belongs to the boundary, and the first one needs none.
+        start = _CRLF if parts else ""
+        frame = f"{start}{opening}{_content_range(one, what)}{_CRLF}{_CRLF}".encode()
+        parts += (frame, one)
+        length += len(frame) + one.length
+    end = f"{_CRLF}--{mark}--{_CRLF}".encode()
+    fields = (
+        ("Content-Length", str(length + len(end))),
+        # Content-Range stands in the parts only (RFC 9110 §15.3.7.2).
+        ("Content-Type", f"multipart/byteranges; boundary={mark}"),
+    )
+    return (*parts, end), fields
+
+
+def _digest(what: Representation) -> tuple[tuple[str, str], ...]:
+    return (("Repr-Digest", digest_field(what.digest)),) if what.digest is not None else ()
+
+
 def _parse_spec(spec: str, size: int) -> ByteRange | None:
     """One range-spec, clipped to `size`; None if it is malformed or no byte of it exists."""
     match = _SPEC.fullmatch(spec)
@@ -132,13 +220,22 @@ def _parse_spec(spec: str, size: int) -> ByteRange | None:
         return None
     first, last = match.groups()
     if first:
-        start = int(first)
-        stop = min(int(last) + 1, size) if last else size
+        start = _number(first, size)
+        stop = min(_number(last, size) + 1, size) if last else size
     elif last:
-        start, stop = max(0, size - int(last)), size
+        start, stop = size - _number(last, size), size
     else:
         return None
     return ByteRange(start, stop) if start < stop else None
+
+
+def _number(digits: str, size: int) -> int:
+    """`digits` as a number, `size` for one that is larger: nothing beyond the end makes a difference.
+
+    Python refuses to convert more digits than a limit that the environment may set as low as 640.
+    """
+    digits = digits.lstrip("0") or "0"
+    return size if len(digits) > len(str(size)) else min(int(digits), size)
 
 
 def _validators(what: Representation) -> list[tuple[str, str]]:
@@ -190,8 +287,7 @@ def _if_range(headers: MultiMapping[str], what: Representation) -> bool:
 
 
 def _date(headers: MultiMapping[str], name: str) -> int | None:
-    """The one date in a header; None if it is missing, doubled or no date (then RFC 9110 says to ignore
-    it)."""
+    """The one date in a header; None if it is missing, doubled or no date: then RFC 9110 ignores it."""
     values = headers.getall(name, ())
     return _parse_date(values[0]) if len(values) == 1 else None
 

@@ -7,7 +7,7 @@ their size and validators, `payload.send` their pieces of the file.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY
@@ -15,10 +15,21 @@ from harmony4.server import facts
 from harmony4.server.library import Container
 from harmony4.server.ranges import Representation
 
-__all__ = ["Pieces", "Resource", "in_memory", "last_modified", "stream_resource"]
+__all__ = [
+    "Checked",
+    "Pieces",
+    "Resource",
+    "file_resource",
+    "in_memory",
+    "last_modified",
+    "stream_resource",
+]
 
-Pieces = Callable[[int, int], Iterator[tuple[int, int]]]
+Pieces = Callable[[int, int], Iterable[tuple[int, int]]]
 """(start, length) → the (file offset, size) pieces that hold these bytes, in order. Raises HarmonyError."""
+
+Checked = Callable[[int, int], Iterator[memoryview]]
+"""(start, length) → these bytes, from blocks that match CRC and digest. Reads files; raises HarmonyError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +45,18 @@ class Resource:
     pieces: Pieces
     in_memory: bool
     """Whether `pieces` reads no file, so that it may be called on the event loop."""
+    digest: bytes | None = None
+    """SHA-256 of all the bytes, where the container says it."""
+    checked: Checked | None = None
+    """The same bytes as `pieces`, out of blocks that were checked; None where nothing can be checked."""
+    extension: str | None = None
+    """How a download's file name ends, without the dot; None keeps the container's own name."""
 
     def representation(self) -> Representation:
         """What `ranges.decide` needs to know."""
-        return Representation(self.size, self.etag, last_modified(self.container), self.content_type)
+        return Representation(
+            self.size, self.etag, last_modified(self.container), self.content_type, self.digest
+        )
 
 
 def last_modified(container: Container) -> int | None:
@@ -50,13 +69,36 @@ def stream_resource(container: Container, track: int) -> Resource:
     """A track's whole stream. Raises NotFoundError for a track that is not there, FormatError and its kin."""
     reader = container.reader
     facts.check_track(reader, track)
+    state = reader.tracks[track]
+    size = reader.stream_size(track)
+    flat = reader.flat_map(track)
+    pieces: Pieces = lambda start, length: reader.extents(start, length, track)  # noqa: E731 - one of two
+    if flat is not None:
+        pieces = lambda start, length: flat.pieces(start, start + length)  # noqa: E731
     return Resource(
         container,
-        reader.stream_size(track),
+        size,
         reader.etag(track),
-        facts.content_type(reader.tracks[track].info.media_type),
-        lambda start, length: reader.extents(start, length, track),
+        facts.content_type(state.info.media_type),
+        pieces,
         in_memory(container, track),
+        # META's digest is of the blocks that are stored: of the stream only where none is lost.
+        digest=state.sha256 if state.bytes == size else None,
+        checked=lambda start, length: reader.read_checked(start, length, track),
+        extension=facts.extension(state.info.media_type),
+    )
+
+
+def file_resource(container: Container) -> Resource:
+    """The container's own file, byte for byte."""
+    reader = container.reader
+    return Resource(
+        container,
+        reader.size,
+        reader.file_etag(),
+        facts.CONTAINER_TYPE,
+        lambda start, length: iter([(start, length)]),
+        in_memory=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""The routes of one container: `/video/range`, `/video/seek`, `/video/keyframes`, `/video/info`."""
+"""One container's bytes and facts: `/video/range`, `/video/keyframes`, `/video/info`, `/container`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.server import facts, payload
 from harmony4.server.keys import LIBRARY
 from harmony4.server.query import asked_track, cache_control, container_name, integer, json_response
-from harmony4.server.resource import in_memory, stream_resource
+from harmony4.server.resource import file_resource, stream_resource
+from harmony4.server.timed import asked_time, timed_resource
 
-__all__ = ["get_info", "get_keyframes", "get_range", "get_seek", "routes"]
+__all__ = ["get_container", "get_info", "get_keyframes", "get_range", "routes"]
 
 _KEYFRAMES: Final = 100_000
 
@@ -23,14 +24,15 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/video/range", get_range),
         web.get("/video/range/{track:[0-9]{1,5}}.{ext:[a-z0-9]{1,8}}", get_range),
-        web.get("/video/seek", get_seek),
         web.get("/video/keyframes", get_keyframes),
         web.get("/video/info", get_info),
+        web.get("/container", get_container),
     ]
 
 
 async def get_range(request: web.Request) -> web.StreamResponse:
-    """A track's stream, whole or one range of it: 200, 206, 304, 404, 410, 412, 416."""
+    """A track's stream or the blocks of a time, whole or a range: 200, 206, 304, 404, 409, 410, 412, 416."""
+    time = asked_time(request)
     with await request.app[LIBRARY].open(container_name(request)) as container:
         reader = container.reader
         track = asked_track(request, reader)
@@ -40,26 +42,17 @@ async def get_range(request: web.Request) -> web.StreamResponse:
             raise NotFoundError(
                 "the track is of another type", expected=facts.extension(media_type), found=ext
             )
-        return await payload.respond(request, stream_resource(container, track))
-
-
-async def get_seek(request: web.Request) -> web.Response:
-    """The keyframe at or before `pts`: 200, 404 where there is none."""
-    name = container_name(request)
-    pts = integer(request, "pts")
-    if pts is None:
-        raise UsageError("pts is missing", expected="microseconds")
-    with await request.app[LIBRARY].open(name) as container:
-        reader = container.reader
-        track = asked_track(request, reader)
-        etag = reader.etag(track)
-        cache = cache_control(request, etag)
-        if in_memory(container, track):
-            answer = facts.seek_facts(reader, pts, track)
+        if time is None:
+            resource = stream_resource(container, track)
         else:
-            answer = await asyncio.to_thread(facts.seek_facts, reader, pts, track)
-        answer["range_url"] = facts.range_url(reader, name, track)
-        return json_response(answer, cache)
+            resource = await timed_resource(request, container, track, time)
+        return await payload.respond(request, resource)
+
+
+async def get_container(request: web.Request) -> web.StreamResponse:
+    """The sealed file itself, whole or one range of it: 200, 206, 304, 404, 410, 412, 416."""
+    with await request.app[LIBRARY].open(container_name(request)) as container:
+        return await payload.respond(request, file_resource(container))
 
 
 async def get_keyframes(request: web.Request) -> web.Response:

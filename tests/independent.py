@@ -97,6 +97,14 @@ def etag(head, track=0, unmasked=False):
     return sha(b"h4mk etag\0" + head + struct.pack(">HB", track, unmasked))[:16].hex()
 
 
+def file_etag(data):
+    """H4MK 12.3, of a whole file with VERI."""
+    at = 8
+    while data[at : at + 4] != b"VERI":
+        at += 12 + int.from_bytes(data[at + 4 : at + 8])
+    return sha(b"h4mk file\0" + data[at:])[:16].hex()
+
+
 def tokens_of(trak, blocks, ends=None, digests=None):
     """H4MK 6.2: the tokens of `blocks`, in the order given; each block is a dict with `payload`, `pts` and,
     where they are not the default, `track`, `key`, `header`, `min_pts`, `tag`.

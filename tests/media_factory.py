@@ -65,7 +65,8 @@ RECIPES: Final[dict[str, str]] = {
     "subtitles.mkv": f"-f srt -i data:text/plain;base64,{TEXT} -c:s srt {EXACT}",
     # MPEG-TS
     "plain.ts": f"-i {{plain.mp4}} {COPY} {EXACT}",
-    "opengop.ts": f"-i {{opengop.mp4}} {COPY} {EXACT}",
+    "opengop.ts": f"-i {{opengop.mp4}} {COPY} {EXACT}",  # parameter sets only before the IDR pictures
+    "broadcast.ts": f"{VIDEO} {AUDIO} {OPEN} -c:a aac {EXACT}",  # before each keyframe
     "plain.m2ts": f"-i {{plain.mp4}} {COPY} {EXACT} -mpegts_m2ts_mode 1",
     "wrap.ts": f"-i {{plain.mp4}} {COPY} {EXACT} -output_ts_offset 95440.5",  # wraps after 3.2 s
     "late.ts": f"-i {{plain.mp4}} {COPY} {EXACT} -output_ts_offset 5000",

@@ -74,6 +74,7 @@ class Server:
     """Without a slash at the end."""
     app: web.Application
     loop: asyncio.AbstractEventLoop
+    loop_name: str
 
     @property
     def address(self) -> tuple[str, int]:
@@ -83,15 +84,27 @@ class Server:
         return parts.hostname, parts.port
 
     def request(
-        self, method: str, target: str, headers: Mapping[str, str] | Sequence[tuple[str, str]] = ()
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
     ) -> Answer:
-        """One exchange on a connection of its own; the target is sent as it is."""
+        """One exchange on a connection of its own; target and body are sent as they are.
+
+        With a body a `Content-Length` is added unless `headers` say how long it is.
+        """
         connection = http.client.HTTPConnection(*self.address, timeout=30)
         try:
             connection.putrequest(method, target, skip_accept_encoding=True)
-            for name, value in headers.items() if isinstance(headers, Mapping) else headers:
+            fields = list(headers.items() if isinstance(headers, Mapping) else headers)
+            if body is not None and not {"Content-Length", "Transfer-Encoding"} & {
+                name for name, _ in fields
+            }:
+                fields.append(("Content-Length", str(len(body))))
+            for name, value in fields:
                 connection.putheader(name, value)
-            connection.endheaders()
+            connection.endheaders(body)
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
         finally:
@@ -148,7 +161,7 @@ def running(library: Path, *, loop: str = LOOPS[0], **settings: Any) -> Iterator
         assert started.wait(30)
         try:
             if not failures:
-                yield Server(found["url"], app, found["loop"])
+                yield Server(found["url"], app, found["loop"], loop)
         finally:
             if "stop" in found and worker.is_alive():
                 found["loop"].call_soon_threadsafe(found["stop"].set)

@@ -202,6 +202,8 @@ def test_views_of_wide_or_strided_items():
         ({"tracks": [TrackInfo(kind="film")]}, CriticalError),
         ({"tracks": [TrackInfo(name="x" * 2**20)]}, LimitError),
         ({"tracks": [TrackInfo(name="\ud800")]}, UsageError),
+        ({"title": "\ud800"}, UsageError),
+        ({"title": "x" * 2**20}, LimitError),
     ],
 )
 def test_impossible_facts(arguments, kind, tmp_path):

@@ -142,6 +142,16 @@ def test_a_reader_of_facts_may_leave(command: str, tmp_path: Path) -> None:
     assert done.stdout.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["export", "--help"], ["--version"]])
+def test_a_reader_of_help_may_leave(arguments: list[str]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [str(HARMONY4), *arguments]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, check=False)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_reader_of_data_that_leaves_ends_it_as_sigpipe_would(tmp_path: Path) -> None:
     media = tmp_path / "media"
     media.write_bytes(bytes(8 * 2**20))

@@ -172,7 +172,9 @@ def test_where_nothing_can_be_written(command: str, bunny: Path, tmp_path: Path,
 
 def test_what_cannot_be_exported(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "before").write_bytes(b"before")
-    refused(here(capsys, "export", tmp_path / "none", "-o", tmp_path / "before"), "No such file", "none")
+    for missing, words in ((tmp_path / "none", "No such file or directory"), (tmp_path, "it is a folder")):
+        done = here(capsys, "export", missing, "-o", tmp_path / "before")
+        assert done.err == f"error: cannot open {missing}: {words}\n"
     refused(here(capsys, "export", tmp_path, "-o", tmp_path / "before"), "folder")
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(BUNNY.read_bytes()[:64] + random_bytes(5000))
@@ -333,7 +335,7 @@ def test_a_source_that_grows_is_noticed(tmp_path: Path) -> None:
             file.write(b"more")
         process.stdout.read()
         done = Done(process.wait(ROOM), b"", process.stderr.read().decode())
-    refused(done, "changed while it was read")
+    refused(done, f"error: {source} changed while it was read (expected ")
     assert listing(tmp_path) == ["growing"]
 
 

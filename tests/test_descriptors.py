@@ -172,8 +172,7 @@ def test_too_many_connections_wait(library: Path, loop: str) -> None:
 EXHAUSTED = """
 import asyncio, os, resource, socket, sys, time
 from harmony4.server.app import loop_factory
-from harmony4.server.connection import Acceptor
-import harmony4.server.connection as connection
+from harmony4.server.acceptor import Acceptor
 
 class Echo(asyncio.Protocol):
     def connection_made(self, transport):

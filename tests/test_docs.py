@@ -65,7 +65,8 @@ def test_every_route_is_described(tmp_path: Path) -> None:
         rows = [row for row in table.splitlines() if f"`{path}`" in row or f"`{path}?" in row]
         assert rows, f"{path} is not described"
         if route.method != "HEAD":
-            assert f"| {route.method}" in rows[0], f"{route.method} {path} is not described"
+            methods = rows[0].split("|")[2]
+            assert route.method in methods.replace(",", "").split(), f"{route.method} {path} is not described"
 
 
 def test_every_parameter_of_a_route_is_described() -> None:

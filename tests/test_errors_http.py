@@ -211,6 +211,7 @@ def test_openapi_describes_exactly_the_routes(server: Server) -> None:
     for path, schema in (
         ("/video/info?name=a.h4mk", "Info"),
         ("/video/seek?name=a.h4mk&pts=0", "Seek"),
+        ("/video/seek?name=a.h4mk&pts=0,1", "Seeks"),
         ("/video/keyframes?name=a.h4mk", "Keyframes"),
         ("/media", "Media"),
         ("/health", "Status"),

@@ -1,5 +1,7 @@
 """RMAP, and the holes of a recovered track (H4MK 9, 10.2)."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +10,8 @@ from harmony4.crypto import FormatError, OrderError, SealError
 from harmony4.h4mk import Lost
 from harmony4.h4mk.holes import Holes
 from harmony4.h4mk.layout import RMAP_ENTRY, RangeEntry
-from harmony4.h4mk.rangemap import RangeMap
-from harmony4.h4mk.seek import PagedTable
+from harmony4.h4mk.rangemap import KeyMap, RangeMap
+from harmony4.h4mk.seek import PagedTable, SeekTable
 from samples import Counting
 
 SIZES = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), max_size=40)
@@ -104,3 +106,63 @@ def test_the_bytes_of_a_hole():
     with pytest.raises(SealError):
         list(Holes([Lost(1, 4)]).byte_ranges(rmap))
     assert list(Holes().byte_ranges(rmap)) == []
+
+
+@given(SIZES, st.data())
+def test_pieces_of_a_flat_map(blocks, data):  # H4MK 18.3
+    """The columns give what going through the entries gives."""
+    entries = entries_of(blocks)
+    flat = RangeMap.copied(pack(entries)).flat(10**6)
+    if not entries:
+        assert flat is None
+        return
+    places = [entry.position + byte for entry in entries for byte in range(entry.size)]
+    assert flat.end == len(places)
+    start = data.draw(st.integers(0, flat.end - 1))
+    stop = data.draw(st.integers(start + 1, flat.end))
+    pieces = flat.pieces(start, stop)
+    assert [at + byte for at, size in pieces for byte in range(size)] == places[start:stop]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {1: {"offset": 4}},  # a hole
+        {0: {"offset": 1}},
+        {0: {"position": 19}},  # inside the header
+        {1: {"position": 402}},  # inside the block before
+        {2: {"position": 10**6}},  # behind the end of the file
+        {2: {"size": 0}},
+    ],
+)
+def test_a_map_that_is_not_flat(change):
+    entries = entries_of([(3, 1)] * 3)
+    made = [replace(entry, **change.get(number, {})) for number, entry in enumerate(entries)]
+    assert RangeMap.copied(pack(entries)).flat(10**6) is not None
+    assert RangeMap.copied(pack(made)).flat(10**6) is None
+    assert RangeMap.copied(pack(entries)[:-1] + b"\1").flat(10**6) is None  # a reserved bit
+
+
+@given(SIZES.filter(bool), st.sets(st.integers(0, 39)), st.integers(0, 200))
+def test_key_map(blocks, keys, pts):  # H4MK 18.2
+    entries = entries_of([(size, step + 1) for size, step in blocks])
+    chosen = [number for number in sorted(keys) if number < len(entries)]
+    table = SeekTable.of([(entries[number].pts, entries[number].offset) for number in chosen])
+    flat = RangeMap.copied(pack(entries)).flat(10**6)
+    found = KeyMap(*table.columns(), flat).find(pts)
+    before = [number for number in chosen if entries[number].pts <= pts]
+    if not before:
+        assert found is None
+        return
+    entry = entries[before[-1]]
+    after = [entries[number] for number in chosen if number > before[-1]]
+    end = after[0].offset if after else flat.end
+    assert found == (entry.pts, entry.offset, before[-1], after[0].pts if after else None, end - entry.offset)
+
+
+def test_a_key_map_that_does_not_fit():
+    flat = RangeMap.copied(pack(entries_of([(5, 1)] * 3))).flat(10**6)
+    keys = KeyMap(*SeekTable.of([(1, 0), (2, 6)]).columns(), flat)
+    assert keys.find(1) == (1, 0, 0, 2, 6)
+    assert keys.find(2) is None
+    assert KeyMap(*SeekTable.of([]).columns(), flat).greatest == 15

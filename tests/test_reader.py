@@ -28,7 +28,9 @@ from harmony4.crypto import (
 )
 from harmony4.h4mk import TOKEN_DTYPE, H4MKBuilder, H4MKReader, Lost, SeekEntry, SeekResult, TrackInfo
 from harmony4.h4mk import opening as opening_module
+from harmony4.h4mk import reader as reader_module
 from make_vectors.parts import TWO, TWO_BLOCKS, TWO_ENDS, container, framed
+from needs import ORIGINAL
 from samples import VIDEO, Counting, track_of
 
 GOOD = container()
@@ -147,6 +149,24 @@ def test_a_stream_behaves_as_bytesio(steps):
 def test_etags(reader):  # H4MK 12.3
     assert reader.etag() == independent.etag(reader.head)
     assert reader.etag(unmasked=True) == independent.etag(reader.head, unmasked=True) != reader.etag()
+
+
+def test_the_entity_tag_of_the_file(monkeypatch):  # H4MK 12.3
+    source = Counting(GOOD)
+    with H4MKReader(source) as reader:
+        source.taken()
+        assert reader.file_etag() == independent.file_etag(GOOD) != reader.etag()
+        assert reader.file_etag() == independent.file_etag(GOOD)
+        assert source.taken()[0] == 1
+    original = ORIGINAL.read_bytes()
+    with H4MKReader(original) as reader:
+        assert reader.file_etag() == independent.file_etag(original) != reader.etag()
+    for unsealed in (GOOD[:-1], original[:-44]):
+        with H4MKReader(unsealed) as reader:
+            assert reader.file_etag() is None
+    monkeypatch.setattr(reader_module, "SEAL_LIMIT", 100)
+    with H4MKReader(GOOD) as reader:
+        assert reader.file_etag() is None
 
 
 def test_paths_are_mapped_and_bytes_are_not(tmp_path):

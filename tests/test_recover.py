@@ -22,7 +22,7 @@ from harmony4.crypto import (
     UsageError,
     VersionError,
 )
-from harmony4.h4mk import H4MKReader, Lost, recover, verify
+from harmony4.h4mk import H4MKBuilder, H4MKReader, Lost, TrackInfo, recover, verify
 from harmony4.h4mk.layout import MOST_ANCILLARY
 from make_vectors.parts import BLOCKS, TRACK, TRAK, TWO, TWO_BLOCKS, TWO_ENDS, container, framed
 from needs import ORIGINAL
@@ -179,6 +179,52 @@ def test_what_looks_like_a_block_inside_a_block_is_media():  # H4MK 20.1
     # Damaged, but what follows stands where it should: still media, and not searched.
     report, made, _ = saved(flip(data, data.index(b"film")))
     assert payloads(made) == [b"next"] and report.lost == (Lost(1, 0),)
+
+
+def nested():
+    """A container in a container, and the digests of the outer one's blocks."""
+    with H4MKBuilder.in_memory([TrackInfo()], block=200) as builder:
+        for number in range(60):
+            builder.add_block(bytes([number]) * 200, number * 1000, key=True)
+        builder.finish(ends={0: 60_000})
+        inner = builder.getvalue()
+    with H4MKBuilder.in_memory([TrackInfo()], block=5000) as builder:
+        for number, start in enumerate(range(0, len(inner), 5000)):
+            builder.add_block(inner[start : start + 5000], number * 1000, key=True)
+        builder.finish()
+        data = builder.getvalue()
+    with H4MKReader(data) as reader:
+        return data, list(reader.blocks())
+
+
+def test_a_damaged_header_does_not_open_its_block_to_the_search():  # H4MK 20.1
+    """The media are a container themselves: no block of theirs may take the place of a real one."""
+    data, blocks = nested()
+    for number, block in enumerate(blocks):
+        rest = [one.token for one in blocks if one is not block]
+        for at in [*range(block.position - 152, block.position + 3, 5), block.position - 12]:
+            report, made, _ = saved(flip(data, at), strictly=False)
+            with H4MKReader(made) as reader:
+                assert list(reader.tokens()) == rest, (number, at)
+            assert report.left_out == 0
+
+
+def test_a_cut_block_gives_nothing_of_its_media():  # H4MK 20.1
+    data, blocks = nested()
+    for size in range(blocks[0].position, len(data), 997):
+        _, made, _ = saved(data[:size], strictly=False)
+        with H4MKReader(made) as reader:
+            tokens = list(reader.tokens())
+        assert tokens == [one.token for one in blocks if one.position + len(one.payload) <= size]
+
+
+def test_a_damaged_header_of_a_block_that_is_shorter_than_it_says():
+    """Neither its token nor its payload header can be followed: what stands behind is searched."""
+    first = places(GOOD)[3]
+    for damaged in (first.offset + 2, first.offset + 40, places(GOOD)[4].offset + 1):
+        bad = flip(GOOD, damaged)
+        report, made, _ = saved(bad[: first.end + 14] + bad[first.end + 15 :])
+        assert payloads(made) == [NAMES[0], *NAMES[2:]] and report.left_out == 0
 
 
 def test_a_block_that_the_end_cuts_is_searched():

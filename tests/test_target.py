@@ -5,6 +5,8 @@ import io
 import os
 import stat
 import threading
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
@@ -130,6 +132,30 @@ def test_a_part_that_is_taken_away(tmp_path):
     file.part.unlink()
     file.part.mkdir()  # what cannot be removed is left, without a second error
     file.abort()
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "refused"),
+    [
+        ("open", errno.EACCES, False),  # a folder that may be written and not read
+        ("fsync", errno.EINVAL, False),  # a file system that cannot sync folders
+        ("fsync", errno.EIO, True),
+    ],
+)
+def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, call, number, refused):
+    """The file is in place by then: only a real error is one."""
+    real = getattr(os, call)
+
+    def of_a_folder(what, *rest):
+        if Path(what).is_dir() if call == "open" else stat.S_ISDIR(os.fstat(what).st_mode):
+            raise OSError(number, os.strerror(number))
+        return real(what, *rest)
+
+    file = AtomicFile(tmp_path / "a")
+    monkeypatch.setattr(os, call, of_a_folder)
+    with pytest.raises(StorageError) if refused else nullcontext():
+        file.commit()
+    assert names(tmp_path) == ["a"]
 
 
 @needs_rlimit

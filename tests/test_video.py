@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,9 +23,11 @@ from harmony4.tokenize import cut, feed
 from harmony4.tokenize import media as media_module
 from harmony4.tokenize.demux import demux
 from harmony4.tokenize.feed import Feed, SeekableFile
-from harmony4.tokenize.media import TrackFacts
+from harmony4.tokenize.media import MediaBlocks, TrackFacts
+from harmony4.tokenize.sniff import Format, sniff
 from harmony4.tokenize.timeline import Step
 from harmony4.tokenize.video import VideoBlockToken, VideoTokenizer, VideoTransportTokenizer
+from limits import file_size_limit, needs_rlimit
 from media_factory import PLAIN, RECIPES, key_times, media, probe
 from needs import BUNNY, needs_espeak, needs_ffmpeg
 
@@ -587,6 +589,28 @@ class TestFeed:
         with pytest.raises(StorageError, match="Input/output"):
             made.read(6)
         assert isinstance(made.error, StorageError)
+
+    @pytest.mark.parametrize("size", [5000, 9000])
+    @needs_rlimit
+    def test_a_full_disk(self, tmp_path: Path, size: int) -> None:
+        """What stays in the spool's own buffer fails again, without words, when it is closed."""
+        made = Feed([bytes(size)] * 9, lambda: (tmp_path / "spool").open("w+b"), memory=2)
+        with file_size_limit(6000):
+            with pytest.raises(StorageError, match="large"):
+                made.pull(9 * size)
+            made.close()
+        spool = cast(BinaryIO, (tmp_path / "spool").open("w+b"))
+        blocks = MediaBlocks(
+            Feed([bytes(4) + b"mdat", bytes(size)], io.BytesIO, memory=2**20),
+            [],
+            cast(Format, sniff(bytes(4) + b"mdat")),
+            size=9,
+            demuxer=demux,
+            spool=lambda: spool,
+        )
+        with file_size_limit(100), pytest.raises(StorageError, match="large"):
+            list(blocks)
+        assert spool.closed
 
     def test_source_errors(self) -> None:
         class Bad:

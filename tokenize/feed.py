@@ -11,13 +11,14 @@ import stat
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 from harmony4.crypto.errors import SourceError, StorageError
 from harmony4.tokenize.demux import BUFFER
 from harmony4.tokenize.tokens import Source
 
-__all__ = ["Feed", "SeekableFile", "Spool", "regular_file"]
+__all__ = ["Feed", "SeekableFile", "Spool", "discard", "regular_file"]
 
 Spool = Callable[[], BinaryIO]
 """Makes an empty seekable file, for bytes that memory should not hold."""
@@ -177,9 +178,15 @@ class Feed:
 
     def close(self) -> None:
         """Give the spool back."""
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            discard(spool)
+
+
+def discard(spool: BinaryIO) -> None:
+    """Close a spool whose bytes nobody wants: that flushes it first, which fails where the disk is full."""
+    with suppress(OSError):
+        spool.close()
 
 
 class SeekableFile:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from harmony4.crypto.errors import MediaError, StorageError
 from harmony4.tokenize.cut import Block, Cutter
 from harmony4.tokenize.demux import BUFFER, Demuxed, Demuxer, StreamFacts
-from harmony4.tokenize.feed import Feed, SeekableFile, Spool, regular_file
+from harmony4.tokenize.feed import Feed, SeekableFile, Spool, discard, regular_file
 from harmony4.tokenize.scan import Boxes, Clusters, Packets, Pages, Samples, Scanner
 from harmony4.tokenize.sniff import Format
 from harmony4.tokenize.timeline import Step, Timeline, micros, unroll
@@ -117,10 +117,13 @@ class MediaBlocks(Blocks):
             yield from self._run(SeekableFile(cast(BinaryIO, self._source), size))
             return
         # An MP4 with its index at the end, out of a pipe: all of it must be there before the first packet.
-        with closing(self._spool()) as spool:
+        spool = self._spool()
+        try:
             size = _copy(self._feed, spool)
             with closing(Feed(spool, self._spool, memory=MEMORY)) as self._feed:
                 yield from self._run(SeekableFile(spool, size))
+        finally:
+            discard(spool)
 
     def _run(self, file: SeekableFile | None) -> Iterator[tuple[Block, bytes]]:
         feed = self._feed
@@ -228,14 +231,21 @@ def _index_last(feed: Feed) -> bool:
 def _copy(feed: Feed, spool: BinaryIO) -> int:
     size = 0
     while data := feed.next(_PIECE):
-        try:
+        with _spooling():
             spool.write(data)
-        except OSError as error:
-            raise StorageError(f"the source cannot be spooled: {error.strerror or error}") from error
         size += len(data)
-    spool.flush()
-    spool.seek(0)
+    with _spooling():
+        spool.flush()
+        spool.seek(0)
     return size
+
+
+@contextmanager
+def _spooling() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the source cannot be spooled: {error.strerror or error}") from error
 
 
 def _clock(streams: tuple[StreamFacts, ...]) -> StreamFacts | None:

@@ -128,7 +128,7 @@ def _text(report: VerifyReport, file: str) -> list[str]:
         [
             ("read", f"{format_count(report.bytes, 'byte')}, {format_count(report.chunks, 'chunk')}"),
             ("blocks", format_count(report.blocks, "")),
-            ("duration", format_duration(report.duration) if report.state != "original" else None),
+            ("duration", format_duration(report.duration)),
             ("head", report.head.hex() if report.head and report.ok else None),
             *(("" if number else "checked", check) for number, check in enumerate(checks)),
         ]

@@ -18,7 +18,7 @@ from typer.exceptions import TyperException
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server.cli import check, look, make, serving
 from harmony4.server.cli.options import EPILOG
-from harmony4.server.cli.streams import ReaderGone
+from harmony4.server.cli.streams import FACTS_GONE, ReaderGone
 from harmony4.server.cli.values import plain
 
 __all__ = ["app", "explain", "run"]
@@ -92,6 +92,12 @@ def run(argv: list[str]) -> int:
         return ending.exit_code if argv else 2
     except ReaderGone as gone:
         return gone.status
+    except BrokenPipeError:  # of --version; everything else that we print raises ReaderGone
+        return FACTS_GONE
+    except SystemExit as ending:
+        if isinstance(ending.__context__, BrokenPipeError):  # rich's answer where nobody reads the help
+            return FACTS_GONE
+        raise
     except Exception as error:
         if sys.flags.dev_mode:
             traceback.print_exc()

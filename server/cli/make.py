@@ -12,6 +12,7 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
+from harmony4.crypto.errors import SourceError
 from harmony4.h4mk import RecoverReport, recover
 from harmony4.server.cli.extracting import Extracted, extract
 from harmony4.server.cli.options import (
@@ -31,6 +32,7 @@ from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import (
     STANDARD,
     check_not_same,
+    named,
     open_container,
     sequential,
     shown,
@@ -128,7 +130,10 @@ def export_command(
         sink(output) as target,
         Meter(f"exporting {plain(shown(source))}", size, quiet=quiet) as meter,
     ):
-        result = export(media, target, options, progress=meter)
+        try:
+            result = export(media, target, options, progress=meter)
+        except SourceError as error:
+            raise named(error, source) from error
     seal, track = result.seal, result.track
     facts: dict[str, object] = {
         "output": None if output == STANDARD else output,

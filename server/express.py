@@ -1,0 +1,301 @@
+"""The express lane: requests that were answered before, but for one number, without aiohttp's machinery.
+
+Players, proxies and download programs send the same bytes again and again, and only `Range` or `pts`
+differs. The first such request goes the ordinary way: the library's parser reads it, the router, the
+middlewares and the handler answer it. The handler offers a plan with its answer, and a plan is kept under the
+request's bytes without that number. The next request with the same bytes around it is answered in
+`data_received`: same decision, same headers (they are taken from the first answer as it went out), same
+bytes.
+
+No request is parsed here, so there is no second opinion about what a request means: its bytes are those of
+a request that was parsed, except for decimal digits. And since an answer follows from the request's bytes
+and the container alone, one that was given holds for the next one but for what the number changes. That is
+looked up anew each time: only the way there is remembered, no bytes of an answer. Whatever is not plain
+goes the ordinary way: ranges that are not `first-last`, bodies beyond 1 MiB, bytes that a disk must be
+asked for, a client that still has bytes to take.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from email.utils import formatdate
+from time import perf_counter
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aiohttp import web
+
+from harmony4.crypto.errors import HarmonyError
+from harmony4.server.access import client_fields, escape
+from harmony4.server.facts import seek_template
+from harmony4.server.residency import is_resident, read_resident
+
+if TYPE_CHECKING:
+    from harmony4.h4mk.rangemap import KeyMap
+    from harmony4.server.connection import Connection
+    from harmony4.server.library import Container, Library
+    from harmony4.server.resource import Resource
+
+__all__ = ["Express", "Key", "offer_range", "offer_seek", "split"]
+
+Key = tuple[bytes, bytes]
+"""A request's bytes before and behind the number."""
+
+_RANGE: Final = b"\r\nRange: bytes="
+_PTS: Final = b"pts="
+_PLANS: Final = 8192
+_LONGEST: Final = 4096
+"""Bytes; longer requests go the ordinary way, so that plans take a bounded amount of memory."""
+_DIGITS: Final = 15
+"""So many digits stay below 2^53: numbers that are numbers in JSON too."""
+_MOST: Final = 2**20
+"""The largest body, bytes: what the kernel copies before other connections get their turn."""
+_SMALL: Final = 2**16
+"""Up to here reading beats mapping: one system call says whether the bytes are in memory and fetches them."""
+_STEADY: Final = frozenset(
+    {
+        "accept-ranges",
+        "access-control-allow-origin",
+        "access-control-expose-headers",
+        "cache-control",
+        "content-disposition",
+        "content-location",
+        "content-security-policy",
+        "content-type",
+        "etag",
+        "last-modified",
+        "referrer-policy",
+        "repr-digest",  # of the whole stream, whatever the range is
+        "server",
+        "vary",
+        "x-content-type-options",
+    }
+)
+"""Headers of an answer that do not depend on the number."""
+_MADE: Final = frozenset({"content-length", "content-range", "date"})
+"""Headers that are made anew. An answer with any other header is not learned from."""
+
+
+def split(data: bytes) -> tuple[Key | None, bytes]:
+    """A request's key and the number in it; no key for what the express lane does not take."""
+    if not data.startswith(b"GET /video/") or len(data) > _LONGEST:
+        return None, b""
+    start = data.find(_RANGE)
+    if start >= 0:
+        start += len(_RANGE)
+        stop = data.find(b"\r", start)
+    else:
+        start = data.find(_PTS)
+        if start < 0 or data[start - 1] not in b"?&":
+            return None, b""
+        start += len(_PTS)
+        stop = start
+        while data[stop : stop + 1].isdigit():
+            stop += 1
+    return (data[:start], data[stop:]), data[start:stop]
+
+
+class _Plan(Protocol):
+    """How to answer one kind of request."""
+
+    container: Container
+
+    def answer(self, connection: Connection, value: bytes, express: Express) -> bool:
+        """Answer it with this number in it; False, and nothing done, where it must go the ordinary way."""
+        ...
+
+
+class Express:
+    """The plans of one application. For one event loop."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._plans: dict[Key, _Plan] = {}
+        self._second = 0
+        self._date = b""
+        self.answered = 0
+        """Number of requests that were answered in this lane."""
+        self._closed = False
+        library.on_retire = self.forget
+
+    def answer(self, connection: Connection, key: Key, value: bytes, now: float) -> bool:
+        """Answer a request if there is a plan for it; else nothing has happened. `now` is the loop's time."""
+        plan = self._plans.get(key)
+        if plan is None or not self._library.touch(plan.container, now):
+            return False
+        transport = connection.transport
+        if transport is None or transport.get_write_buffer_size():
+            return False
+        return plan.answer(connection, value, self)
+
+    def learn(self, key: Key, request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Keep a plan for requests like this one, if it got an answer that its handler offered a plan for."""
+        offer = request.get(_OFFER)
+        steady = [item for item in response.headers.items() if item[0].lower() not in _MADE]
+        if (
+            offer is None
+            or self._closed
+            or response.status != offer.status
+            or not key[0].endswith(offer.number)
+            or (offer.number == _PTS and _RANGE in key[1])
+            or not _STEADY.issuperset(name.lower() for name, _ in steady)
+            or not response.keep_alive
+        ):
+            return
+        if len(self._plans) >= _PLANS:
+            self._plans.clear()
+        self._plans[key] = offer.plan(_Outer(request, response, steady))
+
+    def forget(self, container: Container) -> None:
+        """Drop the plans of a container that is no longer served."""
+        self._plans = {key: plan for key, plan in self._plans.items() if plan.container is not container}
+
+    def close(self) -> None:
+        """Send everything the ordinary way from here on: answers of a server that stops say so."""
+        self._closed = True
+        self._plans = {}
+
+    def date(self) -> bytes:
+        """The Date header's value (RFC 9110 §6.6.1)."""
+        now = int(time.time())
+        if now != self._second:
+            self._second, self._date = now, formatdate(now, usegmt=True).encode("ascii")
+        return self._date
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """What a handler says of its answer: the next one like it, but for the number, may come from `plan`."""
+
+    status: int
+    number: bytes
+    plan: Callable[[_Outer], _Plan]
+
+
+_OFFER: Final = web.RequestKey("express", _Offer)
+
+
+def offer_range(request: web.Request, resource: Resource) -> None:
+    """Say that an answer with one range (206) follows from the resource and the range alone."""
+    if resource.in_memory:
+        request[_OFFER] = _Offer(206, _RANGE, lambda outer: _RangePlan(outer, resource))
+
+
+def offer_seek(request: web.Request, container: Container, track: int) -> None:
+    """Say that the answer about one time follows from the container, the track and the time alone."""
+    keys = container.reader.key_map(track)
+    if keys is None or keys.greatest >= 10**_DIGITS:
+        return
+    template = seek_template(container.card(track))
+    request[_OFFER] = _Offer(200, _PTS, lambda outer: _SeekPlan(outer, container, template, keys))
+
+
+class _Outer:
+    """What goes around the body of all answers of a plan: the head's steady part, and the log's."""
+
+    def __init__(
+        self, request: web.BaseRequest, response: web.StreamResponse, steady: list[tuple[str, str]]
+    ) -> None:
+        lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+        lines += [f"{name}: {value}" for name, value in steady]
+        self.head = "\r\n".join(lines).encode() + b"\r\n"
+        self.status = response.status
+        self.line = escape(f"GET {request.raw_path} HTTP/1.1")
+        self.client = client_fields(request)
+
+
+class _RangePlan:
+    """One range of a resource."""
+
+    def __init__(self, outer: _Outer, resource: Resource) -> None:
+        self.container = resource.container
+        self._outer = outer
+        self._resource = resource
+        self._size = resource.size
+        # The number of a range is in a header: the log's line does not change.
+        self._tail = b"/%d\r\nDate: " % resource.size
+
+    def answer(self, connection: Connection, value: bytes, express: Express) -> bool:
+        first, dash, last = value.partition(b"-")
+        if not dash or len(value) > 2 * _DIGITS or not first.isdigit() or not (last.isdigit() or not last):
+            return False
+        start = int(first)
+        stop = min(int(last) + 1, self._size) if last else self._size
+        length = stop - start
+        if not 0 < length <= _MOST:
+            return False
+        started = perf_counter()
+        body = self._body(start, length, connection.maps)
+        if body is None:
+            return False
+        outer = self._outer
+        head = b"%bContent-Length: %d\r\nContent-Range: bytes %d-%d%b%b\r\n\r\n" % (
+            outer.head,
+            length,
+            start,
+            stop - 1,
+            self._tail,
+            express.date(),
+        )
+        express.answered += 1
+        connection.send(head, *body)
+        connection.log(outer.line, outer.status, length, outer.client, started)
+        return True
+
+    def _body(self, start: int, length: int, maps: bool) -> list[bytearray] | list[memoryview] | None:
+        """The bytes, if all of them are in memory."""
+        reader = self.container.reader
+        descriptor = reader.fileno()
+        if descriptor is None:
+            return None
+        try:
+            pieces = self._resource.pieces(start, length)
+            if length <= _SMALL:
+                found = []
+                for offset, size in pieces:
+                    data = read_resident(descriptor, offset, size)
+                    if data is None:
+                        return None
+                    found.append(data)
+                return found
+            all_pieces = list(pieces)
+            mapping = reader.mapping if maps else None
+            if mapping is None or not is_resident(descriptor, all_pieces):
+                return None
+        except HarmonyError:
+            return None  # the ordinary way says what is wrong
+        self.container.mapped += length
+        view = memoryview(mapping)
+        return [view[offset : offset + size] for offset, size in all_pieces]
+
+
+class _SeekPlan:
+    """The keyframe at or before a time."""
+
+    def __init__(self, outer: _Outer, container: Container, template: bytes, keys: KeyMap) -> None:
+        self.container = container
+        self._outer = outer
+        self._template = template
+        self._keys = keys
+        before, _, behind = outer.line.partition("pts=")
+        self._line = f"{before}pts=", behind.lstrip("0123456789")
+
+    def answer(self, connection: Connection, value: bytes, express: Express) -> bool:
+        if not 0 < len(value) <= _DIGITS:
+            return False
+        started = perf_counter()
+        asked = int(value)
+        found = self._keys.find(asked)
+        if found is None:
+            return False
+        pts, offset, block, following, size = found
+        next_pts = b"null" if following is None else b"%d" % following
+        body = self._template % (asked, pts, offset, block, next_pts, size)
+        outer = self._outer
+        head = b"%bContent-Length: %d\r\nDate: %b\r\n\r\n" % (outer.head, len(body), express.date())
+        express.answered += 1
+        connection.send(head + body)
+        before, behind = self._line
+        connection.log(f"{before}{asked}{behind}", outer.status, len(body), outer.client, started)
+        return True

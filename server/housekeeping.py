@@ -1,0 +1,76 @@
+"""What the server looks after while it runs: clients that take nothing, and memory that mappings hold."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import struct
+import sys
+from socket import SO_LINGER, SOL_SOCKET
+from typing import Final, cast
+
+from aiohttp import web
+
+from harmony4.server.connection import Connection
+from harmony4.server.library import Library
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+__all__ = ["keep_house"]
+
+_LOG: Final = logging.getLogger("harmony4.server")
+_LOOKS: Final = 8
+"""Looks at a connection within the write time limit."""
+_MOST: Final = 64 * 2**20
+"""Bytes that may go through mappings before their pages are taken out of this process's memory."""
+
+
+async def keep_house(manager: web.Server, library: Library, limit: float) -> None:
+    """Run until cancelled. `limit` is how long a client may take nothing, seconds."""
+    pause = min(1.0, limit / _LOOKS)
+    loop = asyncio.get_running_loop()
+    seen: dict[Connection, tuple[int, float]] = {}
+    while True:
+        await asyncio.sleep(pause)
+        now = loop.time()
+        before, seen = seen, {}
+        for one in cast(list[Connection], manager.connections):
+            left = _left(one)
+            if not left:
+                continue
+            known, since = before.get(one, (None, now))
+            seen[one] = left, (since if known == left else now)
+            if now - seen[one][1] >= limit:
+                _cut_off(one, limit)
+        await library.let_go(_MOST)
+
+
+def _left(connection: Connection) -> int:
+    """Bytes that the client has still to take, those in the kernel included; 0 where we wait for nothing."""
+    transport = connection.transport
+    if transport is None:
+        return 0
+    left = transport.get_write_buffer_size()
+    if left and sys.platform != "win32":
+        # The kernel takes more only when much of its own buffer is free, which a slow client may need minutes
+        # for: what it has still to send says whether the client takes anything.
+        queue = bytearray(4)
+        try:
+            fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queue)
+        except OSError:
+            return left
+        left += int.from_bytes(queue, sys.byteorder)
+    return left
+
+
+def _cut_off(connection: Connection, limit: float) -> None:
+    transport = connection.transport
+    assert transport is not None  # `_left` found bytes in it
+    _LOG.debug("a client took nothing for %s s", limit)
+    # Without this the kernel would go on offering what it has taken to a client that takes nothing.
+    socket = transport.get_extra_info("socket")
+    if socket is not None:
+        socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

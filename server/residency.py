@@ -1,0 +1,112 @@
+"""Whether bytes of a file are in memory, so that sending or reading them does not wait for a disk.
+
+The event loop sends only what is resident; a thread brings everything else in first. On Linux `cachestat`
+(since 6.5) answers for a range of a file that is one's own, and `preadv` with RWF_NOWAIT reads only what is
+there. Where neither exists nothing counts as resident, and threads read.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import sys
+from collections.abc import Iterable
+from typing import Final
+
+import numpy as np
+
+from harmony4.crypto.errors import SourceError
+
+__all__ = ["bring_in", "is_resident", "let_go", "read_resident"]
+
+_CACHESTAT: Final = 451
+"""The system call's number, the same on all of Linux's architectures but alpha."""
+_PAGE: Final = mmap.PAGESIZE
+_SCRATCH: Final = 2**18
+_DONTNEED: Final = 4
+"""MADV_DONTNEED on Linux."""
+_NOWAIT: Final = getattr(os, "RWF_NOWAIT", None)
+_LINUX: Final = sys.platform == "linux"
+_syscall = ctypes.CDLL(None, use_errno=True).syscall if _LINUX else None
+_madvise = ctypes.CDLL(None).madvise if _LINUX else None
+
+
+class _Range(ctypes.Structure):
+    _fields_ = (("offset", ctypes.c_uint64), ("length", ctypes.c_uint64))
+
+
+class _Stat(ctypes.Structure):
+    _fields_ = tuple((name, ctypes.c_uint64) for name in ("cached", "dirty", "written", "evicted", "recent"))
+
+
+class _Probe:
+    """`cachestat` with its arguments made once. For one thread at a time: the event loop's."""
+
+    def __init__(self) -> None:
+        self.works = _syscall is not None
+        self._range = _Range()
+        self._stat = _Stat()
+        self._pointers = ctypes.byref(self._range), ctypes.byref(self._stat)
+        if _syscall is not None:
+            _syscall.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint]
+            _syscall.restype = ctypes.c_long
+
+    def __call__(self, descriptor: int, offset: int, size: int) -> bool:
+        if not self.works:
+            return False
+        self._range.offset, self._range.length = offset, size
+        assert _syscall is not None
+        if _syscall(_CACHESTAT, descriptor, *self._pointers, 0):
+            # EPERM: somebody else's file. ENOSYS: an older kernel, or a sandbox that does not know the call.
+            if ctypes.get_errno() in (errno.ENOSYS, errno.EOPNOTSUPP):
+                self.works = False
+            return False
+        pages = (offset + size - 1) // _PAGE - offset // _PAGE + 1
+        return bool(self._stat.cached >= pages)
+
+
+_probe = _Probe()
+
+
+def is_resident(descriptor: int, pieces: Iterable[tuple[int, int]]) -> bool:
+    """Whether all (offset, size) pieces of a file are in the page cache. Call it on the event loop only."""
+    return all(_probe(descriptor, offset, size) for offset, size in pieces)
+
+
+def read_resident(descriptor: int, offset: int, size: int) -> bytearray | None:
+    """The bytes, if all of them are in memory; None if not, or where the system cannot tell."""
+    if _NOWAIT is None:
+        return None
+    data = bytearray(size)
+    try:
+        return data if os.preadv(descriptor, [data], offset, _NOWAIT) == size else None
+    except OSError:
+        return None
+
+
+def bring_in(descriptor: int, pieces: Iterable[tuple[int, int]]) -> None:
+    """Read pieces of a file into the page cache; in a thread. Raises SourceError."""
+    scratch = memoryview(bytearray(_SCRATCH))
+    for offset, size in pieces:
+        at, end = offset, offset + size
+        while at < end:
+            try:
+                read = os.preadv(descriptor, [scratch[: end - at]], at)
+            except OSError as error:
+                raise SourceError(f"cannot read the source: {error.strerror}", where=at) from error
+            if not read:
+                return  # the file has become shorter: sending it will tell
+            at += read
+
+
+def let_go(mapping: mmap.mmap) -> None:
+    """Take a mapping's pages out of this process's memory (they stay in the page cache); in a thread.
+
+    What is being sent meanwhile is mapped in again by the kernel.
+    """
+    if _madvise is None:
+        return
+    whole = np.frombuffer(mapping, "u1")  # only for its address: ctypes takes no read-only buffer
+    _madvise(ctypes.c_void_p(whole.ctypes.data), ctypes.c_size_t(whole.size), _DONTNEED)

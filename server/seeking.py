@@ -1,0 +1,132 @@
+"""`/video/seek`: the keyframe at or before a time, or before each of many."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any, Final
+
+from aiohttp import web
+
+from harmony4.crypto.errors import LimitError, NotFoundError, UsageError
+from harmony4.server import facts
+from harmony4.server.errors import Problem
+from harmony4.server.express import offer_seek
+from harmony4.server.keys import CONFIG, LIBRARY
+from harmony4.server.library import Container
+from harmony4.server.query import asked_track, cache_control, container_name, json_text, natural
+from harmony4.server.resource import in_memory
+
+__all__ = ["MAX_TARGETS", "get_seek", "parse_targets", "post_seek", "routes"]
+
+MAX_TARGETS: Final = 10_000
+"""Most times in one request."""
+_MAX_BODY: Final = 2**18
+"""Longest body, bytes: so many times of 19 digits, quoted, with a comma and a line break."""
+_FEW: Final = 32
+"""So many answers are found on the event loop: a thread would take longer."""
+_BODY: Final = '{"pts": [MICROSECONDS, …]}'
+
+
+def routes() -> list[web.RouteDef]:
+    """The routes of this module."""
+    return [web.get("/video/seek", get_seek), web.post("/video/seek", post_seek)]
+
+
+async def get_seek(request: web.Request) -> web.Response:
+    """The keyframe at or before `pts`: 200, 404 where there is none. For `pts=1,2,3` a list of answers."""
+    name = container_name(request)
+    text = request.query.get("pts")
+    if text is None:
+        raise UsageError("pts is missing", expected="microseconds")
+    # A target is two characters at least, so no request line holds more than a batch may have.
+    targets = [natural("pts", one) for one in text.split(",")]
+    with await request.app[LIBRARY].open(name) as container:
+        track = asked_track(request, container.reader)
+        cache = cache_control(request, container.reader.etag(track))
+        answer = _one if len(targets) == 1 else _many
+        if len(targets) <= _FEW and in_memory(container, track):
+            found = answer(container, track, targets)
+        else:
+            found = await asyncio.to_thread(answer, container, track, targets)
+        if len(targets) == 1:
+            offer_seek(request, container, track)
+        return json_text(found, cache)
+
+
+async def post_seek(request: web.Request) -> web.Response:
+    """The same for up to 10 000 times in a JSON body: 200, 400, 404, 408, 410, 413, 415."""
+    name = container_name(request)
+    data = await _body(request)
+    targets = await asyncio.to_thread(parse_targets, data)
+    with await request.app[LIBRARY].open(name) as container:
+        track = asked_track(request, container.reader)
+        cache_control(request, container.reader.etag(track))
+        return json_text(await asyncio.to_thread(_many, container, track, targets), "no-store")
+
+
+def parse_targets(data: bytes) -> list[int]:
+    """The times in a body, µs; those beyond 2^53 may be decimal strings, as in answers.
+
+    Strict JSON: no fractions, no other member, none twice. Raises UsageError, LimitError.
+    """
+    try:
+        # Counted first, for a body of nothing but brackets would be a deep one.
+        if data.count(b"{") != 1 or data.count(b"[") != 1:
+            raise ValueError
+        (key, values), *more = json.loads(data.decode(), object_pairs_hook=list, parse_float=_no_float)
+        if key != "pts" or more or not isinstance(values, list):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise UsageError("the body is not valid", expected=_BODY) from None
+    if len(values) > MAX_TARGETS:
+        raise LimitError("too many times in one request", expected=f"<= {MAX_TARGETS}", found=len(values))
+    return [natural("pts", _digits(value)) for value in values]
+
+
+def _digits(value: object) -> str:
+    # type(): true and false are integers to isinstance.
+    return str(value) if type(value) in (int, str) else json.dumps(value)
+
+
+def _no_float(text: str) -> Any:
+    raise ValueError
+
+
+async def _body(request: web.Request) -> bytes:
+    """The body of a JSON request. Raises Problem (415), LimitError, HTTPRequestTimeout."""
+    plain = request.headers.get("Content-Encoding", "identity").lower() == "identity"
+    utf8 = (request.charset or "utf-8").lower() in ("utf-8", "utf8")
+    if request.content_type != "application/json" or not plain or not utf8:
+        raise Problem(
+            "content-type", f"expected application/json: {_BODY}", headers={"Accept": "application/json"}
+        )
+    data = bytearray()
+    try:
+        async with asyncio.timeout(request.app[CONFIG].write_timeout):
+            if (request.content_length or 0) <= _MAX_BODY:
+                async for piece in request.content.iter_any():
+                    data += piece
+                    if len(data) > _MAX_BODY:
+                        break
+                else:
+                    return bytes(data)
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    raise LimitError("the body is too long", expected=f"<= {_MAX_BODY} bytes")
+
+
+def _one(container: Container, track: int, targets: list[int]) -> str:
+    return facts.seek_text(container.reader, targets[0], container.card(track))
+
+
+def _many(container: Container, track: int, targets: list[int]) -> str:
+    """The answers in the order asked, as JSON text; whatever has none says so in its place."""
+    card = container.card(track)
+    results = []
+    for pts in targets:
+        try:
+            results.append(facts.seek_text(container.reader, pts, card))
+        except NotFoundError as error:
+            results.append(facts.seek_miss(pts, error))
+    return f'{{"results": [{", ".join(results)}]}}'

@@ -1,0 +1,93 @@
+"""What is in memory, as the kernel says: on files of one's own, on others', and where it does not say."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harmony4.crypto.errors import SourceError
+from harmony4.server import residency
+from harmony4.server.residency import bring_in, is_resident, let_go, read_resident
+
+SIZE = 40 * mmap.PAGESIZE + 17
+DATA = random.Random(3).randbytes(SIZE)
+
+
+@pytest.fixture
+def descriptor(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "file").write_bytes(DATA)
+    opened = os.open(tmp_path / "file", os.O_RDWR)
+    os.fsync(opened)
+    yield opened
+    os.close(opened)
+
+
+def cool(descriptor: int) -> None:
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def test_hot_and_cold(descriptor: int) -> None:
+    pieces = [(0, 10), (5 * mmap.PAGESIZE - 1, 2), (SIZE - 1, 1)]
+    assert is_resident(descriptor, [(0, SIZE)])
+    assert read_resident(descriptor, 7, 100) == DATA[7:107]
+    cool(descriptor)
+    assert not is_resident(descriptor, pieces)
+    assert read_resident(descriptor, SIZE - 100, 100) is None
+    bring_in(descriptor, pieces)
+    assert is_resident(descriptor, pieces)
+    assert read_resident(descriptor, SIZE - 1, 1) == DATA[-1:]
+    assert is_resident(descriptor, [])
+
+
+def test_one_page_is_missing(descriptor: int) -> None:
+    cool(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no reading ahead
+    bring_in(descriptor, [(0, mmap.PAGESIZE), (2 * mmap.PAGESIZE, mmap.PAGESIZE)])
+    assert is_resident(descriptor, [(0, mmap.PAGESIZE)])
+    assert not is_resident(descriptor, [(0, 3 * mmap.PAGESIZE)])
+    assert not is_resident(descriptor, [(0, 1), (mmap.PAGESIZE, 1)])
+
+
+def test_a_file_that_became_shorter(descriptor: int) -> None:
+    os.truncate(descriptor, 100)
+    bring_in(descriptor, [(0, SIZE)])
+    assert read_resident(descriptor, 90, 20) is None
+    assert read_resident(descriptor, 90, 10) == DATA[90:100]
+
+
+def test_a_descriptor_that_cannot_be_read(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        with pytest.raises(SourceError, match="cannot read the source"):
+            bring_in(file.fileno(), [(0, 1)])
+        assert read_resident(file.fileno(), 0, 1) is None
+
+
+def test_where_the_system_does_not_tell(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residency, "_CACHESTAT", 10**6)
+    monkeypatch.setattr(residency, "_probe", residency._Probe())
+    assert not is_resident(descriptor, [(0, 1)])
+    assert not residency._probe.works
+    assert not is_resident(descriptor, [(0, 1)])
+    monkeypatch.setattr(residency, "_NOWAIT", None)
+    assert read_resident(descriptor, 0, 1) is None
+
+
+def test_let_go(descriptor: int) -> None:
+    """The pages leave this process, and the mapping goes on to show the file."""
+    with mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ) as mapping:
+        before = _mapped()
+        assert mapping[:] == DATA
+        assert _mapped() - before >= 40
+        let_go(mapping)
+        assert _mapped() - before < 40
+        assert mapping[:] == DATA
+
+
+def _mapped() -> int:
+    """Pages of files in this process."""
+    return int(Path("/proc/self/statm").read_text().split()[2])
