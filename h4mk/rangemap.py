@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -31,19 +31,22 @@ class FlatMap:
         self.positions = positions
         self.end = end
 
-    def pieces(self, start: int, stop: int) -> list[tuple[int, int]]:
+    def pieces(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
         """The (file offset, size) pieces that hold bytes `start` … `stop`, 0 ≤ start < stop ≤ end."""
-        offsets, positions = self.offsets, self.positions
-        row = bisect_right(offsets, start)
-        position = positions[row - 1] + start - offsets[row - 1]
-        found = []
-        count = len(offsets)
-        while row < count and (border := offsets[row]) < stop:
-            found.append((position, border - start))
-            start, position = border, positions[row]
+        row = bisect_right(self.offsets, start)
+        position = self.positions[row - 1] + start - self.offsets[row - 1]
+        if row == len(self.offsets) or stop <= self.offsets[row]:
+            return ((position, stop - start),)
+        return self._pieces(row, position, start, stop)
+
+    def _pieces(self, row: int, position: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        # One by one: a range may reach over millions of blocks.
+        count = len(self.offsets)
+        while row < count and (border := self.offsets[row]) < stop:
+            yield position, border - start
+            start, position = border, self.positions[row]
             row += 1
-        found.append((position, stop - start))
-        return found
+        yield position, stop - start
 
 
 class KeyMap:

@@ -53,9 +53,11 @@ def find_time_range(
     if pts < 0 or (end_pts is not None and end_pts <= pts):
         raise UsageError("a time range must not be empty or negative", found=(pts, end_pts))
     number = table.find(pts)
+    if number < 0 and len(table) and (end_pts is None or end_pts > table[0].pts):
+        number = 0  # the time begins before the track does, and reaches into it
     if number < 0:
         first = f">= {table[0].pts}" if len(table) else None
-        raise NotFoundError("no keyframe is at or before that time", expected=first, found=pts)
+        raise NotFoundError("no keyframe is that early", expected=first, found=pts)
     entry = table[number]
     until = None
     if number + 1 == len(table) and pts > entry.pts and (until := end()) is not None and pts >= until:

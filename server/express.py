@@ -265,7 +265,6 @@ class _RangePlan:
                 return None
         except HarmonyError:
             return None  # the ordinary way says what is wrong
-        self.container.mapped += length
         view = memoryview(mapping)
         return [view[offset : offset + size] for offset, size in all_pieces]
 

@@ -21,13 +21,15 @@ if sys.platform != "win32":
 __all__ = ["keep_house"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
+_PAUSE: Final = 0.25
+"""Seconds between two rounds."""
 _LOOKS: Final = 8
 """Looks at a connection within the write time limit."""
 
 
 async def keep_house(manager: web.Server, library: Library, limit: float) -> None:
     """Run until cancelled. `limit` is how long a client may take nothing, seconds."""
-    pause = min(1.0, limit / _LOOKS)
+    pause = min(_PAUSE, limit / _LOOKS)
     loop = asyncio.get_running_loop()
     seen: dict[Connection, tuple[int, float]] = {}
     while True:

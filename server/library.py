@@ -27,17 +27,17 @@ from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedErr
 from harmony4.h4mk import H4MKReader, TimeRange
 from harmony4.server.descriptors import is_exhausted
 from harmony4.server.facts import SeekCard, seek_card
-from harmony4.server.residency import let_go
+from harmony4.server.residency import let_go, mapped_bytes
 
 __all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name"]
 
 SUFFIX: Final = ".h4mk"
 _ATTEMPTS: Final = 4
 _MAPPED: Final = 64 * 2**20
-"""Bytes that may go through mappings before their pages are taken out of this process's memory."""
-_MUCH: Final = 256 * 2**20
+"""Mapped bytes that may be in this process's memory beyond those that it cannot do without."""
+_MUCH: Final = 2**30
 """Bytes a second from which on they stay for a while."""
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 2.0
 """Seconds that they stay."""
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
 
@@ -62,8 +62,7 @@ class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
     Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
-    time ranges that were looked up, by track and times asked for (`server.timed`); `mapped`: bytes handed to
-    the kernel through the mapping since its pages were last let go.
+    time ranges that were looked up, by track and times asked for (`server.timed`).
     """
 
     __slots__ = (
@@ -72,7 +71,6 @@ class Container:
         "checked",
         "closed",
         "identity",
-        "mapped",
         "name",
         "reader",
         "retired",
@@ -87,7 +85,6 @@ class Container:
         self.identity = identity
         self.users = 0
         self.checked = -1.0
-        self.mapped = 0
         self.retired = False
         self.closed = False
         self.times: dict[tuple[int, int, int | None], TimeRange] = {}
@@ -145,6 +142,7 @@ class Library:
         self._opening: dict[str, _Opening] = {}
         self._closing: set[asyncio.Future[None]] = set()
         self._let_go = 0.0
+        self._mapped = mapped_bytes()
         self.on_retire: Callable[[Container], object] = lambda container: None
         """Called with a container that is no longer handed out: replaced, closed, or gone."""
 
@@ -206,19 +204,17 @@ class Library:
         seconds.
 
         Pages that are sent again have to be mapped again, which costs more than it gives where much is sent:
-        there they stay for a few seconds, everywhere else only until there are too many.
+        there they stay for a moment longer.
         """
-        used = [one for one in self._containers.values() if one.mapped]
-        total = sum(one.mapped for one in used)
+        grown = mapped_bytes() - self._mapped
         passed = now - self._let_go
-        if total <= _MAPPED or (passed < _PATIENCE and total > passed * _MUCH):
+        if grown <= _MAPPED or (passed < _PATIENCE and grown > passed * _MUCH):
             return
-        self._let_go = now
-        for one in used:
-            one.mapped = 0
+        for one in list(self._containers.values()):
             with suppress(HarmonyError):
                 if (mapping := one.reader.mapping) is not None:
                     await asyncio.to_thread(let_go, mapping)
+        self._let_go, self._mapped = now, mapped_bytes()
 
     async def close(self) -> None:
         """Close all readers. Call it when no request runs any more."""

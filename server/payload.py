@@ -46,7 +46,7 @@ _BATCH: Final = 2**20
 _PIECES: Final = 64
 """Most pieces in one batch; blocks may be as small as a byte."""
 _READ: Final = 256 * 2**10
-"""Bytes read into memory at a time where nothing may be mapped."""
+"""Bytes read at a time, where nothing may be mapped or is not in memory yet."""
 
 
 def may_map(transport: asyncio.BaseTransport) -> bool:
@@ -205,8 +205,7 @@ async def _checked(checked: Checked, body: ByteRange) -> AsyncIterator[list[memo
 
 
 async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
-    container = resource.container
-    descriptor = container.reader.fileno()
+    descriptor = resource.container.reader.fileno()
     assert descriptor is not None  # there is a mapping
     pieces = _sliced(resource.pieces(body.start, body.length), _BATCH)
     left = body.length
@@ -215,12 +214,15 @@ async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> Asyn
             batch = _batch(pieces, _BATCH)
         else:
             batch = await asyncio.to_thread(_batch, pieces, _BATCH)  # the range map is read by pages
-        if not is_resident(descriptor, batch):
-            await asyncio.to_thread(bring_in, descriptor, batch)
-        size = sum(size for _, size in batch)
-        left -= size
-        container.mapped += size
-        yield [view[offset : offset + size] for offset, size in batch]
+        left -= sum(size for _, size in batch)
+        if is_resident(descriptor, batch):
+            yield [view[offset : offset + size] for offset, size in batch]
+            continue
+        # A disk is slower than a few turns more of the loop, which then has time for others.
+        cold = _sliced(batch, _READ)
+        while part := _batch(cold, _READ):
+            await asyncio.to_thread(bring_in, descriptor, part)
+            yield [view[offset : offset + size] for offset, size in part]
 
 
 def _sliced(pieces: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:

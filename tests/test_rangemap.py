@@ -1,5 +1,6 @@
 """RMAP, and the holes of a recovered track (H4MK 9, 10.2)."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -120,8 +121,15 @@ def test_pieces_of_a_flat_map(blocks, data):  # H4MK 18.3
     assert flat.end == len(places)
     start = data.draw(st.integers(0, flat.end - 1))
     stop = data.draw(st.integers(start + 1, flat.end))
-    pieces = flat.pieces(start, stop)
+    pieces = list(flat.pieces(start, stop))
     assert [at + byte for at, size in pieces for byte in range(size)] == places[start:stop]
+
+
+def test_pieces_are_made_one_by_one():
+    flat = RangeMap.copied(pack(entries_of([(1, 1)] * 40))).flat(10**6)
+    pieces = flat.pieces(0, 40)
+    assert next(iter(pieces)) == (400, 1)
+    assert isinstance(pieces, Iterator)
 
 
 @pytest.mark.parametrize(

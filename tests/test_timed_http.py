@@ -170,7 +170,8 @@ def test_tracks(server: Server) -> None:
     audio = server.get(f"{url}&pts=1600000&end_pts=2000000&track=1")
     assert (audio.body, audio.headers["Content-Type"]) == (b"audio1", "audio/flac")
     assert audio.headers["Content-Location"].startswith("/video/range/1.flac?name=two.h4mk&v=")
-    assert server.get(f"{url}&pts=0").problem == "not-found"  # the first keyframe is at 0.5 s
+    assert server.get(f"{url}&pts=0&end_pts=500000").problem == "not-found"  # the first keyframe is at 0.5 s
+    assert server.get(f"{url}&pts=0&end_pts=500001").body == b"video0"
     assert server.get(f"{url}&pts=4000000&track=1").problem == "not-found"
     assert server.get(f"{url}&pts=4000000").body == b"video3"
     assert server.get(f"{url}&pts=0&track=2").problem == "not-found"

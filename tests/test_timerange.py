@@ -57,8 +57,13 @@ def test_open_gops(pts, end_pts, result):
 
 def test_nothing_there():
     with H4MKReader(container([(10, True, 10), (20, True, 19)], end=30)) as reader:
-        for pts, expected in ((0, ">= 10"), (9, ">= 10"), (30, "< 30"), (MAX_VALUE, "< 30")):
-            for end_pts in (None, MAX_VALUE + 1):
+        for pts, expected, ends in (
+            (0, ">= 10", (1, 10)),
+            (9, ">= 10", (10,)),
+            (30, "< 30", (None, MAX_VALUE + 1)),
+            (MAX_VALUE, "< 30", (None, MAX_VALUE + 1)),
+        ):
+            for end_pts in ends:
                 with pytest.raises(NotFoundError) as caught:
                     reader.time_range(pts, end_pts)
                 assert (caught.value.expected, caught.value.found) == (expected, pts)
@@ -70,6 +75,13 @@ def test_nothing_there():
     with H4MKReader(container([])) as reader, pytest.raises(NotFoundError) as caught:
         reader.time_range(0)
     assert caught.value.expected is None
+
+
+def test_a_time_that_begins_before_the_track():
+    with H4MKReader(container([(10, True, 10), (20, True, 19)], end=30)) as reader:
+        for pts in (0, 9, 10):
+            assert reader.time_range(pts) == reader.time_range(10)
+            assert reader.time_range(pts, 11) == reader.time_range(10, 11)
 
 
 def test_a_track_without_a_length_begins_with_its_last_keyframe():
@@ -100,6 +112,8 @@ def test_the_naive_answer(steps, headers, rest, pts, length):
         tokens = list(reader.tokens())
         keys = [token for token in tokens if token.flags & KEY]
         before = [token for token in keys if token.pts <= pts]
+        if not before and keys and (end_pts is None or end_pts > keys[0].pts):
+            before = keys[:1]  # the time begins before the track does
         nothing = not before or (pts >= tokens[-1].end and pts > keys[-1].pts)
         if nothing:
             with pytest.raises(NotFoundError):
