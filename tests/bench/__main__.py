@@ -63,8 +63,9 @@ def main() -> int:
         parser.error(f"no such benchmark: {', '.join(sorted(unknown))}")
     if options.quick and not options.print:
         parser.error("--quick needs --print: such figures are not for the document")
-    if options.quick and (slow_ones := set(options.names or BENCHES) - set(QUICK)):
-        parser.error(f"no quick way for {', '.join(sorted(slow_ones))}")
+    if options.quick and (others := set(options.names) - set(QUICK)):
+        parser.error(f"no quick way for {', '.join(sorted(others))}")
+    wanted = options.names or (QUICK if options.quick else BENCHES)
     cache = ROOT / ".build" / "bench"
     cache.mkdir(parents=True, exist_ok=True)
     tables = {"machine": machine()}
@@ -74,7 +75,7 @@ def main() -> int:
     place.fast.mkdir(exist_ok=True)
     try:
         for name, bench in BENCHES.items():
-            if not options.names or name in options.names:
+            if name in wanted:
                 print(f"{name} ...", file=sys.stderr, flush=True)
                 others = Others()
                 table = bench(place)

@@ -56,9 +56,7 @@ def cold(place: Place) -> Table:
                 _seeks(server, turn, lambda done: done < count // 4)
                 phases["quiet"].append(_seeks(server, turn, lambda done: done < count))
                 if (stayed := chill(big)) > STAYED:
-                    raise SystemExit(
-                        f"error: {stayed:.0%} of {big.name} stays in memory: is it on a real disk?"
-                    )
+                    raise SystemExit(f"error: {stayed:.0%} of {big} stays in memory")
                 for phase in ("cold", "warm"):
                     read = server.disk()
                     took, found = _streamed(server, size, turn)
@@ -83,8 +81,8 @@ def cold(place: Place) -> Table:
     few = min(len(each) for found in phases.values() for each in found)
     table.notes.append(
         f"{rounds} rounds; streamed {mebibytes} MiB at {median(speeds['cold']):.0f} MiB/s, then at "
-        f"{median(speeds['warm']):.0f} MiB/s from memory. The server had {median(fetched):.0%} of the cold bytes "
-        f"fetched from the disk itself; at least {few} seeks in each phase."
+        f"{median(speeds['warm']):.0f} MiB/s from memory. The server had {median(fetched):.0%} of the cold "
+        f"bytes fetched from the disk itself; at least {few} seeks in each phase."
         + (" That is too few for a 99th percentile." if few < FEW else "")
     )
     return table

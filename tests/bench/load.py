@@ -54,7 +54,8 @@ end
 function done(summary, latency, requests)
   local sum, e = 0, summary.errors
   for _, thread in ipairs(threads) do sum = sum + thread:get("bad") end
-  io.write(string.format("found %%d %%d %%d %%d %%d %%d\\n", summary.requests, summary.duration, summary.bytes,
+  io.write(string.format("found %%d %%d %%d %%d %%d %%d\\n",
+    summary.requests, summary.duration, summary.bytes,
     e.connect + e.read + e.write + e.timeout, e.status, sum))
 end
 """

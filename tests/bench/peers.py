@@ -1,4 +1,4 @@
-"""The peers written in Python: `python -m bench.peers KIND FOLDER [BODY]`, each as its own documentation says.
+"""The peers in Python, each as its documentation shows it: `python -m bench.peers KIND FOLDER [BODY]`.
 
 The first line on standard output is `{"url": …}`; then it serves until SIGTERM, logging on standard error.
 """

@@ -1,4 +1,4 @@
-"""Random byte ranges over loopback: `harmony4 serve` beside nginx, aiohttp and Starlette on the same payload."""
+"""Random byte ranges over loopback: `harmony4 serve` beside nginx, aiohttp and Starlette, on one payload."""
 
 from __future__ import annotations
 
@@ -218,8 +218,8 @@ def compare(server: Server, each: Layout, length: int) -> int:
 def plausible(server: Server, rate: Rate, length: int, head: int) -> None:
     """Whether what wrk read is what so many answers of this length take. Raises SystemExit.
 
-    wrk counts answers whatever they hold, and the bytes; those that were under way at the end are in the bytes
-    alone.
+    wrk counts answers, whatever they hold, and bytes; those of answers that were under way at the end are
+    in the bytes alone.
     """
     least = rate.requests * (length + head - SLACK)
     most = (rate.requests + CONNECTIONS) * (length + head + SLACK)
@@ -257,9 +257,10 @@ def notes(plan: Plan, busy: dict[str, list[float]]) -> Iterator[str]:
     """What else this run has to say."""
     shares = ", ".join(f"{LABELS.get(name, name)} {min(one):.0%}" for name, one in busy.items())
     yield (
-        f"{plan.rounds} rounds of {plan.seconds} s, {CONNECTIONS} connections, {plan.files} files of {size(plan.size)} each. "
-        "Every ratio is of one round; the figure is their median, with the least and the greatest. Least use "
-        f"of its core by each server in any run: {shares}; where it is well below 100 %, wrk was the limit."
+        f"{plan.rounds} rounds of {plan.seconds} s, {CONNECTIONS} connections, {plan.files} files of "
+        f"{size(plan.size)} each. Every ratio is of one round; the figure is their median, with the least "
+        f"and the greatest. Least use of its core by each server in any run: {shares}; where it is well "
+        "below 100 %, wrk was the limit."
     )
 
 

@@ -1,4 +1,4 @@
-"""`/video/seek` beside the least that an aiohttp handler can do, in a container of ten hours and in a short one."""
+"""`/video/seek` beside the least that an aiohttp handler can do; in a long and in a short container."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def seeking(place: Place) -> Table:
     same = _ratios(rates["long"], rates["short"])
     table.add("the long one ÷ the short one", spread(same), f"≥ {SAME}", "", median(same) >= SAME)
     table.notes.append(
-        f"{rounds} rounds of {seconds} s, 8 connections; the constant body has {len(body)} bytes, as the answer "
-        f"has. Least use of its core by a server in any run: {min(one.busy for one in last):.0%}."
+        f"{rounds} rounds of {seconds} s, 8 connections; the constant body has {len(body)} bytes, as the "
+        f"answer has. Least use of its core by a server in any run: {min(one.busy for one in last):.0%}."
     )
     return table
 

@@ -49,7 +49,8 @@ http {{
   }}
 }}
 """
-SENDFILE = "sendfile on; tcp_nopush on;"
+SENDFILE = "sendfile on;"
+"""Without `tcp_nopush`, which makes nginx hold the end of a range back for 40 ms on a kept connection."""
 BEST = (
     "sendfile off; output_buffers 1 1m; open_file_cache max=1000 inactive=600s; open_file_cache_valid 600s;"
 )

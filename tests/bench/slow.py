@@ -27,7 +27,7 @@ PLANS = ((1000, 10 * 2**10, 60.0), (200, 1024, 10.0), (20, 64, 2.0))
 
 
 def slow(place: Place) -> Table:
-    """Samples once a step; what counts is the whole of the resident memory, mapped pages of the file included."""
+    """Samples once a step; what counts is all resident memory, mapped pages of the file included."""
     table, pair = Table(), cores()
     clients, blocks, seconds = PLANS[place.quick]
     if pair is None:
@@ -77,9 +77,9 @@ def slow(place: Place) -> Table:
         max(slope["VmRSS"], slope["RssAnon"]) < FLAT,
     )
     table.notes.append(
-        f"{seconds:.0f} s; each client began at a random place and took up to {PIECE // 1024} KiB every {STEP} s: "
-        f"{taken / seconds / 2**20:.0f} MiB/s in all. None was cut off. The container is sparse "
-        "(`tests/big_container.py`), its payload a hole that the kernel gives as pages of zeros like any others."
+        f"{seconds:.0f} s; each client began at a random place and took up to {PIECE // 1024} KiB every "
+        f"{STEP} s: {taken / seconds / 2**20:.0f} MiB/s in all. None was cut off. The container is sparse "
+        "(`tests/big_container.py`), its payload a hole that the kernel gives as pages of zeros like others."
     )
     return table
 
