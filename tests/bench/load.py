@@ -86,6 +86,11 @@ class Rate:
     def per_second(self) -> float:
         return self.requests / self.seconds
 
+    @property
+    def per_cpu_second(self) -> float:
+        """Answers for a second that the server computes: the same where wrk is slower than the server."""
+        return self.per_second / max(self.busy, 1e-3)
+
 
 def wrk_program() -> str | None:
     """Debian's package `wrk`."""

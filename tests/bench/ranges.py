@@ -93,7 +93,8 @@ def ranges(place: Place) -> Table:
     if wrk_program() is None or nginx_program() is None or pair is None:
         table.notes.append("Not measured: it needs wrk, nginx and a second core.")
         return table
-    head = ("blocks", "range", "ours", *(f"÷ {label}" for label in LABELS.values()))
+    ratios = (f"÷ {label}" for label in LABELS.values())
+    head = ("blocks", "range", "ours", *ratios, "per CPU second ÷ nginx, its best")
     table.grid = Grid(head, [])
     panels = []
     busy: dict[str, list[float]] = {}
@@ -239,8 +240,7 @@ def add(table: Table, each: Layout, length: int, rates: dict[str, list[Rate]]) -
         if name not in rates:
             cells.append("")
             continue
-        pairs = zip(own, rates[name], strict=True)
-        ratios = [mine / theirs.per_second for mine, theirs in pairs]
+        ratios = [mine / one.per_second for mine, one in zip(own, rates[name], strict=True)]
         target, found = wanted(length, name), median(ratios)
         cell = f"{found:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         if target is not None:
@@ -249,6 +249,9 @@ def add(table: Table, each: Layout, length: int, rates: dict[str, list[Rate]]) -
                 cell += " **(missed)**"
                 table.missed.append(f"{each.title} blocks, {size(length)} ÷ {label}: {found:.2f}")
         cells.append(cell)
+    pairs = zip(rates["ours"], rates["nginx-best"], strict=True)
+    computed = [mine.per_cpu_second / theirs.per_cpu_second for mine, theirs in pairs]
+    cells.append(f"{median(computed):.2f}")
     table.grid.lines.append(tuple(cells))
     print("  " + " | ".join(cells), file=sys.stderr, flush=True)
 
@@ -260,7 +263,8 @@ def notes(plan: Plan, busy: dict[str, list[float]]) -> Iterator[str]:
         f"{plan.rounds} rounds of {plan.seconds} s, {CONNECTIONS} connections, {plan.files} files of "
         f"{size(plan.size)} each. Every ratio is of one round; the figure is their median, with the least "
         f"and the greatest. Least use of its core by each server in any run: {shares}; where it is well "
-        "below 100 %, wrk was the limit."
+        "below 100 %, wrk was the limit (or the machine had other work), and the last column, which compares "
+        "answers for each second that the servers computed, says more."
     )
 
 
