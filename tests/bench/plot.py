@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 400, 300
 """Of the area with the lines, in each panel."""
 LEFT, TOP, GAP, BELOW = 104, 40, 60, 92
 COLOURS = ("#d1495b", "#2e86ab", "#7fb0c9", "#8a9a5b", "#b08bbb")
-"""Middling in lightness, as the text is: they stand out on white and on near black, whatever a viewer says."""
+"""Middling in lightness, as the text is: they stand out on white and on near black."""
 TICKS = (
     (2**20, "1 MiB/s"),
     (2**22, "4 MiB/s"),

@@ -23,6 +23,7 @@ BYTES = 4
 """Random ranges compared with the source: so many in each file, at each server and size."""
 SLACK = 40
 """By how much two heads of one server may differ: digits of positions, the date."""
+PLOT = "performance-ranges.svg"
 CLIP = "-f lavfi -i testsrc2=size=1280x720:rate=30 -f lavfi -i sine=440:sample_rate=48000 -t 20"
 CODE = (
     "-c:v libx264 -preset veryfast -pix_fmt yuv420p -g 30 -sc_threshold 0 -b:v 1150k -minrate 1150k "
@@ -118,7 +119,8 @@ def ranges(place: Place) -> Table:
             panels.append(panel)
     table.notes += notes(plan, busy)
     labels = [(length, size(length)) for length in plan.lengths]
-    table.files["performance-ranges.svg"] = plot(panels, labels)
+    table.files[PLOT] = plot(panels, labels)
+    table.notes.append(f"![Bytes a second over the size of the ranges, for each server]({PLOT})")
     return table
 
 
