@@ -41,8 +41,8 @@ coverage: $(VENV)/.dev  ## the tests again, with 100 % of the branches of crypto
 gate:
 	$(BIN)/coverage report --include='crypto/*,tokenize/*,h4mk/*' --show-missing --skip-covered --fail-under=100
 
-bench: $(VENV)/.dev  ## measure (BENCH=bulk long sparse serving; default all) and write docs/PERFORMANCE.md
-	PYTHONPATH=tests $(BIN)/python -P -m bench $(BENCH)
+bench: $(VENV)/.bench  ## measure (BENCH="long ranges …"; default all) and write docs/PERFORMANCE.md; QUICK=1: try, write nothing
+	PYTHONPATH=tests $(BIN)/python -P -m bench $(if $(QUICK),--quick --print) $(BENCH)
 
 big: $(VENV)/.dev  ## ten hours of video and a sparse container of 4 TiB: measured and printed, nothing written
 	PYTHONPATH=tests $(BIN)/python -P -m bench --print long sparse
@@ -103,5 +103,12 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(BIN)/python
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@$(PIP) check
 	@touch $@ $(VENV)/.runtime
+
+# Beside the lock of development: the servers that ours is compared with.
+$(VENV)/.bench: tests/bench/requirements.txt $(VENV)/.dev
+	@echo 'installing the peers (tests/bench/requirements.txt) ...' >&2
+	@$(INSTALL) -r tests/bench/requirements.txt
+	@$(PIP) check
+	@touch $@
 
 .PHONY: help demo test lint types tiers coverage gate bench big fuzz build lock clean

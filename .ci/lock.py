@@ -1,4 +1,5 @@
-"""Write requirements.lock and requirements-dev.lock from pyproject.toml (`make lock`).
+"""Write requirements.lock, requirements-dev.lock and tests/bench/requirements.txt from pyproject.toml
+(`make lock`).
 
 Every package is pinned to one version and to the SHA-256 of every file that PyPI lists for it, so one lock
 serves all platforms. Only PyPI itself is asked, whatever package sources the machine is configured with, and
@@ -79,7 +80,8 @@ def main() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     own = project["project"]["dependencies"]
     runtime = compile_lock("requirements.lock", own + group(project, "build"), None)
-    compile_lock("requirements-dev.lock", own + group(project, "dev"), runtime)
+    dev = compile_lock("requirements-dev.lock", own + group(project, "dev"), runtime)
+    compile_lock("tests/bench/requirements.txt", group(project, "bench"), dev)
 
 
 if __name__ == "__main__":

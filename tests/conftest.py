@@ -6,8 +6,9 @@ module `tests/media_factory.py` is imported as `import media_factory`; nothing i
 Never put the repository's root on `sys.path`: its folders are called `crypto`, `server`, `static` and
 `tokenize`, and are imported as `harmony4.…`.
 
-Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_nginx`, `needs_espeak` or
-`needs_curl` from `needs.py`; it is skipped, with the reason below, where the program is missing.
+Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_nginx`, `needs_espeak`,
+`needs_wrk` or `needs_curl` from `needs.py`; it is skipped, with the reason below, where the program is
+missing.
 """
 
 from __future__ import annotations

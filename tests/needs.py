@@ -30,6 +30,7 @@ PROGRAMS: Final = {
     "nginx": ("nginx",),
     "espeak": ("espeak-ng",),
     "curl": ("curl",),
+    "wrk": ("wrk",),
 }
 
 needs_chromium: Final = pytest.mark.chromium
@@ -37,6 +38,7 @@ needs_ffmpeg: Final = pytest.mark.ffmpeg
 needs_nginx: Final = pytest.mark.nginx
 needs_espeak: Final = pytest.mark.espeak
 needs_curl: Final = pytest.mark.curl
+needs_wrk: Final = pytest.mark.wrk
 
 
 def program(marker: str) -> str | None:

@@ -20,7 +20,7 @@ CODE = "-c:v libx264 -preset veryfast -b:v 200k -pix_fmt yuv420p -g 60 -sc_thres
 
 def long(place: Place) -> Table:
     """The source is a clip of one minute, repeated without encoding; it is kept in the cache."""
-    source = _source(place.cache)
+    source = ten_hours(place.cache)
     container = place.fast / "long.h4mk"
     made = run([harmony4(), "export", "-q", source, "-o", container])
     table = Table()
@@ -73,13 +73,18 @@ def micros(seconds: list[float]) -> str:
     return f"{middle * 1e6:.1f} µs, p99 {far * 1e6:.1f} µs"
 
 
-def _source(cache: Path) -> Path:
-    path = cache / "ten-hours.mp4"
+def ten_hours(cache: Path, minutes: int = MINUTES, *, fragmented: bool = False) -> Path:
+    """The MP4 of ten hours (or of so many minutes), made once; `fragmented`: the same packets, a fragment
+    for each group of pictures, so that the blocks of a container of it decode alone."""
+    path = cache / ("ten-hours" if minutes == MINUTES else f"{minutes}-minutes")
+    path = path.with_suffix(".frag.mp4" if fragmented else ".mp4")
     if not path.exists():
-        clip, part = cache / "minute.mp4", cache / "ten-hours.part"
+        clip, part = cache / "minute.mp4", path.with_suffix(".part")
         quiet = ["ffmpeg", "-v", "error", "-y"]
-        subprocess.run([*quiet, *LIKE.split(), *CODE.split(), os.fspath(clip)], check=True)
-        repeat = ["-stream_loop", str(MINUTES - 1), "-i", os.fspath(clip), "-c", "copy"]
-        subprocess.run([*quiet, *repeat, "-f", "mp4", os.fspath(part)], check=True)
+        if not clip.exists():
+            subprocess.run([*quiet, *LIKE.split(), *CODE.split(), os.fspath(clip)], check=True)
+        repeat = ["-stream_loop", str(minutes - 1), "-i", os.fspath(clip), "-c", "copy"]
+        flags = ["-movflags", "frag_keyframe+empty_moov+default_base_moof"] if fragmented else []
+        subprocess.run([*quiet, *repeat, *flags, "-f", "mp4", os.fspath(part)], check=True)
         part.rename(path)
     return path

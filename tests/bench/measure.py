@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = [
+    "Grid",
     "Others",
     "Place",
     "Row",
@@ -28,8 +29,12 @@ __all__ = [
     "quietly",
     "run",
     "spread",
+    "tree",
+    "whole",
 ]
 
+PATIENCE = 20
+"""Seconds that a server gets to end before it is killed."""
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,6 +50,14 @@ class Row:
     """None where there is no target."""
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table with columns of its own, for a benchmark that compares with several peers at once."""
+
+    head: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+
+
 @dataclass(slots=True)
 class Table:
     """What one benchmark found."""
@@ -52,6 +65,12 @@ class Table:
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """Sentences below the table, each about this very run."""
+    grid: Grid | None = None
+    """Instead of, or above, the rows."""
+    missed: list[str] = field(default_factory=list)
+    """Targets missed in the grid; rows know it themselves."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Plots: name in docs/ -> contents. Written where the document is."""
 
     def add(
         self, figure: str, measured: str, target: str = "", peer: str = "", met: bool | None = None
@@ -70,6 +89,8 @@ class Place:
     """A tmpfs where there is one with enough room, removed at the end; otherwise a folder on disk."""
     in_memory: bool
     """Whether `fast` is a tmpfs."""
+    quick: int = 0
+    """1: small and short, for trying; 2: only to see that it runs. Never for the document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +137,7 @@ def run(command: Sequence[str | os.PathLike[str]], *, cwd: Path | None = None) -
 def _watch(root: int, marks: dict[int, int], over: threading.Event) -> None:
     """Keep each process's VmHWM, which only grows. `ru_maxrss` will not do: a child inherits its parent's."""
     while True:
-        for pid in _tree(root):
+        for pid in tree(root):
             with contextlib.suppress(OSError, StopIteration):
                 text = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
                 line = next(line for line in text.splitlines() if line.startswith("VmHWM"))
@@ -125,12 +146,13 @@ def _watch(root: int, marks: dict[int, int], over: threading.Event) -> None:
             return
 
 
-def _tree(pid: int) -> Iterator[int]:
+def tree(pid: int) -> Iterator[int]:
+    """A process and all that come from it."""
     yield pid
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
             for child in (task / "children").read_text(encoding="ascii").split():
-                yield from _tree(int(child))
+                yield from tree(int(child))
 
 
 @contextlib.contextmanager
@@ -140,7 +162,11 @@ def quietly(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes
         yield process
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait()
+        try:
+            process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         if process.stdout is not None:
             process.stdout.close()
 
@@ -179,3 +205,8 @@ def percentile(values: Sequence[float], part: float) -> float:
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Median, and least to greatest in brackets."""
     return f"{median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def whole(values: Sequence[float]) -> str:
+    """The same for large numbers, in whole ones."""
+    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})".replace(",", " ")
