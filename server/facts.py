@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from harmony4.crypto.errors import NotFoundError
 from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
-from harmony4.h4mk import H4MKReader, SeekResult
+from harmony4.h4mk import H4MKReader
 
 __all__ = [
     "CONTAINER_TYPE",
@@ -100,7 +100,10 @@ def seek_facts(reader: H4MKReader, pts: int, track: int = 0) -> Json:
 
     Raises NotFoundError where no keyframe is that early, or no such track is.
     """
-    found = _locate(reader, pts, track)
+    check_track(reader, track)
+    found = reader.locate(pts, track)
+    if found is None:
+        raise _no_keyframe(pts)
     return {
         "track": track,
         "asked": _number(pts),
@@ -137,7 +140,9 @@ def seek_text(reader: H4MKReader, pts: int, card: SeekCard) -> str:
 
     Written out by hand, because a server does nothing else as often: json.dumps takes several times as long.
     """
-    found = _locate(reader, pts, card.track)
+    found = reader.locate(pts, card.track)
+    if found is None:
+        raise _no_keyframe(pts)
     return (
         f'{{"track": {card.track}, "asked": {_text(pts)}, "pts": {_text(found.pts)}, '
         f'"offset": {_text(found.offset)}, "block_index": {found.block_index}, '
@@ -158,12 +163,8 @@ def seek_miss(pts: int, error: NotFoundError) -> str:
     return json.dumps({"asked": _number(pts), "error": {"code": error.code, "message": error.message}})
 
 
-def _locate(reader: H4MKReader, pts: int, track: int) -> SeekResult:
-    check_track(reader, track)
-    found = reader.locate(pts, track)
-    if found is None:
-        raise NotFoundError("no keyframe is at or before that time", found=pts)
-    return found
+def _no_keyframe(pts: int) -> NotFoundError:
+    return NotFoundError("no keyframe is at or before that time", found=pts)
 
 
 def track_facts(reader: H4MKReader, number: int) -> Json:

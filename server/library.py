@@ -57,17 +57,27 @@ class Identity:
         """The identity in a `stat` result."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
+    def fits(self, status: os.stat_result) -> bool:
+        """`Identity.of(status) == self`, without making one: every request asks."""
+        return (
+            status.st_mtime_ns == self.mtime_ns
+            and status.st_ino == self.inode
+            and status.st_size == self.size
+            and status.st_dev == self.device
+        )
+
 
 class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
     Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
-    time ranges that were looked up, by track and times asked for (`server.timed`).
+    time ranges that were looked up, by track and times asked for (`server.timed`); `cards`: those that are
+    made already.
     """
 
     __slots__ = (
-        "_cards",
         "_library",
+        "cards",
         "checked",
         "closed",
         "identity",
@@ -88,13 +98,13 @@ class Container:
         self.retired = False
         self.closed = False
         self.times: dict[tuple[int, int, int | None], TimeRange] = {}
-        self._cards: dict[int, SeekCard] = {}
+        self.cards: dict[int, SeekCard] = {}
 
     def card(self, track: int) -> SeekCard:
-        """What all seeks in a track have in common, worked out once. Raises as `seek_card` does."""
-        card = self._cards.get(track)
+        """What all seeks in a track have in common; may read the disk. Raises as `seek_card` does."""
+        card = self.cards.get(track)
         if card is None:
-            self._cards[track] = card = seek_card(self.reader, self.name, track)
+            self.cards[track] = card = seek_card(self.reader, self.name, track)
         return card
 
     def __enter__(self) -> Self:
@@ -242,7 +252,7 @@ class Library:
         try:
             # A link on the way was checked when the file was opened; the same file again needs no new check.
             status = os.stat(f"{self.root}/{container.name}")  # noqa: PTH116 - every request pays for it
-            return Identity.of(status) == container.identity
+            return container.identity.fits(status)
         except OSError:
             return False
 

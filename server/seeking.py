@@ -45,7 +45,8 @@ async def get_seek(request: web.Request) -> web.Response:
         track = asked_track(request, container.reader)
         cache = cache_control(request, container.reader.etag(track))
         answer = _one if len(targets) == 1 else _many
-        if len(targets) <= _FEW and in_memory(container, track):
+        # Without a card the header blocks are still to be looked up.
+        if len(targets) <= _FEW and (track in container.cards) and in_memory(container, track):
             found = answer(container, track, targets)
         else:
             found = await asyncio.to_thread(answer, container, track, targets)
