@@ -31,6 +31,8 @@ _PATIENCE: Final = 1.0
 """Seconds that the thread waits for a pipe to have room."""
 _PIPE: Final = 4096
 """What a pipe takes in one piece beside other writers (PIPE_BUF on Linux), bytes."""
+_CUT: Final = " ...\n"
+"""The end of a line that would not fit into one piece."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 
@@ -114,6 +116,8 @@ class AccessLog:
         most = _PIPE if self._pipe else 2**20
         batch: list[str] = []
         size = 0
+        if self._pipe:
+            lines = [line if len(line) <= _PIPE else line[: _PIPE - len(_CUT)] + _CUT for line in lines]
         for line in [*lines, ""]:
             if batch and (not line or size + len(line) > most):
                 if not self._write_all("".join(batch).encode("ascii")):

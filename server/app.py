@@ -4,20 +4,19 @@ stop."""
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
-import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from aiohttp import web
 
-from harmony4.crypto.errors import UsageError
-from harmony4.server import health, media, openapi, pages, seeking, timed, video
+from harmony4.server import descriptors, health, media, openapi, pages, seeking, timed, video, workers
+from harmony4.server.acceptor import Acceptor, drain
 from harmony4.server.access import AccessLog
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
@@ -27,25 +26,31 @@ from harmony4.server.express import Express
 from harmony4.server.housekeeping import keep_house
 from harmony4.server.keys import CATALOGUE, CONFIG, EXPRESS, LIBRARY, STATUS, Status
 from harmony4.server.library import Library
+from harmony4.server.listening import address_url, listen
 
 __all__ = ["create_app", "run", "serve"]
 
-_LOG: Final = logging.getLogger("harmony4.server")
-_BACKLOG: Final = 1024
+_JOIN: Final = 5.0
+"""Seconds that the end waits for what reads ahead: a disk that does not answer must not hold it up."""
+_CUT: Final = 0.1
+"""Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
 
 def create_app(config: Config) -> web.Application:
     """The application for one library. Raises SourceError where the library cannot be read."""
     app = web.Application(middlewares=[problems])
-    library = Library(config.library, max_open=config.max_open)
+    room = descriptors.readers_that_fit(descriptors.limit())
+    library = Library(config.library, max_open=min(config.max_open, room))
     app[CONFIG] = config
     app[LIBRARY] = library
-    app[CATALOGUE] = Catalogue(library.root)
+    app[CATALOGUE] = Catalogue(library.root, cache=config.cache)
     app[STATUS] = Status()
     app[EXPRESS] = Express(library)
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)
+    app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(_readers)
+    app.cleanup_ctx.append(_facts)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
     app.add_routes(media.routes())
@@ -60,6 +65,24 @@ async def _readers(app: web.Application) -> AsyncIterator[None]:
     await app[LIBRARY].close()
 
 
+async def _facts(app: web.Application) -> AsyncIterator[None]:
+    """Read ahead what listings will want to know."""
+    catalogue, stop = app[CATALOGUE], threading.Event()
+    thread = threading.Thread(target=catalogue.fill, args=(stop,), name="harmony4-facts", daemon=True)
+    thread.start()
+    yield
+    stop.set()
+    await asyncio.to_thread(thread.join, _JOIN)
+    await asyncio.to_thread(catalogue.close)
+
+
+async def _say_goodbye(request: web.Request, response: web.StreamResponse) -> None:
+    """Tell clients of a server that stops not to send more on their connections."""
+    if request.app[STATUS].stopping:
+        response.headers["Connection"] = "close"
+        response.force_close()
+
+
 def _announce(url: str) -> None:
     print(f"HarmonyØ4 is at {url}", flush=True)
 
@@ -67,12 +90,20 @@ def _announce(url: str) -> None:
 def run(config: Config, *, ready: Callable[[str], None] = _announce) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
 
-    Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. Raises SourceError
-    where
-    the library cannot be read, UsageError where the address cannot be used.
+    Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. With several
+    workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
+    read, UsageError where the address cannot be used, HarmonyError where the workers do not start.
     """
+    descriptors.raise_limit()
+    count = workers.count(config.workers)
+    if count > 1:
+        # The folder that the name means now: a worker that is started later must not mean another one.
+        config = replace(config, library=Library(config.library).root)
+        with listen(config.host, config.port) as listener:
+            workers.Supervisor(config, listener, count).run(ready=ready)
+        return
     app = create_app(config)
-    with _listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(app, listener, ready=ready))
 
 
@@ -92,11 +123,14 @@ async def serve(
     ready: Callable[[str], None],
     stop: asyncio.Event | None = None,
 ) -> None:
-    """Serve `app` on a socket that listens already, until `stop` is set or a signal comes (without
-    `stop`)."""
-    config = app[CONFIG]
+    """Serve `app` on a socket that listens already, until `stop` is set or a signal comes (without `stop`).
+
+    Then: connections that wait in the socket's queue are taken, the socket is closed, what runs may finish
+    within `config.stop_timeout` seconds, silent connections are closed.
+    """
+    config, library = app[CONFIG], app[LIBRARY]
     access = AccessLog(sys.stderr.fileno()) if config.access_log else None
-    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=config.stop_timeout)
+    runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CUT)
     await runner.setup()
     manager = runner.server
     assert manager is not None  # set by `setup`
@@ -109,51 +143,29 @@ async def serve(
         express=app[EXPRESS],
         access=access,
     )
-    server = await loop.create_server(make, sock=listener, backlog=_BACKLOG)
-    house = loop.create_task(keep_house(manager, app[LIBRARY], config.write_timeout))
+    acceptor = Acceptor(
+        listener,
+        make,
+        connections=manager._connections,
+        most=descriptors.connections_that_fit(descriptors.limit(), library.max_open),
+        relieve=library.relieve,
+    )
+    acceptor.start()
+    house = loop.create_task(keep_house(manager, library, config.write_timeout))
     try:
         if stop is None:
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop.set)
-        ready(_url(listener))
+        ready(address_url(listener))
         await stop.wait()
-        app[STATUS].stopping = True
     finally:
-        server.close()
+        app[STATUS].stopping = True
+        app[EXPRESS].close()
+        await acceptor.stop()
+        listener.close()
+        await drain(manager._connections, config.stop_timeout)
         await runner.cleanup()
         house.cancel()
         if access is not None:
             await access.close()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UsageError that says what is wrong with the address."""
-    where = f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise UsageError("not an address of this machine", where=where) from error
-    family, kind, protocol, _, address = found[0]
-    listener = socket.socket(family, kind, protocol)
-    try:
-        if os.name == "posix":
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        reasons = {
-            errno.EADDRINUSE: "something else listens on this port",
-            errno.EACCES: "this port needs more rights",
-            errno.EADDRNOTAVAIL: "not an address of this machine",
-        }
-        raise UsageError(
-            reasons.get(error.errno or 0, f"cannot listen: {error.strerror}"), where=where
-        ) from error
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -1,71 +1,123 @@
 """What the library holds, for listings: every container with its facts, read once per file and version.
 
-The facts are a cache and nothing else: they are rebuilt from the files after a restart, and an entry is read
-again
-when its file is another one. A container that cannot be opened is listed with its error.
+The facts are a cache and nothing else: each is kept under its container's name and identity, so one whose
+file is another one by now is read again. They are in memory, and where the settings name a cache folder also
+on disk (`factstore`), where other workers and the next start find them. `fill` reads what is missing ahead of
+time. A container that cannot be opened is listed with its error.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server import facts
-from harmony4.server.library import Entry, Identity, scan
+from harmony4.server.factstore import FactStore, Known
+from harmony4.server.listing import Entry, Listing
 
 __all__ = ["SORTS", "Catalogue", "Page"]
 
 SORTS: Final = ("name", "size", "modified", "duration")
 """What a listing can be ordered by; with a minus in front in reverse."""
 
+_BATCH: Final = 64
+_SHARE: Final = 0.25
+"""How much of the time filling may take: requests go first."""
+
 Key = tuple[int, bytes]
 Page = tuple[list[dict[str, Any]], Key | None]
+_Order = list[tuple[Key, Entry]]
 
 
 class Catalogue:
     """The listing of one library. Its methods read the disk: call them in threads, from as many as you
     like."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, cache: Path | None = None) -> None:
+        """`cache` is a folder for facts that outlive the process; without one they are kept in memory."""
         self._root = root
+        self._store = FactStore(cache, root) if cache is not None else None
         self._lock = threading.Lock()
-        self._facts: dict[bytes, tuple[Identity, dict[str, Any]]] = {}
+        self._facts: dict[bytes, Known] = {}
+        self._looking = threading.Lock()
+        self._sorting = {column: threading.Lock() for column in SORTS}
+        self._listing: Listing | None = None
+        self._orders: dict[str, _Order] = {}
 
     def page(self, *, query: str, sort: str, after: Key | None, limit: int) -> Page:
         """Up to `limit` items after the key `after`, and the key of the last one if more follow.
 
         `query` is looked for in names, without regard to case. `sort` is one of SORTS, with `-` for reverse.
-        Keys
-        are values to sort by, so a page is right even if containers came or went since the one before.
+        Keys are values to sort by, so a page is right even if containers came or went since the one before.
         """
-        entries = scan(self._root)
-        self._forget(entries)
+        order = self._order(sort.removeprefix("-"))
+        found: Iterable[tuple[Key, Entry]] = order
+        if sort.startswith("-"):
+            found = (one for one in reversed(order) if after is None or one[0] < after)
+        elif after is not None:
+            found = (one for one in order if one[0] > after)
         if query:
             wanted = query.casefold()
-            entries = [one for one in entries if wanted in one.raw.decode(errors="replace").casefold()]
-        reverse = sort.startswith("-")
-        column = sort.removeprefix("-")
-        keyed = sorted(
-            ((self._key(one, column), one) for one in entries), key=lambda pair: pair[0], reverse=reverse
-        )
-        if after is not None:
-            keyed = [pair for pair in keyed if (pair[0] < after if reverse else pair[0] > after)]
-        chosen = keyed[:limit]
-        items = [self._item(one) for _, one in chosen]
-        return items, chosen[-1][0] if len(keyed) > limit else None
+            found = (one for one in found if wanted in one[1].raw.decode(errors="replace").casefold())
+        chosen = list(islice(found, limit + 1))
+        more = len(chosen) > limit
+        chosen = chosen[:limit]
+        return self._items([entry for _, entry in chosen]), chosen[-1][0] if more else None
 
-    def _key(self, entry: Entry, column: str) -> Key:
+    def fill(self, stop: threading.Event) -> None:
+        """Read what is not known yet of any container, a little at a time, until `stop` is set."""
+        entries = Listing(self._root).entries
+        # Workers begin at different places: each finds on disk what the others have read.
+        first = os.getpid() * 7919 % len(entries) if entries else 0
+        entries = entries[first:] + entries[:first]
+        for at in range(0, len(entries), _BATCH):
+            began = time.monotonic()
+            self._items(entries[at : at + _BATCH])
+            if stop.wait((time.monotonic() - began) * (1 / _SHARE - 1)):
+                return
+        if self._store is not None:
+            self._store.forget_others(entry.raw for entry in entries)
+
+    def close(self) -> None:
+        """Let go of the cache folder; facts are kept in memory from here on."""
+        if self._store is not None:
+            self._store.close()
+
+    def _order(self, column: str) -> _Order:
+        """All containers in ascending order."""
+        with self._looking:
+            if self._listing is None or not self._listing.is_fresh():
+                self._listing = Listing(self._root)
+                self._orders = {}
+                self._forget(self._listing.entries)
+            entries, orders = self._listing.entries, self._orders
+        # The durations of a library that nobody has looked at yet take a while: the other orders do not wait.
+        with self._sorting[column]:
+            if column not in orders:
+                order = list(zip(self._keys(entries, column), entries, strict=True))
+                order.sort(key=itemgetter(0))
+                orders[column] = order
+            return orders[column]
+
+    def _keys(self, entries: Sequence[Entry], column: str) -> list[Key]:
         if column == "size":
-            return entry.identity.size, entry.raw
+            return [(one.identity.size, one.raw) for one in entries]
         if column == "modified":
-            return entry.identity.mtime_ns, entry.raw
+            return [(one.identity.mtime_ns, one.raw) for one in entries]
         if column == "duration":
-            return int(self._item(entry).get("duration", -1)), entry.raw
-        return 0, entry.raw
+            items = self._items(entries)
+            return [
+                (int(item.get("duration", -1)), one.raw) for item, one in zip(items, entries, strict=True)
+            ]
+        return [(0, one.raw) for one in entries]
 
     def _forget(self, entries: Sequence[Entry]) -> None:
         """Drop what is known of files that are gone."""
@@ -74,15 +126,33 @@ class Catalogue:
                 alive = {entry.raw for entry in entries}
                 self._facts = {raw: known for raw, known in self._facts.items() if raw in alive}
 
-    def _item(self, entry: Entry) -> dict[str, Any]:
+    def _items(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+        """The items of these containers: from memory, from disk, or from the containers themselves."""
+        items = {one.raw: known[1] for one in entries if (known := self._known(one)) is not None}
+        missing = [one for one in entries if one.raw not in items]
+        if missing:
+            kept = self._store.fetch(one.raw for one in missing) if self._store is not None else {}
+            learnt: dict[bytes, Known] = {}
+            for one in missing:
+                known = kept.get(one.raw)
+                if known is None or known[0] != one.identity:
+                    item, lasting = _read(one)
+                    known = (one.identity, item)
+                    if lasting:
+                        learnt[one.raw] = known
+                else:
+                    lasting = True
+                items[one.raw] = known[1]
+                if lasting:
+                    with self._lock:
+                        self._facts[one.raw] = known
+            if learnt and self._store is not None:
+                self._store.save(learnt)
+        return [items[one.raw] for one in entries]
+
+    def _known(self, entry: Entry) -> Known | None:
         known = self._facts.get(entry.raw)
-        if known is not None and known[0] == entry.identity:
-            return known[1]
-        item, lasting = _read(entry)
-        if lasting:
-            with self._lock:
-                self._facts[entry.raw] = (entry.identity, item)
-        return item
+        return known if known is not None and known[0] == entry.identity else None
 
 
 def _read(entry: Entry) -> tuple[dict[str, Any], bool]:

@@ -34,8 +34,15 @@ class Config:
     port: int = field(
         default=8000, metadata={"help": "port to listen on; 0 takes a free one", "range": (0, 65535)}
     )
+    workers: int = field(
+        default=1,
+        metadata={"help": "processes that serve; 0 takes one for each processor", "range": (0, 256)},
+    )
     max_open: int = field(
         default=256, metadata={"help": "containers kept open while nobody reads them", "range": (1, 100_000)}
+    )
+    cache: Path | None = field(
+        default=None, metadata={"help": "folder for what is known of containers; none: only in memory"}
     )
     write_timeout: float = field(
         default=30.0,
@@ -77,9 +84,10 @@ def load_config(
     merged: dict[str, object] = {}
     if file is not None:
         merged |= {key: _convert(key, value, file.name) for key, value in _read(file).items()}
-        if "library" in merged and isinstance(merged["library"], Path):
-            # A relative folder in a file is relative to that file, wherever the server is started.
-            merged["library"] = file.parent / merged["library"]
+        for key, value in merged.items():
+            if isinstance(value, Path):
+                # A relative folder in a file is relative to that file, wherever the server is started.
+                merged[key] = file.parent / value
     for name, text in (environ or {}).items():
         if name.startswith(PREFIX):
             key = name.removeprefix(PREFIX).lower()
@@ -129,11 +137,17 @@ def _convert(key: str, value: object, where: str) -> object:
             return float(str(value))
         if kind == "str" and text:
             return value
-        if kind == "Path" and isinstance(value, (str, Path)) and str(value):
+        if kind in ("Path", "Path | None") and isinstance(value, (str, Path)) and str(value):
             return Path(value)
     except ValueError:
         pass
-    named = {"bool": "true or false", "int": "a whole number", "float": "a number", "Path": "a path"}
+    named = {
+        "bool": "true or false",
+        "int": "a whole number",
+        "float": "a number",
+        "Path": "a path",
+        "Path | None": "a path",
+    }
     raise _wrong(key, named.get(str(kind), "text"), value, where)
 
 

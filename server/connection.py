@@ -33,7 +33,7 @@ _DRAIN_CHECKS: Final = 0.02
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_access", "_at_boundary", "_express", "_keys", "address", "maps")
+    __slots__ = ("_access", "_at_boundary", "_express", "_keys", "_opened", "_partial", "address", "maps")
 
     def __init__(
         self, manager: web.Server, *, express: Express | None, access: AccessLog | None, **options: Any
@@ -43,6 +43,8 @@ class Connection(web.RequestHandler):
         self._access = access
         self._logging_enabled = access is not None  # makes aiohttp take the time
         self._at_boundary = True
+        self._opened = 0.0
+        self._partial = False
         self._keys: deque[Key | None] = deque()
         """What the requests that aiohttp has not answered yet are called in the express lane."""
         self.address = "-"
@@ -54,6 +56,7 @@ class Connection(web.RequestHandler):
         if isinstance(peer, tuple):
             self.address = str(peer[0])
         self.maps = may_map(transport)
+        self._opened = self._loop.time()
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -73,6 +76,9 @@ class Connection(web.RequestHandler):
         before = self._request_count
         super().data_received(data)
         new = self._request_count - before
+        # The first bytes of a request: no whole one came of them, and nothing else could have been meant.
+        waiter = self._waiter
+        self._partial = not new and waiter is not None and not waiter.done()
         # Whether the parser stands between two requests: exactly one came, whole and without a body.
         self._at_boundary = (
             self._at_boundary
@@ -82,6 +88,21 @@ class Connection(web.RequestHandler):
             and not self._upgraded
         )
         self._keys.extend([key if self._at_boundary else None] * new)
+
+    def leave_if_idle(self, now: float, grace: float) -> None:
+        """Close if there is no request, not even the beginning of one, and has been none for `grace` seconds.
+
+        `now` is the loop's time, seconds.
+        """
+        waiter = self._waiter
+        idle = waiter is not None and not waiter.done() and not self._partial
+        if not idle or self.transport is None or self.transport.get_write_buffer_size():
+            return
+        # aiohttp notes after each answer when an idle connection is to be closed, and so does the express
+        # lane.
+        answered = self._next_keepalive_close_time - self._keepalive_timeout
+        if now - max(answered, self._opened) >= grace:
+            self.force_close()
 
     def send(self, *buffers: bytes | bytearray | memoryview) -> None:
         """Hand buffers to the transport, which was there and empty a moment ago."""
@@ -137,4 +158,5 @@ class Connection(web.RequestHandler):
         while left > 0 and self.transport is not None and self.transport.get_write_buffer_size():
             await asyncio.sleep(_DRAIN_CHECKS)
             left -= _DRAIN_CHECKS
-        await super().shutdown(left)
+        # Never 0: aiohttp takes that for as long as it likes.
+        await super().shutdown(max(left, _DRAIN_CHECKS))

@@ -116,6 +116,7 @@ class Express:
         self._date = b""
         self.answered = 0
         """Number of requests that were answered in this lane."""
+        self._closed = False
         library.on_retire = self.forget
 
     def answer(self, connection: Connection, key: Key, value: bytes, now: float) -> bool:
@@ -134,6 +135,7 @@ class Express:
         steady = [item for item in response.headers.items() if item[0].lower() not in _MADE]
         if (
             offer is None
+            or self._closed
             or response.status != offer.status
             or not key[0].endswith(offer.number)
             or (offer.number == _PTS and _RANGE in key[1])
@@ -148,6 +150,11 @@ class Express:
     def forget(self, container: Container) -> None:
         """Drop the plans of a container that is no longer served."""
         self._plans = {key: plan for key, plan in self._plans.items() if plan.container is not container}
+
+    def close(self) -> None:
+        """Send everything the ordinary way from here on: answers of a server that stops say so."""
+        self._closed = True
+        self._plans = {}
 
     def date(self) -> bytes:
         """The Date header's value (RFC 9110 §6.6.1)."""

@@ -27,9 +27,9 @@ async def get_health(request: web.Request) -> web.Response:
 
 async def get_ready(request: web.Request) -> web.Response:
     """200 if the library can be read; 503 if not, and while the server stops."""
+    await asyncio.to_thread(_look, request.app[LIBRARY].root)
     if request.app[STATUS].stopping:
         raise Problem("stopping", "the server is stopping")
-    await asyncio.to_thread(_look, request.app[LIBRARY].root)
     return json_response({"status": "ready", "containers_open": request.app[LIBRARY].opened}, "no-store")
 
 

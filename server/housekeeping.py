@@ -23,8 +23,6 @@ __all__ = ["keep_house"]
 _LOG: Final = logging.getLogger("harmony4.server")
 _LOOKS: Final = 8
 """Looks at a connection within the write time limit."""
-_MOST: Final = 64 * 2**20
-"""Bytes that may go through mappings before their pages are taken out of this process's memory."""
 
 
 async def keep_house(manager: web.Server, library: Library, limit: float) -> None:
@@ -44,7 +42,7 @@ async def keep_house(manager: web.Server, library: Library, limit: float) -> Non
             seen[one] = left, (since if known == left else now)
             if now - seen[one][1] >= limit:
                 _cut_off(one, limit)
-        await library.let_go(_MOST)
+        await library.let_go(now)
 
 
 def _left(connection: Connection) -> int:

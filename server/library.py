@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,20 @@ from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader, TimeRange
+from harmony4.server.descriptors import is_exhausted
 from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.residency import let_go
 
-__all__ = ["SUFFIX", "Container", "Entry", "Identity", "Library", "check_name", "scan"]
+__all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name"]
 
 SUFFIX: Final = ".h4mk"
 _ATTEMPTS: Final = 4
+_MAPPED: Final = 64 * 2**20
+"""Bytes that may go through mappings before their pages are taken out of this process's memory."""
+_MUCH: Final = 256 * 2**20
+"""Bytes a second from which on they stay for a while."""
+_PATIENCE: Final = 5.0
+"""Seconds that they stay."""
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
 
 
@@ -104,11 +111,24 @@ class Container:
             self._library._unused(self)
 
 
+class _Opening:
+    """A container that is being opened, and how many wait for it."""
+
+    __slots__ = ("container", "task", "waiters")
+
+    task: asyncio.Task[None]
+
+    def __init__(self) -> None:
+        self.container: Container | None = None
+        self.waiters = 0
+
+
 class Library:
     """The containers below one folder. Use from one event loop.
 
     At most `max_open` readers stay open while nobody uses them, the least recently used go first; readers in
-    use do not count against anybody and are bounded by the number of connections.
+    use do not count against anybody and are bounded by the number of connections. Where the process runs out
+    of descriptors all the same, readers that nobody uses make room.
     """
 
     def __init__(self, root: Path, *, max_open: int = 256) -> None:
@@ -119,11 +139,12 @@ class Library:
                 pass
         except OSError as error:
             raise SourceError(f"cannot read the library: {error.strerror}", where=str(root)) from error
-        self._max_open = max_open
+        self.max_open: Final = max_open
         self._containers: OrderedDict[str, Container] = OrderedDict()
         self._broken: OrderedDict[str, tuple[Identity, HarmonyError]] = OrderedDict()
-        self._opening: dict[str, asyncio.Task[Container]] = {}
+        self._opening: dict[str, _Opening] = {}
         self._closing: set[asyncio.Future[None]] = set()
+        self._let_go = 0.0
         self.on_retire: Callable[[Container], object] = lambda container: None
         """Called with a container that is no longer handed out: replaced, closed, or gone."""
 
@@ -139,25 +160,30 @@ class Library:
         what the reader raises for a file that is no container.
         """
         check_name(name)
-        for _ in range(_ATTEMPTS):
-            container = self._containers.get(name)
-            if container is not None:
-                if self._current(container):
-                    self._containers.move_to_end(name)
-                    container.users += 1
-                    return container
-                self._retire(name)
-            task = self._opening.get(name)
-            if task is None:
-                task = asyncio.get_running_loop().create_task(self._load(name))
-                self._opening[name] = task
-                task.add_done_callback(lambda done, name=name: self._loaded(name, done))  # type: ignore[misc]
-            # Shielded: a client that goes away must not fail the others that wait for the same container.
-            container = await asyncio.shield(task)
-            if not container.closed:  # else it was pushed out again before this task came to run
+        container = self._containers.get(name)
+        if container is not None:
+            if self._current(container):
+                self._containers.move_to_end(name)
                 container.users += 1
                 return container
-        raise SourceChangedError("the container is being replaced again and again")
+            self._retire(name)
+        opening = self._opening.get(name)
+        if opening is None:
+            opening = self._opening[name] = _Opening()
+            opening.task = asyncio.get_running_loop().create_task(self._load(name, opening))
+            # Looked at, so that asyncio does not complain when every waiter has left.
+            opening.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        opening.waiters += 1
+        try:
+            # Shielded: a client that goes away must not fail the others that wait for the same container.
+            await asyncio.shield(opening.task)
+        except BaseException:
+            opening.waiters -= 1
+            if opening.container is not None:
+                opening.container.__exit__(None, None, None)
+            raise
+        assert opening.container is not None  # set by `_load`, unless it raises
+        return opening.container
 
     def touch(self, container: Container, now: float) -> bool:
         """Whether a container is still what its name leads to; then it counts as just used.
@@ -175,11 +201,19 @@ class Library:
             self._containers.move_to_end(container.name)
         return True
 
-    async def let_go(self, most: int) -> None:
-        """Take mapped pages out of this process's memory if more than `most` bytes went through mappings."""
+    async def let_go(self, now: float) -> None:
+        """Take mapped pages out of this process's memory where that is worth it; `now` is the loop's time,
+        seconds.
+
+        Pages that are sent again have to be mapped again, which costs more than it gives where much is sent:
+        there they stay for a few seconds, everywhere else only until there are too many.
+        """
         used = [one for one in self._containers.values() if one.mapped]
-        if sum(one.mapped for one in used) <= most:
+        total = sum(one.mapped for one in used)
+        passed = now - self._let_go
+        if total <= _MAPPED or (passed < _PATIENCE and total > passed * _MUCH):
             return
+        self._let_go = now
         for one in used:
             one.mapped = 0
             with suppress(HarmonyError):
@@ -189,7 +223,7 @@ class Library:
     async def close(self) -> None:
         """Close all readers. Call it when no request runs any more."""
         if self._opening:
-            await asyncio.gather(*self._opening.values(), return_exceptions=True)
+            await asyncio.gather(*(one.task for one in self._opening.values()), return_exceptions=True)
         for name in list(self._containers):
             self._retire(name)
         if self._closing:
@@ -216,27 +250,46 @@ class Library:
         except OSError:
             return False
 
-    async def _load(self, name: str) -> Container:
+    def relieve(self) -> int:
+        """Close half of the readers that nobody uses, at least one; returns how many that are.
+
+        For the moment when descriptors have run out.
+        """
+        idle = [name for name, one in self._containers.items() if not one.users]
+        for name in idle[: (len(idle) + 1) // 2]:
+            self._retire(name)
+        return (len(idle) + 1) // 2
+
+    async def _load(self, name: str, opening: _Opening) -> None:
         known = self._broken.get(name)
         try:
-            reader, identity = await asyncio.to_thread(self._read, name, known)
+            reader, identity = await self._read_relieved(name, known)
+            self._broken.pop(name, None)
+            opening.container = self._containers[name] = Container(self, name, reader, identity)
+            # Leases for all who wait, before it could be pushed out again.
+            opening.container.users = opening.waiters
+            self._evict()
         except _BrokenError as error:
             self._broken[name] = (error.identity, error.cause)
             self._broken.move_to_end(name)
-            while len(self._broken) > self._max_open:
+            while len(self._broken) > self.max_open:
                 self._broken.popitem(last=False)
             # A copy: one instance raised again and again would collect tracebacks.
             raise copy.copy(error.cause) from None
-        self._broken.pop(name, None)
-        container = Container(self, name, reader, identity)
-        self._containers[name] = container
-        self._evict()
-        return container
+        finally:
+            del self._opening[name]
 
-    def _loaded(self, name: str, task: asyncio.Task[Container]) -> None:
-        del self._opening[name]
-        if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not complain when every waiter has left
+    async def _read_relieved(
+        self, name: str, known: tuple[Identity, HarmonyError] | None
+    ) -> tuple[H4MKReader, Identity]:
+        """`_read`; where descriptors have run out, readers that nobody uses make room for it."""
+        while True:
+            try:
+                return await asyncio.to_thread(self._read, name, known)
+            except SourceError as error:
+                if not (is_exhausted(error) and (self.relieve() or self._closing)):
+                    raise
+                await asyncio.gather(*self._closing)
 
     def _read(self, name: str, known: tuple[Identity, HarmonyError] | None) -> tuple[H4MKReader, Identity]:
         """Open a container; in a thread. A failure that is known already is not tried again."""
@@ -269,7 +322,7 @@ class Library:
 
     def _evict(self) -> None:
         """Retire the least recently used readers that nobody uses until the cache fits."""
-        excess = len(self._containers) - self._max_open
+        excess = len(self._containers) - self.max_open
         if excess > 0:
             newest = next(reversed(self._containers))
             idle = (name for name, one in self._containers.items() if not one.users and name != newest)
@@ -330,53 +383,3 @@ def check_name(name: str) -> str:
     except UnicodeEncodeError:
         raise _missing() from None
     return name
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A container that was found on disk. `raw` is its name as the file system has it, `/` between
-    folders."""
-
-    raw: bytes
-    path: Path
-    identity: Identity
-
-    @property
-    def name(self) -> str | None:
-        """The name for requests; None if the file's name is not UTF-8."""
-        try:
-            return self.raw.decode()
-        except UnicodeDecodeError:
-            return None
-
-
-def scan(root: Path) -> list[Entry]:
-    """All containers below `root`, ordered by the bytes of their names; in a thread.
-
-    Folders that are links are not entered (they may form a circle), folders that cannot be read are left out.
-    """
-    return sorted(_scan(root), key=lambda entry: entry.raw)
-
-
-def _scan(root: Path) -> Iterator[Entry]:
-    folders = [(root, b"")]
-    while folders:
-        folder, prefix = folders.pop()
-        try:
-            with os.scandir(folder) as found:
-                listing = [one for one in found if not one.name.startswith(".")]
-        except OSError:
-            continue
-        for one in listing:
-            raw = prefix + os.fsencode(one.name)
-            try:
-                if one.is_dir(follow_symlinks=False):
-                    folders.append((Path(one.path), raw + b"/"))
-                elif one.name.endswith(SUFFIX) and one.is_file() and _inside(root, one):
-                    yield Entry(raw, Path(one.path), Identity.of(one.stat()))
-            except OSError:
-                continue  # it vanished in the meantime
-
-
-def _inside(root: Path, one: os.DirEntry[str]) -> bool:
-    return not one.is_symlink() or Path(os.path.realpath(one.path)).is_relative_to(root)

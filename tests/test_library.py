@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harmony4.crypto.errors import NotFoundError, SourceError, TruncatedError, VersionError
-from harmony4.server.library import Library, check_name, scan
+from harmony4.server.library import Library, check_name
+from harmony4.server.listing import scan
 from serving import write_container
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import socket
 import tempfile
@@ -110,6 +109,17 @@ def serve(
             help="Port to listen on; 0 takes a free one \\[default: 8000].",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            "-w",
+            metavar="N",
+            min=0,
+            max=256,
+            help="Processes that serve; 0 takes one for each processor \\[default: 1].",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -127,22 +137,27 @@ def serve(
 
     A container is addressed by its path below the folder, such as talks/day1.h4mk. Files that are added,
     replaced or removed while the server runs are picked up. Ctrl-C and SIGTERM stop it; requests that run
-    get a moment to finish.
+    get a moment to finish. With several workers, one that crashes is replaced, and requests on the others
+    go on.
     """
-    flags: dict[str, object] = {"library": directory, "host": host, "port": port, "access_log": access_log}
+    flags: dict[str, object] = {
+        "library": directory,
+        "host": host,
+        "port": port,
+        "workers": workers,
+        "access_log": access_log,
+    }
     _run(flags, json=json, quiet=quiet, file=config)
 
 
 def _run(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None = None) -> None:
     # Only here: aiohttp takes longer to load than most commands take to run.
+    from harmony4.server import logs
     from harmony4.server.app import run
     from harmony4.server.config import load_config
 
     config = load_config(file=file, environ=os.environ, flags=flags)
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        level=logging.INFO if config.access_log else logging.WARNING,
-    )
+    logs.configure(config)
 
     def ready(url: str) -> None:
         if json:

@@ -1,0 +1,48 @@
+"""The listening socket: bound in one place, before anything else starts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from typing import Final
+
+from harmony4.crypto.errors import UsageError
+
+__all__ = ["BACKLOG", "address_url", "listen"]
+
+BACKLOG: Final = 1024
+"""Connections that the kernel queues, while a worker is being replaced for one."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError that says what is wrong with the address."""
+    where = f"{host}:{port}"
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise UsageError("not an address of this machine", where=where) from error
+    family, kind, protocol, _, address = found[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        reasons = {
+            errno.EADDRINUSE: "something else listens on this port",
+            errno.EACCES: "this port needs more rights",
+            errno.EADDRNOTAVAIL: "not an address of this machine",
+        }
+        raise UsageError(
+            reasons.get(error.errno or 0, f"cannot listen: {error.strerror}"), where=where
+        ) from error
+    return listener
+
+
+def address_url(listener: socket.socket) -> str:
+    """The address that a socket listens on, as the URL of the page."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

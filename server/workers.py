@@ -1,0 +1,255 @@
+"""Several processes on one socket: the parent binds and watches, workers accept and answer.
+
+The parent opens no container and runs no event loop. Each worker is a fresh interpreter that inherits the
+listening socket (`SO_REUSEPORT` would drop connections queued for a worker that leaves) and two pipes:
+
+    standard input   the settings, one line of JSON; then nothing. Its end means: finish what runs and leave.
+    standard output  lines from the worker: `ready`, `leaving`, `failed REASON`. Its end means: it is gone.
+
+So a worker ends with its parent however that came to end, and a worker that dies is noticed and replaced at
+once. A worker that dies before it was ready counts as a failed start: the next ones wait longer and longer,
+and after PATIENCE of them in a row the server gives up. Before all workers were ready once, the first failure
+is the last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import IO, Final
+
+from harmony4.crypto.errors import HarmonyError, UsageError
+from harmony4.server.config import Config
+from harmony4.server.listening import address_url
+
+__all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "Supervisor", "count"]
+
+READY: Final = b"ready"
+LEAVING: Final = b"leaving"
+FAILED: Final = b"failed "
+
+MARGIN: Final = 5.0
+"""Seconds beyond `stop_timeout` until a worker that does not leave is killed."""
+PATIENCE: Final = 5
+"""Failed starts in a row until the server gives up."""
+_BACK_OFF: Final = 0.2
+"""Seconds before the start that follows the second failure; it doubles from there."""
+
+_LOG: Final = logging.getLogger("harmony4.server")
+
+
+def count(workers: int) -> int:
+    """The number of workers a setting means: 0 is one for each processor this process may use."""
+    if workers:
+        return workers
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Worker:
+    """One worker process, as its parent sees it."""
+
+    def __init__(self, config: Config, listener: socket.socket) -> None:
+        """Raises OSError where no process can be started."""
+        command = [sys.executable, "-P", "-m", "harmony4.server.worker", str(listener.fileno())]
+        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, and a number
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=(listener.fileno(),),
+            start_new_session=True,  # Ctrl-C in the terminal is for the parent, who tells the workers
+            bufsize=0,
+        )
+        self.ready = False
+        self.leaving = False
+        self.reason: str | None = None
+        self._said = b""
+        with suppress(BrokenPipeError):  # it is dead already: `listen` will say so
+            self._pipe(self.process.stdin).write(json.dumps(asdict(config), default=str).encode() + b"\n")
+
+    @staticmethod
+    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+        assert pipe is not None
+        return pipe
+
+    @property
+    def voice(self) -> IO[bytes]:
+        """The pipe that the worker speaks through."""
+        return self._pipe(self.process.stdout)
+
+    def listen(self) -> Iterator[bytes]:
+        """The lines that have come; an empty one at the end of the worker. Blocks unless something came."""
+        data = os.read(self.voice.fileno(), 2**16)
+        if not data:
+            yield b""
+            return
+        *lines, self._said = (self._said + data).split(b"\n")
+        yield from lines
+
+    def dismiss(self) -> None:
+        """Tell it to finish what it does and leave. Safe to call twice."""
+        with suppress(OSError):
+            self._pipe(self.process.stdin).close()
+
+    def bury(self) -> str:
+        """Wait for the end of a worker that has closed its pipe; says how it ended."""
+        self.dismiss()
+        try:
+            status = self.process.wait(MARGIN)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        self.voice.close()
+        if self.reason is not None:
+            return self.reason
+        if status < 0:
+            return f"a worker was ended by {signal.Signals(-status).name}"
+        return f"a worker ended with status {status}"
+
+
+class Supervisor:
+    """The parent of `number` workers on one listening socket."""
+
+    def __init__(self, config: Config, listener: socket.socket, number: int) -> None:
+        """Raises UsageError on systems without POSIX processes."""
+        if os.name != "posix":
+            raise UsageError("several workers need a POSIX system", expected="workers = 1", found=number)
+        self._config = config
+        self._listener = listener
+        self._number = number
+        self._workers: set[_Worker] = set()
+        self._selector = selectors.DefaultSelector()
+        self._asked_to_stop = False
+        self._running = False  # all workers were ready once
+        self._failures = 0  # failed starts since the last good one
+        self._due: list[float] = []  # when to start workers, monotonic seconds
+
+    def run(self, *, ready: Callable[[str], None]) -> None:
+        """Serve until SIGINT or SIGTERM, then let the workers finish; closes the socket.
+
+        `ready` is called with the address once all workers accept connections. Call it in the main thread.
+        Raises HarmonyError where workers do not start.
+        """
+        with self._signals():
+            try:
+                self._due = [0.0] * self._number
+                while not self._asked_to_stop:
+                    self._start_due()
+                    self._look(ready)
+            finally:
+                self._stop()
+
+    def _start_due(self) -> None:
+        now = time.monotonic()
+        late = [at for at in self._due if at <= now]
+        self._due = [at for at in self._due if at > now]
+        for _ in late:
+            try:
+                worker = _Worker(self._config, self._listener)
+            except OSError as error:
+                self._failed(f"no process can be started: {error.strerror}")
+                continue
+            self._workers.add(worker)
+            self._selector.register(worker.voice, selectors.EVENT_READ, worker)
+
+    def _look(self, ready: Callable[[str], None]) -> None:
+        """Wait until a worker says something, a signal comes or a start is due."""
+        timeout = max(0.0, min(self._due) - time.monotonic()) if self._due else None
+        for key, _ in self._selector.select(timeout):
+            if not isinstance(key.data, _Worker):
+                os.read(key.fd, 2**10)  # signals: their handler has run by now
+                continue
+            for line in key.data.listen():
+                self._heard(key.data, line)
+        if not self._running and sum(one.ready for one in self._workers) >= self._number:
+            self._running = True
+            ready(address_url(self._listener))
+
+    def _heard(self, worker: _Worker, line: bytes) -> None:
+        if line == READY:
+            worker.ready = True
+            self._failures = 0
+        elif line == LEAVING and not worker.leaving:
+            worker.leaving = True
+            self._due.append(0.0)  # its successor need not wait until it has finished
+        elif line.startswith(FAILED):
+            worker.reason = line.removeprefix(FAILED).decode(errors="replace")
+        elif not line:
+            self._ended(worker)
+
+    def _ended(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        self._selector.unregister(worker.voice)
+        how = worker.bury()
+        if worker.leaving:
+            return
+        if worker.ready:
+            _LOG.warning("%s; another one takes its place", how)
+            self._due.append(0.0)
+        else:
+            self._failed(how)
+
+    def _failed(self, how: str) -> None:
+        """A start has failed: try again, later and later, or give up."""
+        if self._asked_to_stop:
+            return
+        self._failures += 1
+        if not self._running or self._failures >= PATIENCE:
+            raise HarmonyError(f"the workers do not start: {how}")
+        _LOG.warning("%s while it was starting; trying again", how)
+        delay = _BACK_OFF * 2 ** (self._failures - 2) if self._failures > 1 else 0.0
+        self._due.append(time.monotonic() + delay)
+
+    def _stop(self) -> None:
+        """Let the workers finish and leave; kill those that take too long."""
+        self._listener.close()
+        for worker in self._workers:
+            worker.dismiss()
+        deadline = time.monotonic() + self._config.stop_timeout + MARGIN
+        while self._workers and (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                if isinstance(key.data, _Worker) and b"" in key.data.listen():
+                    self._workers.remove(key.data)
+                    self._selector.unregister(key.fileobj)
+                    key.data.bury()
+                elif not isinstance(key.data, _Worker):
+                    os.read(key.fd, 2**10)
+        for worker in self._workers:
+            _LOG.warning("a worker did not leave in time and was killed")
+            worker.process.kill()
+            worker.bury()
+        self._workers.clear()
+        self._selector.close()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM set a flag and wake the selector."""
+
+        def stop(_number: int, _frame: object) -> None:
+            self._asked_to_stop = True
+
+        awake, wake = os.pipe()
+        for end in (awake, wake):
+            os.set_blocking(end, False)
+        self._selector.register(awake, selectors.EVENT_READ)
+        before_fd = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(before_fd)
+            os.close(awake)
+            os.close(wake)

@@ -1,0 +1,3 @@
+"""Stands before the real one on a server's path, so that it runs on asyncio's own loop."""
+
+raise ImportError("hidden by a test")

@@ -1,0 +1,338 @@
+"""Several processes on one socket: they answer, drain, are replaced, and leave with their parent."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from commands import refused, run
+from harmony4.server import workers
+from processes import Line, Served, alive, needs_proc, served, until
+from serving import LOOPS, write_container
+
+pytestmark = needs_proc
+each_loop = pytest.mark.parametrize("loop", LOOPS)
+
+FILM = random.Random(3).randbytes(2**20)
+BLOCKS = 24
+RANGE = "/video/range?name=film.h4mk"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with a film of 24 MiB: more than the buffers on the way hold."""
+    folder = tmp_path_factory.mktemp("library")
+    write_container(folder / "film.h4mk", [FILM] * BLOCKS)
+    return folder
+
+
+def begin(server: Served) -> Line:
+    """A film that has begun, on a connection that takes no more of it for now."""
+    line = server.connect(small=True)
+    line.ask(RANGE)
+    status, headers = line.head()
+    assert (status, headers["content-length"]) == (200, str(BLOCKS * 2**20))
+    return line
+
+
+def finish(line: Line) -> bool:
+    """Take the rest; whether it was all there."""
+    return line.body(BLOCKS * 2**20) == FILM * BLOCKS
+
+
+@each_loop
+def test_each_worker_answers(library: Path, loop: str) -> None:
+    with served(library, "--workers", 3, loop=loop) as server:
+        found = server.workers()
+        assert len(found) == 3
+        for worker in found:
+            with server.only(worker):
+                assert server.get("/health")[0] == 200
+                assert server.get(f"{RANGE}&track=1")[0] == 404
+        assert server.workers() == found
+        assert server.stop() == (0, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("count", [1, 2])
+@each_loop
+def test_an_answer_survives_the_end(library: Path, loop: str, count: int, number: int) -> None:
+    with served(library, "--workers", count, loop=loop) as server:
+        lines = [begin(server) for _ in range(4)]
+        server.process.send_signal(number)
+        until(server.refuses, "the end of listening")
+        for line in lines:
+            assert finish(line)
+            assert line.body(1) == b""
+            line.close()
+        assert server.process.wait(30) == 0
+        assert server.process.stderr.read() == b""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@each_loop
+def test_a_conversation_is_not_broken_off(library: Path, tmp_path: Path, loop: str, count: int) -> None:
+    """Half a request is a request; one who talks is told to stop talking; one who is silent is left alone."""
+    # Longer than this test may be held up between two requests.
+    code = "import harmony4.server.acceptor as acceptor; acceptor.GRACE = 2.0\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    with served(library, "--workers", count, loop=loop, path=str(tmp_path)) as server:
+        half, silent, talking, fresh, stream = (server.connect() for _ in range(5))
+        for line in (half, silent, talking):
+            assert line.get("/health")[0] == 200
+        stream.close()
+        stream = begin(server)  # holds the end off until everything has been looked at
+        half.send(b"GET /health HTTP/1.1\r\nHo")
+        server.process.send_signal(signal.SIGTERM)
+        answers = []
+        while not answers or answers[-1][1].get("connection") != "close":
+            talking.ask("/ready")
+            answers.append(talking.answer())
+        assert {status for status, _, _ in answers[:-1]} <= {200}
+        assert answers[-1][0] == 503
+        assert b"urn:harmony4:problem:stopping" in answers[-1][2]
+        assert talking.body(1) == b""
+        until(server.refuses, "the end of listening")
+        assert silent.body(1) == b""  # closed, not reset
+        assert fresh.body(1) == b""
+        half.send(b"st: here\r\n\r\n")
+        status, headers, body = half.answer()
+        assert (status, headers["connection"], body) == (200, "close", b'{"status": "ok"}')
+        assert finish(stream)
+        assert server.process.wait(30) == 0
+        for line in (half, silent, talking, fresh, stream):
+            line.close()
+
+
+@each_loop
+def test_connections_that_wait_are_served_at_the_end(library: Path, loop: str) -> None:
+    """What the kernel has accepted for a server that stops gets its answer."""
+    with served(library, "--workers", 2, loop=loop) as server:
+        found = server.workers()
+        for pid in found:
+            os.kill(pid, signal.SIGSTOP)
+        lines = [server.connect() for _ in range(50)]
+        for line in lines:
+            line.ask("/health")
+        server.process.send_signal(signal.SIGTERM)
+        for pid in found:
+            os.kill(pid, signal.SIGCONT)
+        assert {line.answer()[0] for line in lines} == {200}
+        for line in lines:
+            line.close()
+        assert server.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@each_loop
+def test_a_client_that_takes_nothing_holds_nobody_up(library: Path, loop: str, count: int) -> None:
+    with (
+        served(library, "--workers", count, loop=loop, HARMONY4_STOP_TIMEOUT="0.2") as server,
+        begin(server) as line,
+    ):
+        assert server.stop() == (0, "")
+        try:
+            assert not finish(line)
+        except ConnectionResetError:
+            pass
+
+
+@each_loop
+def test_a_worker_that_is_killed_is_replaced(library: Path, loop: str) -> None:
+    with served(library, "--workers", 2, loop=loop) as server:
+        doomed, other = server.workers()
+        with server.only(doomed):
+            lost = begin(server)
+        with server.only(other):
+            kept = begin(server)
+        os.kill(doomed, signal.SIGKILL)
+        until(lambda: len({*server.workers()} - {doomed}) == 2, "the replacement")
+        try:
+            assert not finish(lost)
+        except ConnectionResetError:
+            pass
+        assert finish(kept)
+        (successor,) = {*server.workers()} - {other}
+        with server.only(successor):
+            assert server.get("/health")[0] == 200
+        for line in (lost, kept):
+            line.close()
+        status, err = server.stop()
+        assert status == 0
+        assert err.count("\n") == 1, err
+        assert "SIGKILL; another one takes its place" in err
+
+
+def test_no_connection_is_refused_while_workers_are_replaced(library: Path) -> None:
+    with served(library, "--workers", 2) as server:
+        lost = 0
+        for number in range(400):
+            if number % 100 == 50:
+                for pid in server.workers():  # all of them: nobody is there to accept
+                    os.kill(pid, signal.SIGKILL)
+            with server.connect() as line:  # raises if it is refused
+                try:
+                    assert line.get("/health")[0] == 200
+                except (ConnectionError, EOFError):
+                    lost += 1  # accepted by a worker in the moment of its death
+        assert lost <= 8
+        assert server.stop()[0] == 0
+
+
+@each_loop
+def test_a_worker_that_is_asked_to_leave_finishes_first(library: Path, loop: str) -> None:
+    """SIGTERM to a worker: its answers end, another one takes its place, the server goes on."""
+    with served(library, "--workers", 2, loop=loop) as server:
+        leaving, other = server.workers()
+        with server.only(leaving):
+            line = begin(server)
+        os.kill(leaving, signal.SIGTERM)
+        until(lambda: len(server.workers()) == 3, "its successor")
+        assert finish(line)
+        line.close()
+        until(lambda: not alive(leaving), "its end")
+        assert other in server.workers()
+        assert server.get("/health")[0] == 200
+        assert server.stop() == (0, "")
+
+
+@each_loop
+def test_workers_end_with_their_parent(library: Path, loop: str) -> None:
+    """Nobody told them: they notice, finish what runs and are gone, and so is the socket."""
+    with served(library, "--workers", 2, loop=loop) as server:
+        found = server.workers()
+        with begin(server) as line:
+            server.process.kill()
+            server.process.wait(30)
+            until(server.refuses, "the end of listening")
+            assert finish(line)
+        until(lambda: not any(alive(pid) for pid in found), "the end of the workers")
+
+
+def test_a_worker_that_hangs_is_killed(library: Path, tmp_path: Path) -> None:
+    """One that does not even leave when asked (it stands still here) does not hold up the end for ever."""
+    code = "import harmony4.server.workers as w; w.MARGIN = 0.1\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    with served(library, "--workers", 2, path=str(tmp_path), HARMONY4_STOP_TIMEOUT="0.1") as server:
+        found = server.workers()
+        os.kill(found[0], signal.SIGSTOP)
+        status, err = server.stop()
+        assert status == 0
+        assert "did not leave in time" in err
+        assert not any(alive(pid) for pid in found)
+
+
+def in_a_worker(folder: Path, code: str) -> dict[str, str]:
+    """The environment in which every worker runs `code` before anything else."""
+    lines = ["import os, sys", 'if "harmony4.server.worker" in sys.orig_argv:', f"    {code}"]
+    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    return os.environ | {"PYTHONPATH": str(folder)}
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("os._exit(7)", ["the workers do not start", "status 7"]),
+        ("os.kill(os.getpid(), 9)", ["the workers do not start", "SIGKILL"]),
+        ("sys.modules['aiohttp.web_protocol'] = None", ["the workers do not start", "web_protocol"]),
+    ],
+)
+def test_workers_that_cannot_start(library: Path, tmp_path: Path, code: str, words: list[str]) -> None:
+    refused(run("serve", library, "--port", 0, "--workers", 2, env=in_a_worker(tmp_path, code)), *words)
+
+
+def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
+    refused(run("serve", tmp_path / "none", "--port", 0, "--workers", 2), "No such file")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        refused(run("serve", tmp_path, "--port", port, "--workers", 2), "port")
+
+
+def test_workers_that_cannot_start_any_more(tmp_path: Path) -> None:
+    """A worker that dies at its start again and again ends the server, after a few tries."""
+    root = tmp_path / "library"
+    write_container(root / "a.h4mk", [b"x"])
+    with served(root, "--workers", 2) as server:
+        doomed, _ = server.workers()
+        shutil.rmtree(root)
+        os.kill(doomed, signal.SIGKILL)
+        _, err = server.process.communicate(timeout=60)
+        *tries, last = err.decode().splitlines()
+        assert server.process.returncode == 1
+        assert len(tries) == workers.PATIENCE
+        assert re.fullmatch("error: the workers do not start: cannot read the library: No such file.*", last)
+
+
+def test_one_worker_for_each_processor(library: Path) -> None:
+    assert workers.count(0) >= 1
+    with served(library, "--workers", 0) as server:
+        wanted = workers.count(0)
+        assert len(server.workers()) == (wanted if wanted > 1 else 0)
+        assert server.get("/health")[0] == 200
+
+
+def test_other_ways_to_say_it(library: Path, tmp_path: Path) -> None:
+    (tmp_path / "settings.toml").write_text('[server]\nworkers = 2\nhost = "::1"\n')
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        (tmp_path / "settings.toml").write_text("[server]\nworkers = 2\n")
+    with served(library, "--config", tmp_path / "settings.toml") as server:
+        assert len(server.workers()) == 2
+        assert server.get("/health")[0] == 200
+    with served(library, HARMONY4_WORKERS="2") as server:
+        assert len(server.workers()) == 2
+
+
+def test_the_folder_is_the_one_of_the_start(library: Path, tmp_path: Path) -> None:
+    """A worker that is started later serves the same folder, wherever a link leads by then."""
+    write_container(tmp_path / "other" / "b.h4mk", [b"x"])
+    (tmp_path / "link").symlink_to(library)
+    with served(tmp_path / "link", "--workers", 2) as server:
+        (tmp_path / "link").unlink()
+        (tmp_path / "link").symlink_to(tmp_path / "other")
+        before = server.workers()
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(server.workers()) == 2 and before[0] not in server.workers(), "the replacement")
+        (successor,) = {*server.workers()} - {*before}
+        with server.only(successor):
+            assert server.get("/video/info?name=film.h4mk")[0] == 200
+
+
+def test_access_lines_stay_whole(library: Path) -> None:
+    """Whatever clients send, a line of one worker never stands inside another's, and none is endless."""
+    sizes = (10, 1000, 3000, 7000)
+    with served(library, "--workers", 2, "--access-log") as server:
+
+        def talk(number: int) -> None:
+            with server.connect() as line:
+                for turn in range(40):
+                    agent = f"<{number}.{turn}." + "x" * sizes[turn % 4] + ">"
+                    line.ask("/health", f"User-Agent: {agent}")
+                    assert line.answer()[0] == 200
+
+        with ThreadPoolExecutor(5) as pool:
+            drained = pool.submit(server.process.stderr.read)
+            list(pool.map(talk, range(6), timeout=60))
+            server.process.terminate()
+            lines = drained.result(30).decode().splitlines()
+    seen = set()
+    for line in lines:
+        assert len(line) < 4096
+        found = re.fullmatch(
+            r'\S+ - - \[[^]]+\] "GET /health HTTP/1.1" 200 \d+ "-" "<(\d)\.(\d+)\.x+(>" [0-9.]+| \.\.\.)',
+            line,
+        )
+        assert found, line
+        assert found[3].startswith(">") == (int(found[2]) % 4 < 3)
+        seen.add((int(found[1]), int(found[2])))
+    assert seen == set(itertools.product(range(6), range(40)))
