@@ -422,17 +422,23 @@ def test_nginx_before_other_programs(library: Path, sources: dict[str, Path], tm
 
 
 @needs_nginx
-def test_nginx_passes_no_digest_of_a_slice(library: Path, sources: dict[str, Path], tmp_path: Path) -> None:
-    """What `Want-Content-Digest` would get is about a slice; `Repr-Digest` is about the whole and stays."""
-    whole = sources["large"].read_bytes()
-    wish = {"Want-Content-Digest": "sha-256=10"}
-    with running(library) as server, nginx(tmp_path / "nginx", EXAMPLE, server.address) as proxy:
+@pytest.mark.parametrize(
+    "line", ["", 'proxy_set_header Want-Content-Digest "";'], ids=["as documented", "left out"]
+)
+def test_nginx_keeps_no_digest_of_a_slice(
+    library: Path, sources: dict[str, Path], line: str, tmp_path: Path
+) -> None:
+    """What `Want-Content-Digest` gets is about a slice; `Repr-Digest` is about the whole and stays."""
+    whole = base64.b64encode(hashlib.sha256(sources["large"].read_bytes()).digest()).decode()
+    assert line in EXAMPLE
+    text = EXAMPLE.replace(line, "")
+    with running(library) as server, nginx(tmp_path / "nginx", text, server.address) as proxy:
         url = target(server, "large")
-        for _ in range(2):
+        for wish in ({"Want-Content-Digest": "sha-256=10"}, None):
             answer, _ = ask(proxy.address, url, 5, 2 * SLICE, wish)
-            assert answer.headers["Content-Digest"] is None
-            digest = base64.b64encode(hashlib.sha256(whole).digest()).decode()
-            assert answer.headers["Repr-Digest"] == f"sha-256=:{digest}:"
+            assert answer.headers["Repr-Digest"] == f"sha-256=:{whole}:"
+            # Without that line whoever asks is told the slice's; nobody else is.
+            assert ("Content-Digest" in answer.headers) == bool(line and wish)
 
 
 @needs_nginx
