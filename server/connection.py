@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD
@@ -33,7 +33,17 @@ _DRAIN_CHECKS: Final = 0.02
 class Connection(web.RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_access", "_at_boundary", "_express", "_keys", "_opened", "_partial", "address", "maps")
+    __slots__ = (
+        "_access",
+        "_at_boundary",
+        "_express",
+        "_keys",
+        "_opened",
+        "_partial",
+        "address",
+        "maps",
+        "wire",
+    )
 
     def __init__(
         self, manager: web.Server, *, express: Express | None, access: AccessLog | None, **options: Any
@@ -50,6 +60,8 @@ class Connection(web.RequestHandler):
         self.address = "-"
         self.maps = False
         """Whether slices of a mapping may be written to the transport."""
+        self.wire: asyncio.Transport | None = None
+        """The transport until it is closed in fact; aiohttp forgets its own when it wants it closed."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         peer = transport.get_extra_info("peername")
@@ -57,7 +69,18 @@ class Connection(web.RequestHandler):
             self.address = str(peer[0])
         self.maps = may_map(transport)
         self._opened = self._loop.time()
+        self.wire = cast(asyncio.Transport, transport)
         super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.wire = None
+        super().connection_lost(exc)
+
+    def _process_keepalive(self) -> None:
+        # A client that has still bytes to take is not idle: the express lane does not wait for it.
+        if self.transport is not None and self.transport.get_write_buffer_size():
+            self._next_keepalive_close_time = self._loop.time() + max(self._keepalive_timeout, _DRAIN_CHECKS)
+        super()._process_keepalive()
 
     def data_received(self, data: bytes) -> None:
         key = None
@@ -79,11 +102,12 @@ class Connection(web.RequestHandler):
         # The first bytes of a request: no whole one came of them, and nothing else could have been meant.
         waiter = self._waiter
         self._partial = not new and waiter is not None and not waiter.done()
-        # Whether the parser stands between two requests: exactly one came, whole and without a body.
+        # Whether the parser stands between two requests: exactly one came, whole and without a body. The
+        # bytes are looked at, too, for a parser whose queue is full keeps the second of two for later.
         self._at_boundary = (
             self._at_boundary
             and new == 1
-            and data.endswith(b"\r\n\r\n")
+            and data.find(b"\r\n\r\n") == len(data) - 4
             and self._messages[-1][1] is EMPTY_PAYLOAD
             and not self._upgraded
         )
@@ -132,6 +156,8 @@ class Connection(web.RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         response, gone = await super().finish_response(request, resp, start_time)
         key = self._keys.popleft() if self._keys else None
+        if gone or not response.keep_alive:
+            self._at_boundary = False  # nothing more is answered here
         if key is not None and self._express is not None and not gone:
             self._express.learn(key, request, response)
         return response, gone

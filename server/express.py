@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -45,6 +46,10 @@ Key = tuple[bytes, bytes]
 _RANGE: Final = b"\r\nRange: bytes="
 _PTS: Final = b"pts="
 _PLANS: Final = 8192
+_MEMORY: Final = 16 * 2**20
+"""Bytes of text in all plans, about."""
+_PIECES: Final = 64
+"""Most pieces of a file in one answer: each costs a system call, and blocks may be as small as a byte."""
 _LONGEST: Final = 4096
 """Bytes; longer requests go the ordinary way, so that plans take a bounded amount of memory."""
 _DIGITS: Final = 15
@@ -112,6 +117,10 @@ class Express:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._plans: dict[Key, _Plan] = {}
+        self._keys: dict[Container, set[Key]] = {}
+        """What a container's plans are kept under, so that to forget one costs nothing that grows."""
+        self._memory = 0
+        """Bytes learned since there was no plan; those that were forgotten since count as well."""
         self._second = 0
         self._date = b""
         self.answered = 0
@@ -132,29 +141,46 @@ class Express:
     def learn(self, key: Key, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Keep a plan for requests like this one, if it got an answer that its handler offered a plan for."""
         offer = request.get(_OFFER)
-        steady = [item for item in response.headers.items() if item[0].lower() not in _MADE]
         if (
             offer is None
             or self._closed
+            or offer.container.retired  # since its handler gave it back
             or response.status != offer.status
             or not key[0].endswith(offer.number)
-            or (offer.number == _PTS and _RANGE in key[1])
-            or not _STEADY.issuperset(name.lower() for name, _ in steady)
+            or (offer.number == _PTS and not _is_the_time(key, request))
             or not response.keep_alive
         ):
             return
-        if len(self._plans) >= _PLANS:
-            self._plans.clear()
-        self._plans[key] = offer.plan(_Outer(request, response, steady))
+        known = self._plans.get(key)
+        if known is not None and not known.container.retired:
+            return
+        steady = [item for item in response.headers.items() if item[0].lower() not in _MADE]
+        if not _STEADY.issuperset(name.lower() for name, _ in steady):
+            return
+        outer = _Outer(request, response, steady)
+        size = sum(map(len, (*key, outer.head, outer.line, outer.client)))
+        if len(self._plans) >= _PLANS or self._memory + size > _MEMORY:
+            self._clear()
+        self._memory += size
+        self._plans[key] = offer.plan(outer)
+        self._keys.setdefault(offer.container, set()).add(key)
 
     def forget(self, container: Container) -> None:
         """Drop the plans of a container that is no longer served."""
-        self._plans = {key: plan for key, plan in self._plans.items() if plan.container is not container}
+        for key in self._keys.pop(container, ()):
+            plan = self._plans.get(key)
+            if plan is not None and plan.container is container:
+                del self._plans[key]
 
     def close(self) -> None:
         """Send everything the ordinary way from here on: answers of a server that stops say so."""
         self._closed = True
-        self._plans = {}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._plans.clear()
+        self._keys.clear()
+        self._memory = 0
 
     def date(self) -> bytes:
         """The Date header's value (RFC 9110 §6.6.1)."""
@@ -164,12 +190,28 @@ class Express:
         return self._date
 
 
+def _is_the_time(key: Key, request: web.BaseRequest) -> bool:
+    """Whether the digits in the key are all of the `pts` that the request was understood to have.
+
+    They may stand in a header or a fragment, or go on behind a percent sign, or be the second of two.
+    """
+    before, behind = key
+    return (
+        before.count(b"?") == 1
+        and b"#" not in before
+        and b"\r" not in before
+        and behind[:1] in (b" ", b"&")
+        and len(request.query.getall("pts")) == 1
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _Offer:
     """What a handler says of its answer: the next one like it, but for the number, may come from `plan`."""
 
     status: int
     number: bytes
+    container: Container
     plan: Callable[[_Outer], _Plan]
 
 
@@ -179,7 +221,7 @@ _OFFER: Final = web.RequestKey("express", _Offer)
 def offer_range(request: web.Request, resource: Resource) -> None:
     """Say that an answer with one range (206) follows from the resource and the range alone."""
     if resource.in_memory:
-        request[_OFFER] = _Offer(206, _RANGE, lambda outer: _RangePlan(outer, resource))
+        request[_OFFER] = _Offer(206, _RANGE, resource.container, lambda outer: _RangePlan(outer, resource))
 
 
 def offer_seek(request: web.Request, container: Container, track: int) -> None:
@@ -188,7 +230,7 @@ def offer_seek(request: web.Request, container: Container, track: int) -> None:
     if keys is None or keys.greatest >= 10**_DIGITS:
         return
     template = seek_template(container.card(track))
-    request[_OFFER] = _Offer(200, _PTS, lambda outer: _SeekPlan(outer, container, template, keys))
+    request[_OFFER] = _Offer(200, _PTS, container, lambda outer: _SeekPlan(outer, container, template, keys))
 
 
 class _Outer:
@@ -250,7 +292,9 @@ class _RangePlan:
         if descriptor is None:
             return None
         try:
-            pieces = self._resource.pieces(start, length)
+            pieces = list(islice(self._resource.pieces(start, length), _PIECES + 1))
+            if len(pieces) > _PIECES:
+                return None
             if length <= _SMALL:
                 found = []
                 for offset, size in pieces:
@@ -259,14 +303,13 @@ class _RangePlan:
                         return None
                     found.append(data)
                 return found
-            all_pieces = list(pieces)
             mapping = reader.mapping if maps else None
-            if mapping is None or not is_resident(descriptor, all_pieces):
+            if mapping is None or not is_resident(descriptor, pieces):
                 return None
         except HarmonyError:
             return None  # the ordinary way says what is wrong
         view = memoryview(mapping)
-        return [view[offset : offset + size] for offset, size in all_pieces]
+        return [view[offset : offset + size] for offset, size in pieces]
 
 
 class _SeekPlan:
@@ -296,5 +339,7 @@ class _SeekPlan:
         express.answered += 1
         connection.send(head + body)
         before, behind = self._line
-        connection.log(f"{before}{asked}{behind}", outer.status, len(body), outer.client, started)
+        connection.log(
+            f"{before}{value.decode('ascii')}{behind}", outer.status, len(body), outer.client, started
+        )
         return True

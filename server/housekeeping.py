@@ -6,6 +6,7 @@ import asyncio
 import logging
 import struct
 import sys
+from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from typing import Final, cast
 
@@ -49,7 +50,7 @@ async def keep_house(manager: web.Server, library: Library, limit: float) -> Non
 
 def _left(connection: Connection) -> int:
     """Bytes that the client has still to take, those in the kernel included; 0 where we wait for nothing."""
-    transport = connection.transport
+    transport = connection.wire
     if transport is None:
         return 0
     left = transport.get_write_buffer_size()
@@ -66,11 +67,12 @@ def _left(connection: Connection) -> int:
 
 
 def _cut_off(connection: Connection, limit: float) -> None:
-    transport = connection.transport
+    transport = connection.wire
     assert transport is not None  # `_left` found bytes in it
     _LOG.debug("a client took nothing for %s s", limit)
     # Without this the kernel would go on offering what it has taken to a client that takes nothing.
     socket = transport.get_extra_info("socket")
     if socket is not None:
-        socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError):  # aborting does it, too, only later
+            socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
     transport.abort()

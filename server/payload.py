@@ -78,7 +78,11 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
         return response
     if len(decision.parts) > 1:
         await asyncio.to_thread(_check, resource, decision.parts)
-    response.headers.update(await asked_fields(request, resource, decision))
+    asked = await asked_fields(request, resource, decision)
+    response.headers.update(asked)
+    if "Content-Digest" in asked:
+        # It is about this content alone; a cache would send it with bytes that answer other ranges, too.
+        response.headers["Cache-Control"] = "no-store"
     # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
     wished = "Want-Content-Digest" in request.headers
     check = request.app[CONFIG].verify_on_read

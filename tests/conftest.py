@@ -7,17 +7,17 @@ Never put the repository's root on `sys.path`: its folders are called `crypto`, 
 `tokenize`, and are imported as `harmony4.…`.
 
 Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_nginx`, `needs_espeak`,
-`needs_wrk` or `needs_curl` from `needs.py`; it is skipped, with the reason below, where the program is
-missing.
+`needs_wrk`, `needs_aria2` or `needs_curl` from `needs.py`; it is skipped, with the reason below, where the
+program is missing.
 """
 
 from __future__ import annotations
 
 import pytest
 
-from needs import PROGRAMS, program
+from needs import PACKAGES, PROGRAMS, program
 
-HELPERS = ("independent", "media_factory", "serving")
+HELPERS = ("independent", "media_factory", "programs", "serving")
 for _helper in HELPERS:  # their assert statements explain themselves as those in test modules do
     pytest.register_assert_rewrite(_helper)
 
@@ -27,4 +27,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for marker in missing.keys() & {mark.name for mark in item.iter_markers()}:
             name = missing[marker]
-            item.add_marker(pytest.mark.skip(reason=f"needs the program {name} (apt-get install {name})"))
+            package = PACKAGES.get(name, name)
+            item.add_marker(pytest.mark.skip(reason=f"needs the program {name} (apt-get install {package})"))

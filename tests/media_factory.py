@@ -31,6 +31,10 @@ VP8: Final = "-c:v libvpx -deadline realtime -cpu-used 8 -threads 1 -g 25 -b:v 2
 TEXT: Final = base64.b64encode(b"1\n00:00:00,500 --> 00:00:01,500\nneither seen nor heard\n").decode()
 COPY: Final = "-c copy"
 FAST: Final = "-movflags +faststart"
+LARGE: Final = (  # noise, so that no two seconds are alike and it does not compress: 30 MB in 8 s
+    "-f lavfi -i testsrc2=s=640x360:r=25:d=8,noise=alls=25:allf=t:all_seed={seed},format=yuv420p "
+    "-f lavfi -i sine=f=440:r=48000:d=8 -c:v libx264 -threads 1 -preset ultrafast -qp 22 -g 25"
+)
 FRAGMENTS: Final = "-movflags +empty_moov+default_base_moof"
 
 # name -> ffmpeg's arguments; {name} is another of these, made first
@@ -53,6 +57,8 @@ RECIPES: Final[dict[str, str]] = {
     ),
     "audio.m4a": f"{AUDIO} -c:a aac {EXACT}",
     "subtitled.mp4": f"-i {{plain.mp4}} -f srt -i data:text/plain;base64,{TEXT} {COPY} -c:s mov_text {EXACT}",
+    "large.mp4": f"{LARGE.format(seed=1)} -c:a aac {EXACT} {FAST}",
+    "large-moovend.mp4": f"{LARGE.format(seed=2)} -c:a aac {EXACT}",
     "one-frame.mp4": f"{VIDEO} -frames:v 1 {CLOSED} {EXACT}",
     # Matroska and WebM; the "live" ones went through a pipe: unknown sizes, no index
     "plain.mkv": f"-i {{opengop.mp4}} {COPY} {EXACT}",

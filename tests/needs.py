@@ -31,7 +31,9 @@ PROGRAMS: Final = {
     "espeak": ("espeak-ng",),
     "curl": ("curl",),
     "wrk": ("wrk",),
+    "aria2": ("aria2c",),
 }
+PACKAGES: Final = {"aria2c": "aria2"}  # Debian's, where it is not called as its program is
 
 needs_chromium: Final = pytest.mark.chromium
 needs_ffmpeg: Final = pytest.mark.ffmpeg
@@ -39,6 +41,7 @@ needs_nginx: Final = pytest.mark.nginx
 needs_espeak: Final = pytest.mark.espeak
 needs_curl: Final = pytest.mark.curl
 needs_wrk: Final = pytest.mark.wrk
+needs_aria2: Final = pytest.mark.aria2
 
 
 def program(marker: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import os
 import random
 import re
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from harmony4.server import express
 from harmony4.server.express import Express, split
 from harmony4.server.keys import EXPRESS, LIBRARY
 from serving import LOOPS, Server, running, write_container
@@ -53,7 +55,7 @@ class Client:
         self.send(target, *lines, method=method)
         answer = self.receive()
         # The answer is out before the server has learned from it.
-        asyncio.run_coroutine_threadsafe(turns(), self.server.loop).result(30)
+        settle(self.server)
         return answer
 
     def send(self, target: str, *lines: str, method: str = "GET") -> None:
@@ -75,9 +77,14 @@ class Client:
         return re.sub(rb"Date: [^\r]*\r\n", b"", head), body
 
 
-async def turns() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
+def settle(server: Server) -> None:
+    """Let the server's loop turn a few times."""
+
+    async def turns() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run_coroutine_threadsafe(turns(), server.loop).result(30)
 
 
 def raw(target: str, *lines: str, method: str = "GET") -> bytes:
@@ -247,6 +254,70 @@ def test_other_seeks_go_the_ordinary_way(server: Server, pts: str) -> None:
         head, _ = one.receive()
         assert head[9:10] == (b"2" if pts == "5&pts=6" else b"4")
         assert lane(server).answered == before
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        ("/video/seek?name=a.h4mk&pts={}%35", "X-Lane: digits behind a percent sign"),
+        ("/video/seek?name=a.h4mk&%70ts=2000000", "Referer: http://x/?pts={}"),
+        ("/video/seek?name=a.h4mk&%70ts=2000000&pts={}", "X-Lane: the second of two"),
+        ("/video/seek?name=a.h4mk&%70ts=2000000&x=?pts={}", "X-Lane: in another value"),
+        ("/video/seek?name=a.h4mk&%70ts=2000000#&pts={}", "X-Lane: in a fragment"),
+    ],
+)
+def test_digits_that_are_not_the_time(server: Server, target: str, line: str) -> None:
+    with client(server) as one:
+        one.ask(target.format(4), line.format(4))
+        before = lane(server).answered
+        asked = json.loads(one.ask(target.format(1), line.format(1))[1])["asked"]
+        assert asked == (15 if "%35" in target else 2_000_000)
+        assert lane(server).answered == before
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_two_requests_at_once_are_never_learned_as_one(tmp_path: Path, loop: str) -> None:
+    """A parser whose queue is full hands out the first of two that came together, and keeps the second."""
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 24)
+    both = raw(URL, "Range: bytes=0-5", "X-Pair: one") + raw(URL, "Range: bytes=0-6", "X-Pair: two")
+    with running(tmp_path, loop=loop) as server:
+        with client(server) as one:
+            one.send(URL)  # more than all buffers hold: whatever follows has to wait
+            for _ in range(31):
+                one.send("/health")
+                settle(server)  # each in a piece of its own
+            one.socket.sendall(both)
+            settle(server)
+            assert [len(one.receive()[1]) for _ in range(34)][-2:] == [6, 7]
+        with client(server) as one:
+            one.socket.sendall(both)
+            assert [len(one.receive()[1]) for _ in range(2)] == [6, 7]
+        assert lane(server).answered == 0
+
+
+def test_many_small_pieces_go_the_ordinary_way(tmp_path: Path) -> None:
+    write_container(tmp_path / "a.h4mk", [b"x"] * 1000)
+    with running(tmp_path) as server, client(server) as one:
+        one.ask(URL, "Range: bytes=0-9")
+        for last, lane_answers in ((63, 1), (64, 1), (999, 1), (5, 2)):
+            assert one.ask(URL, f"Range: bytes=0-{last}")[1] == b"x" * (last + 1)
+            assert lane(server).answered == lane_answers
+
+
+def test_what_plans_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long and odd the requests are, and whatever was learned of a closed container."""
+    monkeypatch.setattr(express, "_MEMORY", 2**16)
+    for name in "ab":
+        write_container(tmp_path / f"{name}.h4mk", [b"data"])
+    with running(tmp_path, max_open=1) as server, client(server) as one:
+        plans = lane(server)._plans
+        for number in range(50):
+            one.ask(URL, "Range: bytes=0-1", f"User-Agent: {number}{'é' * 1000}")
+            assert sum(len(part) for key in plans for part in key) < 2**16
+        assert plans
+        one.ask(URL.replace("a.h4mk", "b.h4mk"), "Range: bytes=0-1")
+        assert [plan.container.name for plan in plans.values()] == ["b.h4mk"]
+        assert len(lane(server)._keys) == 1
 
 
 def test_a_request_in_pieces(server: Server) -> None:

@@ -265,6 +265,17 @@ def test_content_digest_that_is_not_wanted(server: Server, wish: str) -> None:
         assert "Content-Digest" not in answer.headers
 
 
+def test_content_digest_is_not_kept(server: Server) -> None:
+    """A cache would send it with other bytes of the stream, and to clients that never asked."""
+    etag = server.request("HEAD", URL).headers["ETag"].strip('"')
+    for value in ("bytes=0-9", "bytes=0-9,20-29", "items=0-9"):
+        for url in (URL, f"{URL}&v={etag[:16]}"):
+            answer = server.get(url, Range=value, Want_Content_Digest="sha-256=10")
+            assert "Content-Digest" in answer.headers
+            assert answer.headers["Cache-Control"] == "no-store"
+            assert server.get(url, Range=value).headers["Cache-Control"] != "no-store"
+
+
 def test_content_digest_not_without_content(server: Server) -> None:
     wish = {"Want-Content-Digest": "sha-256=10"}
     head = server.request("HEAD", URL, wish)
