@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import io
 import os
 import random
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -22,8 +20,11 @@ from harmony4.tokenize.cut import Packet
 from harmony4.tokenize.demux import StreamFacts, demux
 from harmony4.tokenize.sniff import SNIFF_SIZE, sniff
 from harmony4.tokenize.video import VideoTransportTokenizer
+from make_vectors.media import ADDRESS
 from media_factory import PLAIN, media
 from needs import BUNNY, needs_ffmpeg
+from vector_use import media_vectors
+from watching import Opens
 
 OURS = ("mp4", "matroska", "mpegts", "mp3", "flac", "wav", "ogg")
 
@@ -130,57 +131,6 @@ def test_attached_pictures_are_no_video() -> None:
 
 MARKER = b"the neighbour's secret, 0123456789"
 
-EVIL = {
-    "concat": "ffconcat version 1.0\nfile '{neighbour}'\n",
-    "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:6\n#EXTINF:6,\n{neighbour}\n#EXT-X-ENDLIST\n",
-    "dash": (
-        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
-        'mediaPresentationDuration="PT6S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period>'
-        '<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{neighbour}'
-        "</BaseURL><SegmentBase/></Representation></AdaptationSet></Period></MPD>"
-    ),
-    "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
-}
-
-
-def box(kind: bytes, *parts: bytes) -> bytes:
-    rest = b"".join(parts)
-    return (8 + len(rest)).to_bytes(4, "big") + kind + rest
-
-
-def replace_dref(data: bytes, neighbour: Path, kind: str) -> bytes:
-    """An MP4 whose first track's media are said to lie in another file."""
-    path, name = os.fsencode(neighbour), os.fsencode(neighbour.name)
-    if kind == "url ":
-        entry = box(b"url ", bytes(4), b"file://" + path + b"\0")
-    else:  # as the MP4 demuxer reads it: 10 bytes, volume, 12, name, 16, levels, 16, then typed fields
-        entry = bytes(4) + bytes(10) + b"\4disk".ljust(28, b"\0") + bytes(12)
-        entry += (bytes([len(name)]) + name).ljust(64, b"\0") + bytes(16) + b"\0\1\0\1" + bytes(16)
-        for number, value in ((2, path), (18, path)):
-            pad = b"\0" * (len(value) % 2)
-            entry += number.to_bytes(2, "big") + len(value).to_bytes(2, "big") + value + pad
-        entry = box(b"alis", entry + b"\xff\xff\0\0")
-    start = data.find(b"dref") - 4
-    size = int.from_bytes(data[start : start + 4], "big")
-    assert data[start:].startswith(box(b"dref", bytes(7), b"\1", box(b"url ", b"\0\0\0\1")))
-    return _grow(data, start, size, box(b"dref", bytes(7), b"\1", entry))
-
-
-def _grow(data: bytes, start: int, size: int, new: bytes) -> bytes:
-    """Replace a box and correct the sizes of the boxes around it."""
-    extra = len(new) - size
-    out = bytearray(data[:start] + new + data[start + size :])
-    at, end = 0, len(data)
-    while at < start:
-        length = int.from_bytes(data[at : at + 4], "big")
-        if at < start < at + length:
-            out[at : at + 4] = (length + extra).to_bytes(4, "big")
-            at, end = at + 8, at + length
-        else:
-            at += length
-    assert end >= start
-    return bytes(out)
-
 
 @pytest.fixture
 def trap(tmp_path: Path) -> Path:
@@ -190,17 +140,9 @@ def trap(tmp_path: Path) -> Path:
     return neighbour
 
 
-def evil(trap: Path, url: str = "http://127.0.0.1:9/x.mp4") -> Iterator[tuple[str, bytes]]:
-    for name, text in EVIL.items():
-        for neighbour in (trap.name, str(trap), f"file://{trap}", url):
-            yield name, text.format(neighbour=neighbour).encode()
-    for kind in ("alis", "url "):
-        yield "dref", replace_dref(BUNNY.read_bytes(), trap, kind)
-
-
-def test_texts_are_not_media(trap: Path) -> None:
-    for name, data in evil(trap):
-        if name == "dref":
+def test_texts_are_not_media() -> None:
+    for twin, data in media_vectors():
+        if twin["sniffed"] is not None:
             continue
         assert sniff(data) is None
         tokens = list(VideoTransportTokenizer().encode(io.BytesIO(data)))
@@ -213,63 +155,43 @@ def test_texts_are_not_media(trap: Path) -> None:
                 pass
 
 
-def test_nested_opening_is_denied(trap: Path) -> None:
+def test_nested_opening_is_denied(trap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with demuxers that do open other files, which sniffing never chooses."""
-    for name, demuxer in (("concat", "concat"), ("hls", "hls")):
-        data = EVIL[name].format(neighbour=trap).encode()
-        with pytest.raises(MediaError) as caught, demux(Pipe(data), demuxer) as opened:
-            assert list(opened) == []
-            raise MediaError("opened, but empty")
-        assert "secret" not in str(caught.value)
+    monkeypatch.chdir(trap.parent)
+    for twin, data in media_vectors():
+        if twin["follower"] in ("concat", "hls") and twin["opens"]:
+            with pytest.raises(MediaError) as caught, demux(Pipe(data), twin["follower"]) as opened:
+                assert list(opened) == []
+                raise MediaError("opened, but empty")
+            assert "secret" not in str(caught.value)
     with pytest.raises(PermissionError):
         module._deny("http://127.0.0.1", 0, {})
 
 
-@pytest.mark.parametrize("kind", ["alis", "url "])
-def test_dref_reads_only_the_source(trap: Path, kind: str) -> None:
-    data = replace_dref(BUNNY.read_bytes(), trap, kind)
-    for seekable in (False, True):
-        with contextlib.suppress(MediaError):
+def test_dref_reads_only_the_source(trap: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trap.parent)
+    found = [data for twin, data in media_vectors() if twin["file"].startswith("dref-")]
+    assert found
+    for data in found:
+        for seekable in (False, True):
             _, packets, _ = read(data, seekable=seekable)
-            assert all(one.pos is None or one.pos < len(data) for one in packets)
-
-
-class Opens:
-    """Every opening of a file in `folder`, by anybody, as the kernel reports it (inotify)."""
-
-    IN_OPEN = 0x20
-
-    def __init__(self, folder: Path) -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        self._fd = libc.inotify_init1(os.O_NONBLOCK)
-        assert libc.inotify_add_watch(self._fd, os.fsencode(folder), self.IN_OPEN) >= 0
-
-    def names(self) -> list[str]:
-        try:
-            data = os.read(self._fd, 2**16)
-        except BlockingIOError:
-            return []
-        names = []
-        while data:
-            size = int.from_bytes(data[12:16], sys.byteorder)
-            names.append(data[16 : 16 + size].rstrip(b"\0").decode())
-            data = data[16 + size :]
-        return names
+            assert all(one.pos is not None and one.pos + one.size <= len(data) for one in packets)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs inotify (Linux)")
-def test_the_neighbour_is_never_opened(trap: Path) -> None:
+def test_the_neighbour_is_never_opened(trap: Path, request: pytest.FixtureRequest) -> None:
     """By any of our demuxers, nor by those that are made for opening other files; nor is anybody called."""
     opens = Opens(trap.parent)
+    request.addfinalizer(opens.close)
     bait = trap.with_name("bait.mp4")
-    bait.write_text(EVIL["concat"].format(neighbour=trap.name))
+    bait.write_text(f"ffconcat version 1.0\nfile '{trap.name}'\n")
     with av.open(str(bait)) as container:  # this is what happens without our care, and it is seen
         assert container.streams.video
     assert trap.name in opens.names()
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
-        url = f"http://127.0.0.1:{server.getsockname()[1]}/neighbour.mp4"
-        media = [data for _, data in evil(trap, url)]
+        address = b"127.0.0.1:%05d" % server.getsockname()[1]  # as long as the one it takes the place of
+        media = [data.replace(ADDRESS.encode(), address) for _, data in media_vectors()]
         here = Path.cwd()
         os.chdir(trap.parent)
         try:

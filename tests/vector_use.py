@@ -1,9 +1,11 @@
 """What the project makes of a container, in the words of a vector's twin: for vector and fuzz tests."""
 
 import io
+import json
 
 from harmony4.crypto import HarmonyError
 from harmony4.h4mk import H4MKReader, recover, verify
+from needs import VECTORS
 
 
 def opening(source, sound=False):
@@ -60,3 +62,9 @@ def recovering(source):
         return error.code, None
     lost = [{"count": one.count, "first": one.first, "track": one.track} for one in report.lost]
     return {"blocks": report.blocks, "lost": lost, "left_out": report.left_out}, out.getvalue()
+
+
+def media_vectors():
+    """Media that name other files: (twin, content) of each (vectors/README.md)."""
+    twins = [json.loads(path.read_bytes()) for path in sorted((VECTORS / "media").glob("*.json"))]
+    return [(twin, (VECTORS / "media" / twin["file"]).read_bytes()) for twin in twins]
