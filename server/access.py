@@ -1,4 +1,4 @@
-"""The access log: a line a request in nginx's combined format, with the seconds that it took behind it.
+"""The access log: a line a request in nginx's combined format, with the microseconds that it took behind it.
 
 Lines are collected and written by a thread, a few times a second: the event loop never waits for a disk or a
 pipe. A reader of the log that falls behind costs lines, never requests; how many were lost is logged as soon
@@ -82,7 +82,7 @@ class AccessLog:
             self._second = int(now)
             self._date = _date(self._second)
         self._lines.append(
-            f'{address} - - [{self._date}] "{request}" {status} {size} {client} {seconds:.6f}\n'
+            f'{address} - - [{self._date}] "{request}" {status} {size} {client} {int(seconds * 1e6)}\n'
         )
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_DELAY, self._flush)

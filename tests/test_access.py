@@ -16,7 +16,7 @@ from serving import write_container
 
 LINE = re.compile(
     r'(?P<address>\S+) - - \[(?P<date>[^]]+)\] "(?P<request>[^"]*)" (?P<status>\d{3}) (?P<size>\d+) '
-    r'"(?P<referrer>[^"]*)" "(?P<agent>[^"]*)" (?P<seconds>\d+\.\d{6})'
+    r'"(?P<referrer>[^"]*)" "(?P<agent>[^"]*)" (?P<microseconds>\d+)'
 )
 
 
@@ -45,8 +45,8 @@ def test_lines(tmp_path: Path) -> None:
 
     asyncio.run(main())
     assert (tmp_path / "log").read_text() == (
-        '127.0.0.1 - - [14/Nov/2023:22:13:20 +0000] "GET / HTTP/1.1" 200 12 "-" "curl/8" 0.012346\n'
-        '::1 - - [14/Nov/2023:22:13:20 +0000] "HEAD /x HTTP/1.0" 404 0 "-" "-" 2.000000\n'
+        '127.0.0.1 - - [14/Nov/2023:22:13:20 +0000] "GET / HTTP/1.1" 200 12 "-" "curl/8" 12345\n'
+        '::1 - - [14/Nov/2023:22:13:20 +0000] "HEAD /x HTTP/1.0" 404 0 "-" "-" 2000000\n'
     )
 
 
