@@ -24,8 +24,6 @@ from harmony4.server.payload import may_map
 
 __all__ = ["Connection"]
 
-_JOINED: Final = 2**14
-"""Up to so many bytes, copying is cheaper than a system call with several buffers."""
 _DRAIN_CHECKS: Final = 0.02
 """Seconds between two looks at what the kernel has still to take, while the server stops."""
 
@@ -133,8 +131,6 @@ class Connection(web.RequestHandler):
         assert self.transport is not None
         if len(buffers) == 1:
             self.transport.write(buffers[0])
-        elif sum(map(len, buffers)) <= _JOINED:
-            self.transport.write(b"".join(buffers))
         else:
             self.transport.writelines(buffers)
 

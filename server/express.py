@@ -56,6 +56,8 @@ _DIGITS: Final = 15
 """So many digits stay below 2^53: numbers that are numbers in JSON too."""
 _MOST: Final = 2**20
 """The largest body, bytes: what the kernel copies before other connections get their turn."""
+_JOINED: Final = 2**14
+"""Up to so many bytes, copying is cheaper than a system call with several buffers."""
 _SMALL: Final = 2**16
 """Up to here reading beats mapping: one system call says whether the bytes are in memory and fetches them."""
 _STEADY: Final = frozenset(
@@ -281,7 +283,10 @@ class _RangePlan:
             express.date(),
         )
         express.answered += 1
-        connection.send(head, *body)
+        if length <= _JOINED:
+            connection.send(b"".join((head, *body)))
+        else:
+            connection.send(head, *body)
         connection.log(outer.line, outer.status, length, outer.client, started)
         return True
 
@@ -292,17 +297,16 @@ class _RangePlan:
         if descriptor is None:
             return None
         try:
-            pieces = list(islice(self._resource.pieces(start, length), _PIECES + 1))
+            pieces = tuple(islice(self._resource.pieces(start, length), _PIECES + 1))
+            if length <= _SMALL and len(pieces) == 1:
+                data = read_resident(descriptor, *pieces[0])
+                return None if data is None else [data]
             if len(pieces) > _PIECES:
                 return None
             if length <= _SMALL:
-                found = []
-                for offset, size in pieces:
-                    data = read_resident(descriptor, offset, size)
-                    if data is None:
-                        return None
-                    found.append(data)
-                return found
+                read = [read_resident(descriptor, offset, size) for offset, size in pieces]
+                found = [data for data in read if data is not None]
+                return found if len(found) == len(read) else None
             mapping = reader.mapping if maps else None
             if mapping is None or not is_resident(descriptor, pieces):
                 return None

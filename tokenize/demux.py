@@ -41,7 +41,14 @@ __all__ = ["BUFFER", "Demuxed", "Demuxer", "Readable", "StreamFacts", "demux", "
 BUFFER = 32768
 """Bytes per read. FFmpeg can step back within its buffer, so the size is part of `cut.rule`."""
 
-_OPTIONS = {"protocol_whitelist": "file,http,tcp", "safe": "0", "enable_drefs": "1", "use_absolute_path": "1", "extension_picky": "0", "correct_ts_overflow": "0"}
+_OPTIONS = {
+    "protocol_whitelist": "file,http,tcp",
+    "safe": "0",
+    "enable_drefs": "1",
+    "use_absolute_path": "1",
+    "extension_picky": "0",
+    "correct_ts_overflow": "0",
+}
 _GENPTS = 1
 _ATTACHED = 1 << 10 | 1 << 11  # AV_DISPOSITION_ATTACHED_PIC, _TIMED_THUMBNAILS
 _MAX_STREAMS = 1024
