@@ -12,7 +12,6 @@ from needs import ROOT
 
 PAGE = (ROOT / "docs" / "FOUNDING.md").read_text(encoding="utf-8")
 TOPICS = (
-    "Byte ranges",
     "Ingest over HTTP",
     "Bundles and players",
     "Token streams",
