@@ -114,6 +114,27 @@ def test_a_conversation_is_not_broken_off(library: Path, tmp_path: Path, loop: s
 
 
 @each_loop
+def test_a_player_is_told_in_the_express_lane_too(library: Path, tmp_path: Path, loop: str) -> None:
+    """Requests that are answered without aiohttp's machinery end their connection like the others."""
+    code = "import harmony4.server.acceptor as acceptor; acceptor.GRACE = 2.0\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    with served(library, "--workers", 2, loop=loop, path=str(tmp_path)) as server, server.connect() as line:
+        asked, closing = 0, False
+        while not closing:
+            start = asked * 1000 % 2**19
+            line.ask(RANGE, f"Range: bytes={start}-{start + 99}")
+            status, headers, body = line.answer()
+            assert (status, body) == (206, FILM[start : start + 100])
+            closing = headers.get("connection") == "close"
+            asked += 1
+            if asked == 50:
+                server.process.send_signal(signal.SIGTERM)
+        assert asked > 50
+        assert line.body(1) == b""
+        assert server.process.wait(30) == 0
+
+
+@each_loop
 def test_connections_that_wait_are_served_at_the_end(library: Path, loop: str) -> None:
     """What the kernel has accepted for a server that stops gets its answer."""
     with served(library, "--workers", 2, loop=loop) as server:
