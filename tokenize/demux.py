@@ -41,14 +41,7 @@ __all__ = ["BUFFER", "Demuxed", "Demuxer", "Readable", "StreamFacts", "demux", "
 BUFFER = 32768
 """Bytes per read. FFmpeg can step back within its buffer, so the size is part of `cut.rule`."""
 
-_OPTIONS = {
-    "protocol_whitelist": "file,http,tcp",
-    "safe": "0",
-    "enable_drefs": "1",
-    "use_absolute_path": "1",
-    "extension_picky": "0",
-    "correct_ts_overflow": "0",
-}
+_OPTIONS = {"protocol_whitelist": "none", "correct_ts_overflow": "0"}
 _GENPTS = 1
 _ATTACHED = 1 << 10 | 1 << 11  # AV_DISPOSITION_ATTACHED_PIC, _TIMED_THUMBNAILS
 _MAX_STREAMS = 1024
@@ -125,7 +118,7 @@ class _Media:
                 container_options=_OPTIONS,
                 metadata_errors="replace",
                 buffer_size=BUFFER,
-                io_open=None,
+                io_open=_deny,
             )
         except HarmonyError:  # the reader's own
             raise
