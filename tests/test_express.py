@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
 import json
 import os
 import random
 import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from harmony4.server import express
+from harmony4.server.connection import Connection
 from harmony4.server.express import Express, split
 from harmony4.server.keys import EXPRESS, LIBRARY
 from serving import LOOPS, Server, running, write_container
@@ -318,6 +321,60 @@ def test_what_plans_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         one.ask(URL.replace("a.h4mk", "b.h4mk"), "Range: bytes=0-1")
         assert [plan.container.name for plan in plans.values()] == ["b.h4mk"]
         assert len(lane(server)._keys) == 1
+
+
+def test_a_container_that_is_retired_while_it_answers(tmp_path: Path) -> None:
+    """Nothing is kept of it."""
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 24)
+    with running(tmp_path) as server, client(server) as one:
+        one.send(URL, "Range: bytes=1-")
+        assert one.socket.recv(1, socket.MSG_PEEK) == b"H"
+        write_container(tmp_path / "a.h4mk", [b"after!"])
+        assert server.get(URL).body == b"after!"
+        assert len(one.receive()[1]) == 24 * 2**20 - 1
+        settle(server)
+        assert not lane(server)._plans
+
+
+def unsent(server: Server) -> list[Connection]:
+    """The connections that have bytes left which the kernel did not take."""
+
+    async def look() -> list[Connection]:
+        found = [one for one in gc.get_objects() if isinstance(one, Connection) and one._loop is server.loop]
+        return [one for one in found if one.wire is not None and one.wire.get_write_buffer_size()]
+
+    return asyncio.run_coroutine_threadsafe(look(), server.loop).result(30)
+
+
+@pytest.mark.skipif("uvloop" not in LOOPS, reason="asyncio's lane sends no more than the kernel takes")
+def test_a_slow_client_is_not_idle(tmp_path: Path) -> None:
+    """Whoever has still bytes to take is cut off for taking none, not for being silent."""
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 4)
+    with running(tmp_path, loop="uvloop", keepalive_timeout=0.2, write_timeout=600) as server:
+        with client(server) as one:
+            one.ask(URL, "Range: bytes=0-9")
+            asked = 0
+            while not unsent(server):
+                one.send(URL, f"Range: bytes=0-{2**20 - 1}")
+                asked += 1
+            time.sleep(0.6)
+            assert [connection.transport is not None for connection in unsent(server)] == [True]
+            for _ in range(asked):
+                assert len(one.receive()[1]) == 2**20
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_connection_that_is_to_be_closed_and_takes_nothing(tmp_path: Path, loop: str) -> None:
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 24)
+    with running(tmp_path, loop=loop, write_timeout=0.4) as server, client(server) as one:
+        one.send(URL)
+        while not (left := unsent(server)):
+            pass
+        server.loop.call_soon_threadsafe(left[0].force_close)
+        deadline = time.monotonic() + 30
+        while left[0].wire is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
 
 
 def test_a_request_in_pieces(server: Server) -> None:
