@@ -258,14 +258,18 @@ class _Flow:
         self._transport = transport
         # Nothing may wait in the transport when `write` returns: what waits there holds memory or a mapping.
         transport.set_write_buffer_limits(high=0)
+        self._ran_on = False
 
     async def write(self, pieces: Sequence[memoryview]) -> int:
         """Return their size when the kernel has taken all of them. Raises OSError, as ConnectionError is."""
+        if self._ran_on:
+            await asyncio.sleep(0)  # the kernel takes all at once, as it does with small blocks: others' turn
         if len(pieces) == 1:
             await self._writer.write(pieces[0], drain=False)
         else:
             self._write_lines(pieces)
-        if self._writer.protocol.writing_paused:
+        self._ran_on = not self._writer.protocol.writing_paused
+        if not self._ran_on:
             await self._writer.drain()
         return sum(map(len, pieces))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import http.client
 import logging
@@ -13,10 +14,12 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
+from harmony4.server import payload
 from needs import ORIGINAL
 from serving import LOOPS, VIDEO, Server, running, write_container
 
@@ -106,6 +109,37 @@ def test_many_small_blocks(server: Server) -> None:
     stream = b"".join(TINY)
     assert server.get("/video/range?name=tiny.h4mk").body == stream
     assert server.get("/video/range?name=tiny.h4mk", Range="bytes=1001-8999").body == stream[1001:9000]
+
+
+def test_small_blocks_leave_others_their_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes so little at once, and then nothing makes the server wait for it."""
+    write_container(tmp_path / "a.h4mk", [b"x"] * 6400)
+    turn = 0
+    seen = []
+    batch = payload._batch
+
+    def watched(*args: Any) -> list[tuple[int, int]]:
+        seen.append(turn)
+        return batch(*args)
+
+    async def count() -> None:
+        nonlocal turn
+        while True:
+            await asyncio.sleep(0)
+            turn += 1
+
+    async def ask(server: Server) -> bytes:
+        counting = asyncio.get_running_loop().create_task(count())
+        try:
+            return (await asyncio.to_thread(server.get, URL)).body
+        finally:
+            counting.cancel()
+
+    monkeypatch.setattr(payload, "_batch", watched)
+    with running(tmp_path) as server:
+        assert asyncio.run_coroutine_threadsafe(ask(server), server.loop).result(60) == b"x" * 6400
+    assert len(seen) >= 100
+    assert len(set(seen)) >= len(seen) - 1  # the second is looked up before the first has had its turn
 
 
 @pytest.mark.parametrize(
