@@ -61,7 +61,7 @@ class AccessLog:
         self._lines: list[str] = []
         self._dropped = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._writing: asyncio.Future[None] | None = None
+        self._writing: asyncio.Future[int] | None = None
         self._second = -1
         self._date = ""
         self._pipe = True
@@ -102,17 +102,22 @@ class AccessLog:
             if not self._writing.done():  # the thread still writes: these lines travel with the next ones
                 self._timer = asyncio.get_running_loop().call_later(_DELAY, self._flush)
                 return
+            self._dropped += self._writing.result()
             self._writing = None
         if not self._lines:
             return
         lines, self._lines = self._lines, []
-        if self._dropped:
-            lines.append(f"({self._dropped} lines were dropped: the log's reader is too slow)\n")
-            self._dropped = 0
-        self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, lines)
+        dropped, self._dropped = self._dropped, 0
+        self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, lines, dropped)
 
-    def _write(self, lines: list[str]) -> None:
-        """Whole lines in each write, so that those of several processes do not mix; in a thread."""
+    def _write(self, lines: list[str], dropped: int) -> int:
+        """Whole lines in each write, so that those of several processes do not mix; in a thread.
+
+        `dropped` lines were lost before, which the log says behind these. Returns how many are lost now.
+        """
+        lost = len(lines) + dropped
+        if dropped:
+            lines.append(f"({dropped} lines were dropped: the log's reader is too slow)\n")
         most = _PIPE if self._pipe else 2**20
         batch: list[str] = []
         size = 0
@@ -121,10 +126,12 @@ class AccessLog:
         for line in [*lines, ""]:
             if batch and (not line or size + len(line) > most):
                 if not self._write_all("".join(batch).encode("ascii")):
-                    return
+                    return lost
+                lost -= len(batch)
                 batch, size = [], 0
             batch.append(line)
             size += len(line)
+        return 0
 
     def _write_all(self, data: bytes) -> bool:
         """Whether it could be written; nobody is helped by a server that stops because it cannot log."""
