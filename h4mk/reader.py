@@ -115,6 +115,7 @@ class H4MKReader:
         self._byte_holes: dict[int, list[tuple[int, int]]] = {}
         self._flat: dict[int, FlatMap | None] = {}
         self._headers: dict[int, tuple[tuple[int, int], ...]] = {}
+        self._sizes: dict[int, int] = {}
         self._etags: dict[tuple[int, bool], str] = {}
         self._file_etag: str | None = None
 
@@ -226,12 +227,12 @@ class H4MKReader:
             yield self._block(row, rmap[row], track)
 
     def stream_size(self, track: int = 0) -> int:
-        """Length in bytes of the track's stream, holes included."""
-        rmap = self.range_map(track)
-        if not len(rmap):
-            return 0
-        last = rmap[len(rmap) - 1]
-        return last.offset + last.size
+        """Length in bytes of the track's stream, holes included. Found once."""
+        if track not in self._sizes:
+            rmap = self.range_map(track)
+            last = rmap[len(rmap) - 1] if len(rmap) else None
+            self._sizes[track] = 0 if last is None else last.offset + last.size
+        return self._sizes[track]
 
     def extents(self, start: int, length: int, track: int = 0) -> Iterator[tuple[int, int]]:
         """The (file offset, size) pieces that hold bytes `start` … `start + length` of the track's stream.

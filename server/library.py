@@ -359,6 +359,7 @@ def _warm(reader: H4MKReader) -> None:
         with suppress(HarmonyError):
             reader.seek_table(track)
             reader.flat_map(track)
+            reader.stream_size(track)
     with suppress(HarmonyError):
         reader.file_etag()
     with suppress(HarmonyError):

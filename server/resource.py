@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY
+from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY, RMAP_HEAD
 from harmony4.server import facts
 from harmony4.server.library import Container
 from harmony4.server.ranges import Representation
@@ -105,4 +105,5 @@ def file_resource(container: Container) -> Resource:
 def in_memory(container: Container, track: int) -> bool:
     """Whether a track's tables are in memory, so that looking something up in them never reads the disk."""
     reader = container.reader
-    return reader.state != "sealed" or reader.tracks[track].blocks * RMAP_ENTRY.size < COPY_LIMIT
+    size = RMAP_HEAD.size + reader.tracks[track].blocks * RMAP_ENTRY.size
+    return reader.state != "sealed" or size <= COPY_LIMIT

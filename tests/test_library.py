@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from harmony4.crypto.errors import NotFoundError, SourceError, TruncatedError, VersionError
+from harmony4.h4mk import opening
+from harmony4.h4mk.layout import RMAP_ENTRY, RMAP_HEAD
+from harmony4.h4mk.seek import PagedTable
+from harmony4.server import resource
 from harmony4.server.library import Library, check_name
 from harmony4.server.listing import scan
 from serving import write_container
@@ -212,3 +216,26 @@ def test_scan_is_ordered_by_bytes(tmp_path: Path) -> None:
         write_container(tmp_path / name, [b"x"])
     assert [entry.name for entry in scan(tmp_path)] == ["B.h4mk", "a.h4mk", "a/z.h4mk", "b.h4mk", "ä.h4mk"]
     assert scan(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize(("limit", "paged"), [(0, False), (-1, True)])
+def test_a_map_as_long_as_may_be_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, paged: bool
+) -> None:
+    """One that is longer is read by pages: all that every request needs of it was read in a thread."""
+    limit += RMAP_HEAD.size + 10 * RMAP_ENTRY.size
+    monkeypatch.setattr(opening, "COPY_LIMIT", limit)
+    monkeypatch.setattr(resource, "COPY_LIMIT", limit)
+    write_container(tmp_path / "a.h4mk", [b"block"] * 10)
+
+    async def main() -> None:
+        library = Library(tmp_path)
+        with await library.open("a.h4mk") as container:
+            with monkeypatch.context() as patch:
+                patch.setattr(PagedTable, "row", None)
+                found = resource.stream_resource(container, 0)
+            assert (found.size, found.in_memory) == (50, not paged)
+            assert len(list(found.pieces(0, 50))) == 10
+        await library.close()
+
+    asyncio.run(main())

@@ -19,6 +19,7 @@ from harmony4.crypto import (
 from harmony4.h4mk import H4MKBuilder, H4MKReader, SeekEntry, TrackInfo
 from harmony4.h4mk import opening as opening_module
 from harmony4.h4mk.layout import FIRST_READ, TAIL_CHUNK
+from harmony4.h4mk.seek import PagedTable
 from make_vectors.parts import BLOCKS, container, framed
 from needs import ORIGINAL
 from samples import VIDEO, Counting, payloads, track_of
@@ -251,6 +252,9 @@ def test_paged_tables_give_the_same_answers(monkeypatch):  # H4MK 18.3
     with H4MKReader(data) as paged:
         assert [(paged.seek(time), paged.locate(time)) for time in range(0, 13_000_000, 39_999)] == wanted
         assert list(paged.extents(0, 10**6)) == pieces
+        size = paged.stream_size()
+        monkeypatch.setattr(PagedTable, "row", None)
+        assert paged.stream_size() == size  # found once: a server asks for every request
 
 
 # ---- the original implementation's files -----------------------------------------------------------------
