@@ -16,6 +16,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
+from functools import lru_cache
 from itertools import pairwise
 from operator import attrgetter
 from typing import Final
@@ -243,8 +244,14 @@ def _validators(what: Representation) -> list[tuple[str, str]]:
     if what.etag is not None:
         fields.append(("ETag", f'"{what.etag}"'))
     if what.last_modified is not None:
-        fields.append(("Last-Modified", formatdate(what.last_modified, usegmt=True)))
+        fields.append(("Last-Modified", _http_date(what.last_modified)))
     return fields
+
+
+@lru_cache(1024)
+def _http_date(seconds: int) -> str:
+    """Seconds since the epoch as an HTTP-date; the same few over and over again."""
+    return formatdate(seconds, usegmt=True)
 
 
 def _precondition(headers: MultiMapping[str], what: Representation) -> int | None:
