@@ -151,6 +151,7 @@ class Express:
             or not key[0].endswith(offer.number)
             or (offer.number == _PTS and not _is_the_time(key, request))
             or not response.keep_alive
+            or "Expect" in request.headers  # answered twice: first that the client may go on
         ):
             return
         known = self._plans.get(key)

@@ -193,6 +193,7 @@ def test_other_ranges_go_the_ordinary_way(
         (['If-Range: "old"'], 200),
         (["Connection: close"], 206),
         (["Range: bytes=0-9"], 200),  # two of them
+        (["Expect: 100-continue"], 100),
     ],
 )
 def test_not_learned(server: Server, lines: list[str], status: int) -> None:
