@@ -25,7 +25,7 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from harmony4.crypto.errors import HarmonyError, SourceError
+from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.access import SENT
 from harmony4.server.errors import Problem
@@ -130,6 +130,9 @@ async def send(
         request[SENT] = 0
         while pieces is not None:
             request[SENT] += await flow.write(pieces)
+            # The rest of a mapping's last page reads as zero bytes, and fails nothing.
+            if _cut_short(resource.container.reader):
+                raise SourceChangedError("the container was cut short")
             pieces = await anext(batches, None)
         return response
     except (HarmonyError, OSError) as error:

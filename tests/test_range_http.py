@@ -380,6 +380,23 @@ def test_truncated_while_streaming(tmp_path: Path, loop: str, caplog: pytest.Log
     assert "was broken off" in caplog.text
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_truncated_within_the_last_page(tmp_path: Path, loop: str) -> None:
+    """What is missing of a page that is there in part would go out as zero bytes."""
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 40)
+    size = (tmp_path / "a.h4mk").stat().st_size
+    assert size % 4096 > 1
+    with running(tmp_path, loop=loop) as server:
+        victim = http.client.HTTPConnection(*server.address, timeout=30)
+        victim.request("GET", "/container?name=a.h4mk")
+        answer = victim.getresponse()
+        answer.read(2**20)
+        os.truncate(tmp_path / "a.h4mk", size - 1)
+        with pytest.raises((http.client.IncompleteRead, OSError)):
+            answer.read()
+        victim.close()
+
+
 def test_replaced_while_streaming(tmp_path: Path) -> None:
     """Whoever reads gets the old container to its end, whoever comes later the new one."""
     blocks = [random.Random(n).randbytes(2**20) for n in range(20)]
