@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import threading
 
 import pytest
 
@@ -22,18 +23,17 @@ class Work:
     def __init__(self, monkeypatch):
         self.calls = 0
         self.bytes = 0
+        self._lock = threading.Lock()  # the digests' lanes are threads
         work = self
 
         class Counted:
             def __init__(self, data=b""):
                 self._inner = hashlib.sha256(data)
-                work.calls += 1
-                work.bytes += len(data)
+                work.count(data)
 
             def update(self, data):
                 self._inner.update(data)
-                work.calls += 1
-                work.bytes += len(data)
+                work.count(data)
 
             def __getattr__(self, name):
                 return getattr(self._inner, name)
@@ -46,12 +46,16 @@ class Work:
         real = digest_module.crc32
 
         def crc32(data, value=0):
-            work.calls += 1
-            work.bytes += len(data)
+            work.count(data)
             return real(data, value)
 
         for module in (builder, tables):
             monkeypatch.setattr(module, "crc32", crc32)
+
+    def count(self, data):
+        with self._lock:
+            self.calls += 1
+            self.bytes += len(data)
 
     def taken(self):
         taken, self.calls, self.bytes = (self.calls, self.bytes), 0, 0
