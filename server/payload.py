@@ -41,12 +41,10 @@ __all__ = ["may_map", "respond", "send"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
 
-_BATCH: Final = 2**20
-"""Bytes handed to the transport at a time: what the kernel copies before other connections get their turn."""
+_BATCH: Final = 2**18
+"""Bytes read or handed to the transport at a time: what is copied before other connections get their turn."""
 _PIECES: Final = 64
 """Most pieces in one batch; blocks may be as small as a byte."""
-_READ: Final = 256 * 2**10
-"""Bytes read at a time, where nothing may be mapped or is not in memory yet."""
 
 
 def may_map(transport: asyncio.BaseTransport) -> bool:
@@ -191,7 +189,7 @@ async def _batches(
 
 
 async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
-    pieces = _sliced(resource.pieces(body.start, body.length), _READ)
+    pieces = _sliced(resource.pieces(body.start, body.length))
     left = body.length
     while left:
         data = await asyncio.to_thread(_load, resource.container.reader, pieces)
@@ -201,7 +199,7 @@ async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memor
 
 def _load(reader: H4MKReader, pieces: Iterator[tuple[int, int]]) -> list[memoryview]:
     """The next pieces, read into memory; in a thread."""
-    return [memoryview(reader.read_file(offset, size)) for offset, size in _batch(pieces, _READ)]
+    return [memoryview(reader.read_file(offset, size)) for offset, size in _batch(pieces)]
 
 
 async def _checked(checked: Checked, body: ByteRange) -> AsyncIterator[list[memoryview]]:
@@ -214,38 +212,33 @@ async def _checked(checked: Checked, body: ByteRange) -> AsyncIterator[list[memo
 async def _mapped(view: memoryview, resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
     descriptor = resource.container.reader.fileno()
     assert descriptor is not None  # there is a mapping
-    pieces = _sliced(resource.pieces(body.start, body.length), _BATCH)
+    pieces = _sliced(resource.pieces(body.start, body.length))
     left = body.length
     while left:
         if resource.in_memory:
-            batch = _batch(pieces, _BATCH)
+            batch = _batch(pieces)
         else:
-            batch = await asyncio.to_thread(_batch, pieces, _BATCH)  # the range map is read by pages
+            batch = await asyncio.to_thread(_batch, pieces)  # the range map is read by pages
         left -= sum(size for _, size in batch)
-        if is_resident(descriptor, batch):
-            yield [view[offset : offset + size] for offset, size in batch]
-            continue
-        # A disk is slower than a few turns more of the loop, which then has time for others.
-        cold = _sliced(batch, _READ)
-        while part := _batch(cold, _READ):
-            await asyncio.to_thread(bring_in, descriptor, part)
-            yield [view[offset : offset + size] for offset, size in part]
+        if not is_resident(descriptor, batch):
+            await asyncio.to_thread(bring_in, descriptor, batch)
+        yield [view[offset : offset + size] for offset, size in batch]
 
 
-def _sliced(pieces: Iterable[tuple[int, int]], most: int) -> Iterator[tuple[int, int]]:
+def _sliced(pieces: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     for offset, size in pieces:
-        for at in range(0, size, most):
-            yield offset + at, min(most, size - at)
+        for at in range(0, size, _BATCH):
+            yield offset + at, min(_BATCH, size - at)
 
 
-def _batch(pieces: Iterator[tuple[int, int]], enough: int) -> list[tuple[int, int]]:
-    """The next pieces, about `enough` bytes of them; empty at the end."""
+def _batch(pieces: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The next pieces, about `_BATCH` bytes of them; empty at the end."""
     batch: list[tuple[int, int]] = []
     total = 0
     for offset, size in pieces:
         batch.append((offset, size))
         total += size
-        if total >= enough or len(batch) == _PIECES:
+        if total >= _BATCH or len(batch) == _PIECES:
             break
     return batch
 
