@@ -125,6 +125,8 @@ class Express:
         """Bytes learned since there was no plan; those that were forgotten since count as well."""
         self._second = 0
         self._date = b""
+        self.last = float("-inf")
+        """The loop's time, seconds, of the last answer in this lane."""
         self.answered = 0
         """Number of requests that were answered in this lane."""
         self._closed = False
@@ -138,7 +140,10 @@ class Express:
         transport = connection.transport
         if transport is None or transport.get_write_buffer_size():
             return False
-        return plan.answer(connection, value, self)
+        if not plan.answer(connection, value, self):
+            return False
+        self.last = now
+        return True
 
     def learn(self, key: Key, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Keep a plan for requests like this one, if it got an answer that its handler offered a plan for."""
