@@ -31,13 +31,17 @@ class FlatMap:
         self.positions = positions
         self.end = end
 
-    def pieces(self, start: int, stop: int) -> Iterable[tuple[int, int]]:
-        """The (file offset, size) pieces that hold bytes `start` … `stop`, 0 ≤ start < stop ≤ end."""
-        row = bisect_right(self.offsets, start)
-        position = self.positions[row - 1] + start - self.offsets[row - 1]
-        if row == len(self.offsets) or stop <= self.offsets[row]:
-            return ((position, stop - start),)
-        return self._pieces(row, position, start, stop)
+    def pieces(self, start: int, length: int) -> Iterable[tuple[int, int]]:
+        """The (file offset, size) pieces that hold bytes `start` … `start + length`, which exist.
+
+        A tuple where they lie in one block.
+        """
+        offsets = self.offsets
+        row = bisect_right(offsets, start)
+        position = self.positions[row - 1] + start - offsets[row - 1]
+        if row == len(offsets) or start + length <= offsets[row]:
+            return ((position, length),)
+        return self._pieces(row, position, start, start + length)
 
     def _pieces(self, row: int, position: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
         # One by one: a range may reach over millions of blocks.

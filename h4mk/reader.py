@@ -245,7 +245,7 @@ class H4MKReader:
         flat = self.flat_map(track)
         if flat is not None:
             end = min(start + length, flat.end)
-            return iter(flat.pieces(start, end) if start < end else ())
+            return iter(flat.pieces(start, end - start) if start < end else ())
         end = min(start + length, self.stream_size(track))
         if track not in self._byte_holes:
             self._byte_holes[track] = list(self._holes[track].byte_ranges(self.range_map(track)))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from time import perf_counter
 from typing import Any, Final, cast
 
 from aiohttp import web
@@ -32,12 +31,12 @@ class Connection(web.RequestHandler):
     """One client's connection."""
 
     __slots__ = (
-        "_access",
         "_at_boundary",
         "_express",
         "_keys",
         "_opened",
         "_partial",
+        "access",
         "address",
         "maps",
         "wire",
@@ -48,7 +47,7 @@ class Connection(web.RequestHandler):
     ) -> None:
         super().__init__(manager, access_log=None, **options)  # type: ignore[arg-type]  # None: no log
         self._express = express
-        self._access = access
+        self.access = access
         self._logging_enabled = access is not None  # makes aiohttp take the time
         self._at_boundary = True
         self._opened = 0.0
@@ -126,26 +125,13 @@ class Connection(web.RequestHandler):
         if now - max(answered, self._opened) >= grace:
             self.force_close()
 
-    def send(self, *buffers: bytes | bytearray | memoryview) -> None:
-        """Hand buffers to the transport, which was there and empty a moment ago."""
-        assert self.transport is not None
-        if len(buffers) == 1:
-            self.transport.write(buffers[0])
-        else:
-            self.transport.writelines(buffers)
-
-    def log(self, request: str, status: int, size: int, client: str, started: float) -> None:
-        """Log an answer of the express lane; `started` is by `perf_counter`."""
-        if self._access is not None:
-            self._access.add(self.address, request, status, size, client, perf_counter() - started)
-
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
-        if self._access is not None and time is not None:
+        if self.access is not None and time is not None:
             line = f"{request.method} {request.raw_path} HTTP/{request.version.major}.{request.version.minor}"
             size = request.get(SENT, response.body_length)
             seconds = self._loop.time() - time
             client = client_fields(request)
-            self._access.add(self.address, escape(line), response.status, size, client, seconds)
+            self.access.add(self.address, escape(line), response.status, size, client, seconds)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None

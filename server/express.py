@@ -18,7 +18,7 @@ asked for, a client that still has bytes to take.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
 from itertools import islice
@@ -123,8 +123,10 @@ class Express:
         """What a container's plans are kept under, so that to forget one costs nothing that grows."""
         self._memory = 0
         """Bytes learned since there was no plan; those that were forgotten since count as well."""
-        self._second = 0
-        self._date = b""
+        self._now = float("-inf")
+        self._second = -1
+        self.date = b""
+        """The Date header's value (RFC 9110 §6.6.1)."""
         self.last = float("-inf")
         """The loop's time, seconds, of the last answer in this lane."""
         self.answered = 0
@@ -140,6 +142,8 @@ class Express:
         transport = connection.transport
         if transport is None or transport.get_write_buffer_size():
             return False
+        if now != self._now:
+            self._look_at_the_clock(now)
         if not plan.answer(connection, value, self):
             return False
         self.last = now
@@ -190,12 +194,11 @@ class Express:
         self._keys.clear()
         self._memory = 0
 
-    def date(self) -> bytes:
-        """The Date header's value (RFC 9110 §6.6.1)."""
-        now = int(time.time())
-        if now != self._second:
-            self._second, self._date = now, formatdate(now, usegmt=True).encode("ascii")
-        return self._date
+    def _look_at_the_clock(self, now: float) -> None:
+        self._now = now
+        second = int(time.time())
+        if second != self._second:
+            self._second, self.date = second, formatdate(second, usegmt=True).encode("ascii")
 
 
 def _is_the_time(key: Key, request: web.BaseRequest) -> bool:
@@ -228,8 +231,10 @@ _OFFER: Final = web.RequestKey("express", _Offer)
 
 def offer_range(request: web.Request, resource: Resource) -> None:
     """Say that an answer with one range (206) follows from the resource and the range alone."""
-    if resource.in_memory:
-        request[_OFFER] = _Offer(206, _RANGE, resource.container, lambda outer: _RangePlan(outer, resource))
+    descriptor = resource.container.reader.fileno()
+    if resource.in_memory and descriptor is not None:
+        plan: Callable[[_Outer], _Plan] = lambda outer: _RangePlan(outer, resource, descriptor)  # noqa: E731
+        request[_OFFER] = _Offer(206, _RANGE, resource.container, plan)
 
 
 def offer_seek(request: web.Request, container: Container, track: int) -> None:
@@ -258,62 +263,68 @@ class _Outer:
 class _RangePlan:
     """One range of a resource."""
 
-    def __init__(self, outer: _Outer, resource: Resource) -> None:
+    def __init__(self, outer: _Outer, resource: Resource, descriptor: int) -> None:
+        """`descriptor` is open as long as the container is not retired."""
         self.container = resource.container
         self._outer = outer
-        self._resource = resource
+        self._pieces = resource.pieces
+        self._descriptor = descriptor
         self._size = resource.size
-        # The number of a range is in a header: the log's line does not change.
-        self._tail = b"/%d\r\nDate: " % resource.size
+        # Parts of the head that seldom change between two answers.
+        self._length = -1
+        self._front = self._date = self._behind = b""
 
     def answer(self, connection: Connection, value: bytes, express: Express) -> bool:
         first, dash, last = value.partition(b"-")
         if not dash or len(value) > 2 * _DIGITS or not first.isdigit() or not (last.isdigit() or not last):
             return False
+        started = perf_counter()
         start = int(first)
-        stop = min(int(last) + 1, self._size) if last else self._size
+        stop = int(last) + 1 if last else self._size
+        if stop > self._size:
+            stop = self._size
         length = stop - start
         if not 0 < length <= _MOST:
             return False
-        started = perf_counter()
         body = self._body(start, length, connection.maps)
         if body is None:
             return False
         outer = self._outer
-        head = b"%bContent-Length: %d\r\nContent-Range: bytes %d-%d%b%b\r\n\r\n" % (
-            outer.head,
-            length,
-            start,
-            stop - 1,
-            self._tail,
-            express.date(),
-        )
+        if length != self._length:
+            self._length = length
+            self._front = b"%bContent-Length: %d\r\nContent-Range: bytes " % (outer.head, length)
+        if express.date is not self._date:
+            self._date = express.date
+            self._behind = b"/%d\r\nDate: %b\r\n\r\n" % (self._size, express.date)
+        head = self._front, b"%d-%d" % (start, stop - 1), self._behind
         express.answered += 1
+        transport = connection.transport
+        assert transport is not None
         if length <= _JOINED:
-            connection.send(b"".join((head, *body)))
+            transport.write(b"".join((*head, *body)))
         else:
-            connection.send(head, *body)
-        connection.log(outer.line, outer.status, length, outer.client, started)
+            transport.writelines((b"".join(head), *body))
+        if (access := connection.access) is not None:
+            seconds = perf_counter() - started
+            access.add(connection.address, outer.line, outer.status, length, outer.client, seconds)
         return True
 
-    def _body(self, start: int, length: int, maps: bool) -> list[bytearray] | list[memoryview] | None:
+    def _body(self, start: int, length: int, maps: bool) -> Sequence[bytearray | memoryview] | None:
         """The bytes, if all of them are in memory."""
-        reader = self.container.reader
-        descriptor = reader.fileno()
-        if descriptor is None:
-            return None
         try:
-            pieces = tuple(islice(self._resource.pieces(start, length), _PIECES + 1))
-            if length <= _SMALL and len(pieces) == 1:
-                data = read_resident(descriptor, *pieces[0])
-                return None if data is None else [data]
-            if len(pieces) > _PIECES:
-                return None
+            descriptor, pieces = self._descriptor, self._pieces(start, length)
+            if type(pieces) is not tuple:
+                pieces = tuple(islice(pieces, _PIECES + 1))
             if length <= _SMALL:
+                if len(pieces) == 1:
+                    data = read_resident(descriptor, *pieces[0])
+                    return None if data is None else (data,)
+                if len(pieces) > _PIECES:
+                    return None
                 read = [read_resident(descriptor, offset, size) for offset, size in pieces]
                 found = [data for data in read if data is not None]
                 return found if len(found) == len(read) else None
-            mapping = reader.mapping if maps else None
+            mapping = self.container.reader.mapping if maps and len(pieces) <= _PIECES else None
             if mapping is None or not is_resident(descriptor, pieces):
                 return None
         except HarmonyError:
@@ -345,11 +356,14 @@ class _SeekPlan:
         next_pts = b"null" if following is None else b"%d" % following
         body = self._template % (asked, pts, offset, block, next_pts, size)
         outer = self._outer
-        head = b"%bContent-Length: %d\r\nDate: %b\r\n\r\n" % (outer.head, len(body), express.date())
+        head = b"%bContent-Length: %d\r\nDate: %b\r\n\r\n" % (outer.head, len(body), express.date)
         express.answered += 1
-        connection.send(head + body)
-        before, behind = self._line
-        connection.log(
-            f"{before}{value.decode('ascii')}{behind}", outer.status, len(body), outer.client, started
-        )
+        transport = connection.transport
+        assert transport is not None
+        transport.write(head + body)
+        if (access := connection.access) is not None:
+            before, behind = self._line
+            line = f"{before}{value.decode('ascii')}{behind}"
+            seconds = perf_counter() - started
+            access.add(connection.address, line, outer.status, len(body), outer.client, seconds)
         return True

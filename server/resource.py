@@ -74,7 +74,7 @@ def stream_resource(container: Container, track: int) -> Resource:
     flat = reader.flat_map(track)
     pieces: Pieces = lambda start, length: reader.extents(start, length, track)  # noqa: E731 - one of two
     if flat is not None:
-        pieces = lambda start, length: flat.pieces(start, start + length)  # noqa: E731
+        pieces = flat.pieces
     return Resource(
         container,
         size,
