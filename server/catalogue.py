@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
@@ -78,10 +78,17 @@ class Catalogue:
         # Workers begin at different places: each finds on disk what the others have read.
         first = os.getpid() * 7919 % len(entries) if entries else 0
         entries = entries[first:] + entries[:first]
-        for at in range(0, len(entries), _BATCH):
+        began = time.monotonic()
+
+        def rest() -> None:
+            # After each container: one is so short that requests need not wait for their turn of the GIL.
+            nonlocal began
+            stop.wait((time.monotonic() - began) * (1 / _SHARE - 1))
             began = time.monotonic()
-            self._items(entries[at : at + _BATCH])
-            if stop.wait((time.monotonic() - began) * (1 / _SHARE - 1)):
+
+        for at in range(0, len(entries), _BATCH):
+            self._items(entries[at : at + _BATCH], rest)
+            if stop.is_set():
                 return
         if self._store is not None:
             self._store.forget_others(entry.raw for entry in entries)
@@ -126,8 +133,13 @@ class Catalogue:
                 alive = {entry.raw for entry in entries}
                 self._facts = {raw: known for raw, known in self._facts.items() if raw in alive}
 
-    def _items(self, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-        """The items of these containers: from memory, from disk, or from the containers themselves."""
+    def _items(
+        self, entries: Sequence[Entry], rest: Callable[[], object] | None = None
+    ) -> list[dict[str, Any]]:
+        """The items of these containers: from memory, from disk, or from the containers themselves.
+
+        `rest` is called after each one that was read.
+        """
         items = {one.raw: known[1] for one in entries if (known := self._known(one)) is not None}
         missing = [one for one in entries if one.raw not in items]
         if missing:
@@ -138,6 +150,8 @@ class Catalogue:
                 if known is None or known[0] != one.identity:
                     item, lasting = _read(one)
                     known = (one.identity, item)
+                    if rest is not None:
+                        rest()
                     if lasting:
                         learnt[one.raw] = known
                 else:

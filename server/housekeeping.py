@@ -26,26 +26,37 @@ _PAUSE: Final = 0.25
 """Seconds between two rounds."""
 _LOOKS: Final = 8
 """Looks at a connection within the write time limit."""
+_Seen = dict[Connection, tuple[int, float]]
+"""Bytes that a client had still to take, and the loop's time since when."""
 
 
 async def keep_house(manager: web.Server, library: Library, limit: float) -> None:
     """Run until cancelled. `limit` is how long a client may take nothing, seconds."""
     pause = min(_PAUSE, limit / _LOOKS)
     loop = asyncio.get_running_loop()
-    seen: dict[Connection, tuple[int, float]] = {}
+    seen: _Seen = {}
     while True:
         await asyncio.sleep(pause)
         now = loop.time()
-        before, seen = seen, {}
-        for one in cast(list[Connection], manager.connections):
-            left = _left(one)
-            if not left:
-                continue
-            known, since = before.get(one, (None, now))
-            seen[one] = left, (since if known == left else now)
-            if now - seen[one][1] >= limit:
-                _cut_off(one, limit)
-        await library.let_go(now)
+        try:
+            seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit)
+            await library.let_go(now)
+        except Exception:  # one bad round must not leave the server without the next ones
+            _LOG.exception("the housekeeping failed; it goes on")
+
+
+def _look_after(connections: list[Connection], before: _Seen, now: float, limit: float) -> _Seen:
+    """Cut off who takes nothing for `limit` seconds; what each one has still to take, and since when."""
+    seen: _Seen = {}
+    for one in connections:
+        left = _left(one)
+        if not left:
+            continue
+        known, since = before.get(one, (None, now))
+        seen[one] = left, (since if known == left else now)
+        if now - seen[one][1] >= limit:
+            _cut_off(one, limit)
+    return seen
 
 
 def _left(connection: Connection) -> int:

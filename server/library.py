@@ -21,13 +21,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader, TimeRange
 from harmony4.server.descriptors import is_exhausted
 from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.residency import let_go, mapped_bytes
+
+if TYPE_CHECKING:
+    from harmony4.server.resource import Resource
 
 __all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name"]
 
@@ -71,8 +74,8 @@ class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
     Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
-    time ranges that were looked up, by track and times asked for (`server.timed`); `cards`: those that are
-    made already.
+    time ranges that were looked up, by track and times asked for (`server.timed`); `cards`,
+    `resources`: those that are made already.
     """
 
     __slots__ = (
@@ -83,6 +86,7 @@ class Container:
         "identity",
         "name",
         "reader",
+        "resources",
         "retired",
         "times",
         "users",
@@ -99,6 +103,7 @@ class Container:
         self.closed = False
         self.times: dict[tuple[int, int, int | None], TimeRange] = {}
         self.cards: dict[int, SeekCard] = {}
+        self.resources: dict[int, Resource | HarmonyError] = {}
 
     def card(self, track: int) -> SeekCard:
         """What all seeks in a track have in common; may read the disk. Raises as `seek_card` does."""

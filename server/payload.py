@@ -220,7 +220,7 @@ async def _mapped(
     descriptor = resource.container.reader.fileno()
     assert descriptor is not None  # there is a mapping
     pieces = _Pieces(resource.pieces(body.start, body.length))
-    express, clock, left, cold = request.app[EXPRESS], request.loop.time, body.length, False
+    express, clock, left, cold = request.app[EXPRESS], asyncio.get_running_loop().time, body.length, False
     while left:
         calm = not cold and express.last + _CALM < clock()
         most = _ALONE if calm else _BATCH

@@ -116,11 +116,11 @@ def test_small_blocks_leave_others_their_turn(tmp_path: Path, monkeypatch: pytes
     write_container(tmp_path / "a.h4mk", [b"x"] * 6400)
     turn = 0
     seen = []
-    batch = payload._batch
+    take = payload._Pieces.take
 
     def watched(*args: Any) -> list[tuple[int, int]]:
         seen.append(turn)
-        return batch(*args)
+        return take(*args)
 
     async def count() -> None:
         nonlocal turn
@@ -135,7 +135,7 @@ def test_small_blocks_leave_others_their_turn(tmp_path: Path, monkeypatch: pytes
         finally:
             counting.cancel()
 
-    monkeypatch.setattr(payload, "_batch", watched)
+    monkeypatch.setattr(payload._Pieces, "take", watched)
     with running(tmp_path) as server:
         assert asyncio.run_coroutine_threadsafe(ask(server), server.loop).result(60) == b"x" * 6400
     assert len(seen) >= 100

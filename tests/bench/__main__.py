@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.bulk import bulk
+from bench.checked import checked
 from bench.cold import cold
 from bench.firstbyte import firstbyte
 from bench.long import long
@@ -35,12 +36,13 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "long": long,
     "sparse": sparse,
     "ranges": ranges,
+    "checked": checked,
     "seeking": seeking,
     "firstbyte": firstbyte,
     "cold": cold,
     "slow": slow,
 }
-QUICK = ("ranges", "seeking", "firstbyte", "cold", "slow")
+QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow")
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
 DISTURBED = 0.05
