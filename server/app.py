@@ -24,9 +24,10 @@ from harmony4.server.connection import Connection
 from harmony4.server.errors import problems
 from harmony4.server.express import Express
 from harmony4.server.housekeeping import keep_house
-from harmony4.server.keys import CATALOGUE, CONFIG, EXPRESS, LIBRARY, STATUS, Status
+from harmony4.server.keys import CATALOGUE, CONFIG, EXPRESS, LIBRARY, STATE, STATUS, Status
 from harmony4.server.library import Library
 from harmony4.server.listening import address_url, listen
+from harmony4.server.state import FOLDER, State
 
 __all__ = ["create_app", "run", "serve"]
 
@@ -44,6 +45,7 @@ def create_app(config: Config) -> web.Application:
     app[CONFIG] = config
     app[LIBRARY] = library
     app[CATALOGUE] = Catalogue(library.root, cache=config.cache)
+    app[STATE] = State(config.state if config.state is not None else library.root / FOLDER)
     app[STATUS] = Status()
     app[EXPRESS] = Express(library)
     app.on_response_prepare.append(pages.secure)

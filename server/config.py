@@ -44,6 +44,10 @@ class Config:
     cache: Path | None = field(
         default=None, metadata={"help": "folder for what is known of containers; none: only in memory"}
     )
+    state: Path | None = field(
+        default=None,
+        metadata={"help": "the server's own folder; none: `.harmony4`, hidden in the library"},
+    )
     write_timeout: float = field(
         default=30.0,
         metadata={"help": "seconds without progress until a reader is cut off", "range": (0.05, 86_400)},

@@ -11,8 +11,9 @@ from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.express import Express
 from harmony4.server.library import Library
+from harmony4.server.state import State
 
-__all__ = ["CATALOGUE", "CONFIG", "EXPRESS", "LIBRARY", "STATUS", "Status"]
+__all__ = ["CATALOGUE", "CONFIG", "EXPRESS", "LIBRARY", "STATE", "STATUS", "Status"]
 
 
 @dataclass(slots=True)
@@ -26,4 +27,5 @@ CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
 EXPRESS: Final = web.AppKey("express", Express)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
+STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)

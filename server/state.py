@@ -1,0 +1,89 @@
+"""The server's own folder: tokens, spools, jobs, the trash.
+
+It is `.harmony4` in the library, hidden and readable by its owner only, unless the settings name another. All
+worker processes share it, and find in it what another one, or the server before a restart, has left. It
+should lie on the library's file system: containers then move in and out without a copy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from harmony4.crypto.errors import StorageError
+
+if os.name == "posix":
+    import fcntl
+
+__all__ = ["FOLDER", "State", "held", "hold"]
+
+FOLDER: Final = ".harmony4"
+"""Names that begin with a dot are no containers."""
+
+
+class State:
+    """The folder, made when something is first kept in it.
+
+    Its methods touch the disk: call them in threads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path: Final = path
+
+    def folder(self, name: str) -> Path:
+        """The folder `name` in it, made if it is missing. Raises StorageError."""
+        path = self.path / name
+        try:
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the server's folder {path}: {error.strerror}") from error
+        return path
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Hold the lock `name`: nobody else, in this process or another, is in such a block.
+
+        Raises StorageError.
+        """
+        path = self.folder("locks") / name
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        except OSError as error:
+            raise StorageError(f"cannot lock {path}: {error.strerror}") from error
+        try:
+            # A lock on an open file, not of a process: threads exclude each other as well.
+            if os.name == "posix":
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def hold(descriptor: int) -> bool:
+    """Mark an open file as in use until it is closed, however this process ends.
+
+    False if somebody else has it.
+    """
+    if os.name != "posix":
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def held(path: Path) -> bool:
+    """Whether somebody holds the file at `path`; False where there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+    except OSError:
+        return False
+    try:
+        return not hold(descriptor)
+    finally:
+        os.close(descriptor)
