@@ -1,0 +1,207 @@
+"""Jobs: what runs for longer than a request, in files that every worker and the next start can read.
+
+    STATE/jobs/ID.json    what is known of it; replaced whole at each change
+    STATE/jobs/ID.live    held (`state.hold`) by the process that works on it, so that its death is seen
+    STATE/jobs/ID.cancel  somebody wants it to stop
+
+A job whose holder is gone before it was finished has failed: whoever looks at it first says so in its file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from harmony4.crypto.errors import NotFoundError, StorageError
+from harmony4.server.state import State, held, hold
+
+__all__ = ["ACTIVE", "Job", "Jobs"]
+
+ACTIVE: Final = frozenset({"receiving", "sealing"})
+"""States in which somebody works on a job; the others, `done`, `failed` and `cancelled`, are final."""
+
+_ID: Final = re.compile(r"[0-9a-f]{32}")
+_PAUSE: Final = 0.25
+"""Seconds between two notes of progress."""
+_STARTING: Final = 60.0
+"""Seconds that files of a job may stand there without the rest of it."""
+_INTERRUPTED: Final = {
+    "type": "urn:harmony4:problem:interrupted",
+    "title": "The server stopped before the job was done",
+    "status": 503,
+}
+
+Facts = dict[str, Any]
+
+
+class Job:
+    """A job in the hands of whoever works on it. Thread-safe.
+
+    `cancelled` is looked up in the file system no more often than progress is noted.
+    """
+
+    def __init__(self, folder: Path, facts: Facts, live: int) -> None:
+        self._folder = folder
+        self._live = live
+        self._lock = threading.Lock()
+        self._noted = float("-inf")
+        self._cancelled = False
+        self.facts = facts
+
+    @property
+    def id(self) -> str:
+        """32 hexadecimal digits, not to be guessed."""
+        return str(self.facts["id"])
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wants it to stop, as far as the last note knew."""
+        return self._cancelled
+
+    def note(self, *, now: bool = False, **changes: object) -> None:
+        """Change facts, and the file a few times a second; `now`: at once. Raises StorageError."""
+        with self._lock:
+            if self._live < 0:
+                return
+            self.facts |= changes
+            if now or time.monotonic() - self._noted >= _PAUSE:
+                self._cancelled = (self._folder / f"{self.id}.cancel").exists()
+                _write(self._folder, self.facts)
+                self._noted = time.monotonic()
+
+    def finish(self, state: str, **changes: object) -> None:
+        """Note how it ended: `done`, `failed` or `cancelled`. The first word counts. Raises StorageError."""
+        with self._lock:
+            if self._live < 0:
+                return
+            self.facts |= {"state": state, **changes}
+            try:
+                _write(self._folder, self.facts)
+            finally:
+                os.close(self._live)
+                self._live = -1
+                for name in ("live", "cancel"):
+                    (self._folder / f"{self.id}.{name}").unlink(missing_ok=True)
+
+
+class Jobs:
+    """All jobs of a library. Its methods touch the disk: call them in threads."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are. Raises StorageError."""
+        return self._state.folder("jobs")
+
+    def start(self, **facts: object) -> Job:
+        """A new job in the state `receiving`. Raises StorageError."""
+        folder, number = self.folder, secrets.token_hex(16)
+        try:
+            live = os.open(folder / f"{number}.live", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        except OSError as error:
+            raise StorageError(f"a job cannot be noted: {error.strerror}") from error
+        hold(live)
+        job = Job(folder, {"id": number, "state": "receiving", **facts}, live)
+        try:
+            job.note(now=True)
+        except BaseException:
+            os.close(live)
+            raise
+        return job
+
+    def read(self, number: str) -> Facts:
+        """What is known of a job. Raises NotFoundError."""
+        facts = self._read(number) if _ID.fullmatch(number) else None
+        if facts is None:
+            raise NotFoundError("there is no such job, or it has expired")
+        return facts
+
+    def _read(self, number: str) -> Facts | None:
+        facts = _load(self._state.path / "jobs" / f"{number}.json")
+        if facts is not None and facts["state"] in ACTIVE and not self._is_held(number):
+            again = _load(self._state.path / "jobs" / f"{number}.json")
+            if again is None or again["state"] not in ACTIVE:  # it ended just now
+                return again
+            facts = again | {"state": "failed", "problem": _INTERRUPTED}
+            with suppress(StorageError):
+                _write(self.folder, facts)
+        return facts
+
+    def _is_held(self, number: str) -> bool:
+        return held(self._state.path / "jobs" / f"{number}.live")
+
+    def cancel(self, number: str) -> Facts:
+        """Ask for a job to be stopped; returns what is known of it. Raises NotFoundError, StorageError."""
+        facts = self.read(number)
+        if facts["state"] in ACTIVE:
+            try:
+                (self.folder / f"{number}.cancel").touch(mode=0o600)
+            except OSError as error:
+                raise StorageError(f"a job cannot be cancelled: {error.strerror}") from error
+        return facts
+
+    def all(self) -> Iterator[Facts]:
+        """All jobs that are known, in the order of their ids."""
+        for number in sorted(self._numbers()):
+            facts = self._read(number)
+            if facts is not None:
+                yield facts
+
+    def sweep(self, age: float) -> None:
+        """Forget jobs that ended more than `age` seconds ago, and what crashes have left."""
+        folder, now = self._state.path / "jobs", time.time()
+        for number in list(self._numbers()):
+            facts = self._read(number)
+            if facts is not None and facts["state"] not in ACTIVE:
+                _forget(folder / f"{number}.json", now - age)
+        with suppress(OSError):
+            for path in list(folder.iterdir()):
+                if path.suffix == ".json" or (path.suffix == ".live" and held(path)):
+                    continue
+                if path.suffix == ".cancel" and self._is_held(path.stem):
+                    continue
+                _forget(path, now - _STARTING)
+
+    def _numbers(self) -> list[str]:
+        try:
+            names = os.listdir(self._state.path / "jobs")
+        except OSError:
+            return []
+        return [name[:32] for name in names if name.endswith(".json") and _ID.fullmatch(name[:-5])]
+
+
+def _forget(path: Path, before: float) -> None:
+    """Remove a file that has not changed since `before`, seconds since the epoch."""
+    with suppress(OSError):
+        if path.stat().st_mtime < before:
+            path.unlink()
+
+
+def _load(path: Path) -> Facts | None:
+    try:
+        facts = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) and isinstance(facts.get("state"), str) else None
+
+
+def _write(folder: Path, facts: Mapping[str, Any]) -> None:
+    path = folder / f"{facts['id']}.json"
+    part = folder / f"{facts['id']}.{secrets.token_hex(4)}.part"
+    try:
+        part.write_text(json.dumps(facts), encoding="ascii")
+        part.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise StorageError(f"a job cannot be noted: {error.strerror}") from error

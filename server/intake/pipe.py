@@ -1,0 +1,94 @@
+"""Bytes from the event loop to a thread that reads them like a file, with back-pressure.
+
+The loop's side is `put`, `end` and `fail`; the thread's side is `read`, which `export` takes as its source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+
+from harmony4.crypto.errors import HarmonyError
+
+__all__ = ["Pipe"]
+
+MEMORY = 2**20
+"""Bytes that may wait before `put` waits."""
+
+
+class Pipe:
+    """One writer on the event loop it is made on, one reader in a thread."""
+
+    def __init__(self, memory: int = MEMORY) -> None:
+        self._memory = memory
+        self._loop = asyncio.get_running_loop()
+        self._room = asyncio.Event()
+        self._changed = threading.Condition()
+        self._chunks: deque[bytes] = deque()
+        self._waiting = 0
+        self._ended = False
+        self._closed = False
+        self.failure: HarmonyError | None = None
+        """What `fail` was told."""
+
+    async def put(self, data: bytes) -> bool:
+        """Hand over bytes; returns when there is room for more. False: nobody reads any more."""
+        with self._changed:
+            self._chunks.append(data)
+            self._waiting += len(data)
+            self._changed.notify()
+        while self._waiting >= self._memory and not self._closed:
+            self._room.clear()
+            if self._waiting >= self._memory and not self._closed:  # not made room just now
+                await self._room.wait()
+        return not self._closed
+
+    def end(self) -> None:
+        """No more bytes come."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+    def fail(self, error: HarmonyError) -> None:
+        """No more bytes come, and those that came are not all: reading raises `error` from now on."""
+        with self._changed:
+            self.failure = self.failure or error
+            self._changed.notify()
+
+    def read(self, n: int, /) -> bytes:
+        """The next `n` bytes, fewer only at the end; in a thread. Raises what `fail` was told."""
+        parts: list[bytes] = []
+        missing = n
+        while missing:
+            with self._changed:
+                while not (self._chunks or self._ended or self.failure):
+                    self._changed.wait()
+                if self.failure is not None:
+                    raise self.failure
+                if not self._chunks:
+                    break
+                chunk = self._chunks.popleft()
+                if len(chunk) > missing:
+                    self._chunks.appendleft(chunk[missing:])
+                    chunk = chunk[:missing]
+                self._waiting -= len(chunk)
+            parts.append(chunk)
+            missing -= len(chunk)
+            if not self._room.is_set() and self._waiting < self._memory:
+                self._wake()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """The reader leaves: what comes from now on is dropped; from any thread."""
+        with self._changed:
+            self._closed = True
+            self._chunks.clear()
+            self._waiting = 0
+        self._wake()
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._room.set)
+        except RuntimeError:  # the loop is closed: nobody waits
+            pass
