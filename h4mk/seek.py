@@ -86,8 +86,8 @@ class PagedTable:
     a handful of small reads at first and none or one later.
     """
 
-    PAGE = 64 * 2**10
-    PAGES = 32
+    PAGE = 16 * 2**10
+    PAGES = 128
     FENCES = 2**16
 
     def __init__(self, source: ReadAt, start: int, width: int, count: int) -> None:

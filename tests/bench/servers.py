@@ -122,6 +122,13 @@ def ours(library: Path, home: Path, core: int, *options: str, name: str = "ours"
 
 
 @contextlib.contextmanager
+def own(module: str, library: Path, home: Path, core: int, *, name: str) -> Iterator[Server]:
+    """A server of ours that a module of these benchmarks starts another way."""
+    with _python(name, [sys.executable, "-P", "-m", module, os.fspath(library)], home, core) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def peer(kind: str, folder: Path, home: Path, core: int, *more: str) -> Iterator[Server]:
     """A program of `peers.py`."""
     command = [sys.executable, "-P", "-m", "bench.peers", kind, os.fspath(folder), *more]
