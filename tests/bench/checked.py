@@ -1,6 +1,6 @@
-"""What other ways to the payload cost: the same server with `verify_on_read`, and one that reads what it sends.
+"""What other ways to the payload cost: a server with `verify_on_read`, and one that reads what it sends.
 
-`python -m bench.checked DIR` is the latter: as shipped, but nothing is sent from a mapping.
+`python -m bench.checked DIR` is the second one: as shipped, but nothing is sent from a mapping.
 """
 
 from __future__ import annotations
