@@ -1,10 +1,11 @@
 """What other ways to the payload cost: a server with `verify_on_read`, and one that reads what it sends.
 
-`python -m bench.checked DIR` is the second one: as shipped, but nothing is sent from a mapping.
+`python -m bench.checked strict|reading DIR` is one of these, otherwise as shipped.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -40,8 +41,8 @@ def checked(place: Place) -> Table:
         layouts = [layout(kind, plan, place.cache, plain, library) for kind in plan.layouts]
         servers = [
             stack.enter_context(ours(library, home, pair[0])),
-            stack.enter_context(ours(library, home, pair[0], "--verify-on-read", name="strict")),
-            stack.enter_context(own("bench.checked", library, home, pair[0], name="reading")),
+            stack.enter_context(own("bench.checked", library, home, pair[0], "strict")),
+            stack.enter_context(own("bench.checked", library, home, pair[0], "reading")),
         ]
         for number, each in enumerate(layouts):
             for length in plan.lengths:
@@ -72,14 +73,17 @@ def _rate(rates: list[Rate], length: int) -> str:
     return f"{per_second:.0f}/s, {per_second * length / GIB:.2f} GiB/s"
 
 
-def _serve(folder: str) -> int:
+def _serve(way: str, folder: str) -> int:
     from harmony4.server import connection, payload
     from harmony4.server.cli.main import main
 
-    for module in (payload, connection):
-        module.may_map = lambda transport: False  # type: ignore[assignment]
+    if way == "strict":
+        os.environ["HARMONY4_VERIFY_ON_READ"] = "1"
+    else:
+        for module in (payload, connection):
+            module.may_map = lambda transport: False  # type: ignore[assignment]
     return main(["serve", folder, "--port", "0", "--json", "--access-log"])
 
 
 if __name__ == "__main__":
-    sys.exit(_serve(sys.argv[1]))
+    sys.exit(_serve(*sys.argv[1:]))
