@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import mmap
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
 import numpy as np
 
 from harmony4.crypto.digest import crc32, sha256
-from harmony4.crypto.errors import ChecksumError, NotFoundError, SealError, UsageError
+from harmony4.crypto.errors import ChecksumError, FormatError, NotFoundError, SealError, UsageError
 from harmony4.crypto.token import HEADER, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.chunks import CoreChunk
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["TOKEN_DTYPE", "H4MKReader", "SeekResult", "TrackState"]
+
+_T = TypeVar("_T")
 
 TOKEN_DTYPE: Final = np.dtype(
     [
@@ -117,6 +120,7 @@ class H4MKReader:
         self._headers: dict[int, tuple[tuple[int, int], ...]] = {}
         self._sizes: dict[int, int] = {}
         self._etags: dict[tuple[int, bool], str] = {}
+        self._damaged: dict[tuple[str, int], FormatError] = {}
         self._file_etag: str | None = None
 
     def seek(self, pts: int, track: int = 0) -> SeekEntry | None:
@@ -179,21 +183,27 @@ class H4MKReader:
         """The track's SEEK table, loaded once. Raises NotFoundError, FormatError and its kin."""
         self._check_track(track)
         seeks = self._opened.seeks
-        if track not in seeks:
-            with self._lock:
-                found = seeks.get(track)  # another thread may have loaded it while this one waited
-                seeks[track] = self._opened.load_seek(self._source, track) if found is None else found
-        return seeks[track]
+        return seeks[track] if track in seeks else self._load("SEEK", seeks, self._opened.load_seek, track)
 
     def range_map(self, track: int = 0) -> RangeMap:
         """The track's range map, loaded once. Raises NotFoundError, FormatError and its kin."""
         self._check_track(track)
         rmaps = self._opened.rmaps
-        if track not in rmaps:
-            with self._lock:
-                found = rmaps.get(track)
-                rmaps[track] = self._opened.load_rmap(self._source, track) if found is None else found
-        return rmaps[track]
+        return rmaps[track] if track in rmaps else self._load("RMAP", rmaps, self._opened.load_rmap, track)
+
+    def _load(self, tag: str, kept: dict[int, _T], load: Callable[[ReadAt, int], _T], track: int) -> _T:
+        """Load a table once; one that is damaged is not read again, either."""
+        with self._lock:
+            if track not in kept:  # another thread may have loaded it while this one waited
+                known = self._damaged.get((tag, track))
+                if known is not None:
+                    raise copy.copy(known)
+                try:
+                    kept[track] = load(self._source, track)
+                except FormatError as error:
+                    self._damaged[tag, track] = copy.copy(error)  # without its traceback
+                    raise
+            return kept[track]
 
     def token(self, index: int, track: int = 0) -> TokenRecord:
         """The token of block `index` of a track. Raises NotFoundError where there is none."""

@@ -9,12 +9,29 @@ import mmap
 import os
 import stat
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from os import PathLike
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from harmony4.crypto.errors import SourceError, TruncatedError
 
-__all__ = ["BytesSource", "FileSource", "ReadAt", "open_source", "read_exact"]
+__all__ = [
+    "BytesSource",
+    "FileSource",
+    "NotResidentError",
+    "ReadAt",
+    "impatient",
+    "open_source",
+    "read_exact",
+]
+
+_NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
+_THREAD: Final = threading.local()
+
+
+class NotResidentError(SourceError):
+    """What is to be read is not in memory, and whoever reads does not want to wait for it (`impatient`)."""
 
 
 @runtime_checkable
@@ -88,6 +105,8 @@ class FileSource:
     def read_at(self, offset: int, count: int) -> bytes:
         """Up to `count` bytes from `offset`. Raises SourceError on an I/O error."""
         count = min(count, self._size - offset)
+        if getattr(_THREAD, "impatient", False):
+            return self._read_resident(offset, count)
         pieces = []  # more than one beyond the 2 GiB limit of a read
         try:
             while count > 0 and (piece := _pread(self._fd, count, offset, self._lock)):
@@ -97,6 +116,15 @@ class FileSource:
         except OSError as error:
             raise SourceError(f"cannot read the source: {error.strerror}", where=offset) from error
         return b"".join(pieces)
+
+    def _read_resident(self, offset: int, count: int) -> bytes:
+        data = bytearray(max(count, 0))
+        try:
+            if _NOWAIT is None or (count > 0 and os.preadv(self._fd, [data], offset, _NOWAIT) != count):
+                raise NotResidentError("the bytes are not in memory", where=offset)
+        except OSError as error:
+            raise NotResidentError("the bytes are not in memory", where=offset) from error
+        return bytes(data)
 
     def fileno(self) -> int:
         """The descriptor, for calls such as `posix_fadvise`."""
@@ -132,6 +160,19 @@ else:  # pragma: no cover - Windows has no pread
         with lock:
             os.lseek(descriptor, offset, os.SEEK_SET)
             return os.read(descriptor, count)
+
+
+@contextmanager
+def impatient() -> Iterator[None]:
+    """While this lasts, files read nothing in this thread that is not in memory: they raise NotResidentError.
+
+    For an event loop, which must not wait for a disk, and asks a thread instead.
+    """
+    _THREAD.impatient = True
+    try:
+        yield
+    finally:
+        _THREAD.impatient = False
 
 
 def open_source(source: str | PathLike[str] | bytes | bytearray | memoryview | ReadAt) -> tuple[ReadAt, bool]:

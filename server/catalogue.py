@@ -37,6 +37,10 @@ Page = tuple[list[dict[str, Any]], Key | None]
 _Order = list[tuple[Key, Entry]]
 
 
+class _StoppedError(Exception):
+    """Filling is to end at once."""
+
+
 class Catalogue:
     """The listing of one library. Its methods read the disk: call them in threads, from as many as you
     like."""
@@ -83,13 +87,16 @@ class Catalogue:
         def rest() -> None:
             # After each container: one is so short that requests need not wait for their turn of the GIL.
             nonlocal began
-            stop.wait((time.monotonic() - began) * (1 / _SHARE - 1))
+            if stop.wait((time.monotonic() - began) * (1 / _SHARE - 1)):
+                raise _StoppedError
             began = time.monotonic()
 
-        for at in range(0, len(entries), _BATCH):
-            self._items(entries[at : at + _BATCH], rest)
-            if stop.is_set():
-                return
+        try:
+            for at in range(0, len(entries), _BATCH):
+                self._items(entries[at : at + _BATCH], rest)
+                rest()
+        except _StoppedError:
+            return
         if self._store is not None:
             self._store.forget_others(entry.raw for entry in entries)
 

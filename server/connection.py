@@ -25,6 +25,8 @@ __all__ = ["Connection"]
 
 _DRAIN_CHECKS: Final = 0.02
 """Seconds between two looks at what the kernel has still to take, while the server stops."""
+_SHORT: Final = 2**16
+"""Bytes of an answer that somebody waits for rather than plays."""
 
 
 class Connection(web.RequestHandler):
@@ -140,8 +142,11 @@ class Connection(web.RequestHandler):
         key = self._keys.popleft() if self._keys else None
         if gone or not response.keep_alive:
             self._at_boundary = False  # nothing more is answered here
-        if key is not None and self._express is not None and not gone:
-            self._express.learn(key, request, response)
+        if self._express is not None and not gone:
+            if response.body_length <= _SHORT:
+                self._express.last = self._loop.time()
+            if key is not None:
+                self._express.learn(key, request, response)
         return response, gone
 
     def handle_error(

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Final, Protocol
@@ -28,12 +29,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
+from harmony4.h4mk.source import impatient
 from harmony4.server.access import client_fields, escape
 from harmony4.server.facts import seek_template
 from harmony4.server.residency import is_resident, read_resident
 
 if TYPE_CHECKING:
-    from harmony4.h4mk.rangemap import KeyMap
+    from harmony4.h4mk import H4MKReader
     from harmony4.server.connection import Connection
     from harmony4.server.library import Container, Library
     from harmony4.server.resource import Resource
@@ -128,7 +130,7 @@ class Express:
         self.date = b""
         """The Date header's value (RFC 9110 §6.6.1)."""
         self.last = float("-inf")
-        """The loop's time, seconds, of the last answer in this lane."""
+        """The loop's time, seconds, of the last answer in this lane, or of a short one elsewhere."""
         self.answered = 0
         """Number of requests that were answered in this lane."""
         self._closed = False
@@ -239,11 +241,28 @@ def offer_range(request: web.Request, resource: Resource) -> None:
 
 def offer_seek(request: web.Request, container: Container, track: int) -> None:
     """Say that the answer about one time follows from the container, the track and the time alone."""
-    keys = container.reader.key_map(track)
-    if keys is None or keys.greatest >= 10**_DIGITS:
+    reader = container.reader
+    keys = reader.key_map(track)
+    greatest = reader.stream_size(track) + reader.duration if keys is None else keys.greatest
+    if greatest >= 10**_DIGITS:
         return
     template = seek_template(container.card(track))
-    request[_OFFER] = _Offer(200, _PTS, container, lambda outer: _SeekPlan(outer, container, template, keys))
+    find = keys.find if keys is not None else partial(_find_in_pages, reader, track)
+    request[_OFFER] = _Offer(200, _PTS, container, lambda outer: _SeekPlan(outer, container, template, find))
+
+
+_Find = Callable[[int], tuple[int, int, int, int | None, int] | None]
+"""As `KeyMap.find`."""
+
+
+def _find_in_pages(reader: H4MKReader, track: int, pts: int) -> tuple[int, int, int, int | None, int] | None:
+    """The same where tables are read by pages; None as well where a page is not in memory."""
+    try:
+        with impatient():
+            found = reader.locate(pts, track)
+    except HarmonyError:
+        return None
+    return None if found is None else (found.pts, found.offset, found.block_index, found.next_pts, found.size)
 
 
 class _Outer:
@@ -336,11 +355,11 @@ class _RangePlan:
 class _SeekPlan:
     """The keyframe at or before a time."""
 
-    def __init__(self, outer: _Outer, container: Container, template: bytes, keys: KeyMap) -> None:
+    def __init__(self, outer: _Outer, container: Container, template: bytes, find: _Find) -> None:
         self.container = container
         self._outer = outer
         self._template = template
-        self._keys = keys
+        self._find = find
         before, _, behind = outer.line.partition("pts=")
         self._line = f"{before}pts=", behind.lstrip("0123456789")
 
@@ -349,7 +368,7 @@ class _SeekPlan:
             return False
         started = perf_counter()
         asked = int(value)
-        found = self._keys.find(asked)
+        found = self._find(asked)
         if found is None:
             return False
         pts, offset, block, following, size = found

@@ -38,8 +38,8 @@ async def keep_house(manager: web.Server, library: Library, limit: float) -> Non
     while True:
         await asyncio.sleep(pause)
         now = loop.time()
+        seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit)
         try:
-            seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit)
             await library.let_go(now)
         except Exception:  # one bad round must not leave the server without the next ones
             _LOG.exception("the housekeeping failed; it goes on")
@@ -49,13 +49,18 @@ def _look_after(connections: list[Connection], before: _Seen, now: float, limit:
     """Cut off who takes nothing for `limit` seconds; what each one has still to take, and since when."""
     seen: _Seen = {}
     for one in connections:
-        left = _left(one)
-        if not left:
-            continue
-        known, since = before.get(one, (None, now))
-        seen[one] = left, (since if known == left else now)
-        if now - seen[one][1] >= limit:
-            _cut_off(one, limit)
+        try:
+            left = _left(one)
+            if not left:
+                continue
+            known, since = before.get(one, (None, now))
+            seen[one] = left, (since if known == left else now)
+            if now - seen[one][1] >= limit:
+                _cut_off(one, limit)
+        except Exception:  # that one must not keep the others, or itself, for ever
+            _LOG.exception("a connection cannot be looked after, and is closed")
+            if one.wire is not None:
+                one.wire.abort()
     return seen
 
 

@@ -21,16 +21,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader, TimeRange
 from harmony4.server.descriptors import is_exhausted
 from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.residency import let_go, mapped_bytes
-
-if TYPE_CHECKING:
-    from harmony4.server.resource import Resource
 
 __all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name"]
 
@@ -74,8 +71,8 @@ class Container:
     """A lease on an open container; give it back by leaving the `with` block.
 
     Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
-    time ranges that were looked up, by track and times asked for (`server.timed`); `cards`,
-    `resources`: those that are made already.
+    time ranges that were looked up, by track and times asked for (`server.timed`); `cards`: those that are
+    made already.
     """
 
     __slots__ = (
@@ -86,7 +83,6 @@ class Container:
         "identity",
         "name",
         "reader",
-        "resources",
         "retired",
         "times",
         "users",
@@ -103,7 +99,6 @@ class Container:
         self.closed = False
         self.times: dict[tuple[int, int, int | None], TimeRange] = {}
         self.cards: dict[int, SeekCard] = {}
-        self.resources: dict[int, Resource | HarmonyError] = {}
 
     def card(self, track: int) -> SeekCard:
         """What all seeks in a track have in common; may read the disk. Raises as `seek_card` does."""
@@ -361,10 +356,9 @@ def _warm(reader: H4MKReader) -> None:
     A damaged table is no reason to refuse the container's other tracks: asking for it raises again.
     """
     for track in range(len(reader.tracks)):
-        with suppress(HarmonyError):
-            reader.seek_table(track)
-            reader.flat_map(track)
-            reader.stream_size(track)
+        for load in (reader.seek_table, reader.flat_map, reader.stream_size):
+            with suppress(HarmonyError):
+                load(track)
     with suppress(HarmonyError):
         reader.file_etag()
     with suppress(HarmonyError):

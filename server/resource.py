@@ -6,12 +6,10 @@ their size and validators, `payload.send` their pieces of the file.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from harmony4.crypto.errors import FormatError, HarmonyError, NotFoundError
 from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY, RMAP_HEAD
 from harmony4.server import facts
 from harmony4.server.library import Container
@@ -68,23 +66,7 @@ def last_modified(container: Container) -> int | None:
 
 
 def stream_resource(container: Container, track: int) -> Resource:
-    """A track's whole stream. Raises NotFoundError for a track that is not there, FormatError and its kin.
-
-    Made once: a table that is damaged is not read again for every request.
-    """
-    known = container.resources.get(track)
-    if known is None:
-        try:
-            known = _stream_resource(container, track)
-        except (FormatError, NotFoundError) as error:
-            known = error
-        container.resources[track] = known
-    if isinstance(known, HarmonyError):
-        raise copy.copy(known) from None  # one instance raised again and again would collect tracebacks
-    return known
-
-
-def _stream_resource(container: Container, track: int) -> Resource:
+    """A track's whole stream. Raises NotFoundError for a track that is not there, FormatError and its kin."""
     reader = container.reader
     facts.check_track(reader, track)
     state = reader.tracks[track]

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import Any, Final
 
 from aiohttp import web
 
 from harmony4.crypto.errors import LimitError, NotFoundError, UsageError
+from harmony4.h4mk.source import NotResidentError, impatient
 from harmony4.server import facts
 from harmony4.server.errors import Problem
 from harmony4.server.express import offer_seek
 from harmony4.server.keys import CONFIG, LIBRARY
 from harmony4.server.library import Container
 from harmony4.server.query import asked_track, cache_control, container_name, json_text, natural
-from harmony4.server.resource import in_memory
 
 __all__ = ["MAX_TARGETS", "get_seek", "parse_targets", "post_seek", "routes"]
 
@@ -45,10 +46,12 @@ async def get_seek(request: web.Request) -> web.Response:
         track = asked_track(request, container.reader)
         cache = cache_control(request, container.reader.etag(track))
         answer = _one if len(targets) == 1 else _many
+        found = None
         # Without a card the header blocks are still to be looked up.
-        if len(targets) <= _FEW and (track in container.cards) and in_memory(container, track):
-            found = answer(container, track, targets)
-        else:
+        if len(targets) <= _FEW and (track in container.cards):
+            with suppress(NotResidentError), impatient():
+                found = answer(container, track, targets)
+        if found is None:
             found = await asyncio.to_thread(answer, container, track, targets)
         if len(targets) == 1:
             offer_seek(request, container, track)

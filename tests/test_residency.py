@@ -66,13 +66,23 @@ def test_a_descriptor_that_cannot_be_read(tmp_path: Path) -> None:
         assert read_resident(file.fileno(), 0, 1) is None
 
 
-def test_where_the_system_does_not_tell(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_cachestat_does_not_tell(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older kernel, or somebody else's file: the bytes are read without waiting, all of them."""
     monkeypatch.setattr(residency, "_CACHESTAT", 10**6)
     monkeypatch.setattr(residency, "_probe", residency._Probe())
-    assert not is_resident(descriptor, [(0, 1)])
+    assert is_resident(descriptor, [(0, SIZE)])
     assert not residency._probe.works
-    assert not is_resident(descriptor, [(0, 1)])
+    assert not is_resident(descriptor, [(0, SIZE + 1)])
+    cool(descriptor)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # no reading ahead
+    bring_in(descriptor, [(0, mmap.PAGESIZE), (2 * mmap.PAGESIZE, SIZE - 2 * mmap.PAGESIZE)])
+    assert is_resident(descriptor, [(0, mmap.PAGESIZE)])
+    assert not is_resident(descriptor, [(0, SIZE)])
+
+
+def test_where_nothing_tells(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residency, "_NOWAIT", None)
+    assert not is_resident(descriptor, [(0, 1)])
     assert read_resident(descriptor, 0, 1) is None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from harmony4.crypto import SourceError, TruncatedError
 from harmony4.h4mk import BytesSource, FileSource, ReadAt
-from harmony4.h4mk.source import open_source, read_exact
+from harmony4.h4mk.source import NotResidentError, impatient, open_source, read_exact
 from samples import Counting
 
 DATA = bytes(range(256)) * 40
@@ -146,3 +146,26 @@ def test_no_descriptor_is_left_open(tmp_path):
             FileSource(tmp_path)
         FileSource(tmp_path / "x").close()
     assert descriptors() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system cannot read without waiting")
+def test_impatient_readers_do_not_wait_for_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 10**6)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    source = FileSource(path)
+    with impatient():
+        try:
+            source.read_at(500_000, 10)
+            pytest.skip("this file system keeps its pages in memory")
+        except NotResidentError as error:
+            assert error.where == 500_000
+    assert source.read_at(500_000, 10) == b"x" * 10  # patient again
+    with impatient():
+        assert source.read_at(500_000, 10) == b"x" * 10
+        assert source.read_at(10**6, 10) == b""
+    source.close()
+    with impatient(), pytest.raises(NotResidentError):
+        source.read_at(0, 1)

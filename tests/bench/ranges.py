@@ -73,7 +73,7 @@ class Layout:
     def targets(self, server: str, length: int) -> list[Target]:
         """Where a server has these bytes."""
         sizes = [path.stat().st_size - length for path in self.plain]
-        if server in ("ours", "strict"):
+        if server in ("ours", "strict", "reading"):
             names = [f"/video/range?name={path.name}" for path in self.sealed]
         else:
             names = [f"/{path.name}" for path in self.plain]

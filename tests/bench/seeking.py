@@ -1,7 +1,8 @@
-"""`/video/seek` beside the least that an aiohttp handler can do; in a long and in a short container."""
+"""`/video/seek` beside the least that an aiohttp handler can do; in containers of very different lengths."""
 
 from __future__ import annotations
 
+import random
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,9 @@ from bench.servers import Server, cores, ours, peer
 ENOUGH = 0.7
 SAME = 0.9
 """What the long container must reach of the short one's rate to count as independent of the length."""
+BLOCKS = 600_000
+"""Of the container whose tables are too large to be kept in memory, each a second; more than 524 288."""
+BLOCK = 64
 PLANS = ((9, 3, MINUTES), (2, 1, 10), (1, 1, 2))
 """Rounds, seconds, minutes of the long one."""
 
@@ -33,13 +37,17 @@ def seeking(place: Place) -> Table:
         for name, length in (("long", minutes), ("short", 1)):
             source = ten_hours(place.cache, length)
             run([program(), "export", "-q", source, "-o", library / f"{name}.h4mk"])
-        warm([library / "long.h4mk", library / "short.h4mk"])
+        (home / "paged.bin").write_bytes(random.Random(1).randbytes(BLOCKS * BLOCK))
+        raw = ["--raw", "--block-size", str(BLOCK)]
+        run([program(), "export", "-q", *raw, home / "paged.bin", "-o", library / "paged.h4mk"])
+        microseconds = {"long": minutes * 60_000_000, "short": 60_000_000, "paged": BLOCKS * 1_000_000}
+        warm([library / f"{name}.h4mk" for name in microseconds])
         server = stack.enter_context(ours(library, home, pair[0]))
         body = _answer(server, "long", minutes)
         bare = stack.enter_context(peer("constant", home, home, pair[0], body))
         asked = {
-            name: (server, [Target(f"/video/seek?name={name}.h4mk&pts=", length * 60_000_000 - 1)])
-            for name, length in (("long", minutes), ("short", 1))
+            name: (server, [Target(f"/video/seek?name={name}.h4mk&pts=", length - 1)])
+            for name, length in microseconds.items()
         }
         asked["bare"] = (bare, [Target("/video/seek?name=long.h4mk&pts=", minutes * 60_000_000 - 1)])
         rates: dict[str, list[float]] = {name: [] for name in asked}
@@ -48,12 +56,18 @@ def seeking(place: Place) -> Table:
         last: list[Rate] = []
         names = list(asked)
         for turn in range(rounds):
-            for name in names[turn % 3 :] + names[: turn % 3]:
+            first = turn % len(names)
+            for name in names[first:] + names[:first]:
                 one, targets = asked[name]
                 last.append(drive(one, targets, 0, seconds, 1 + turn, pair[1], home))
                 rates[name].append(last[-1].per_second)
-        blocks = {name: ask("about", library / f"{name}.h4mk")["blocks"] for name in ("long", "short")}
-    for name, title in (("long", f"{minutes / 60:.3g} hours"), ("short", "one minute")):
+        blocks = {name: ask("about", library / f"{name}.h4mk")["blocks"] for name in microseconds}
+    titles = {
+        "long": f"{minutes / 60:.3g} hours",
+        "short": "one minute",
+        "paged": f"{BLOCKS / 3600:.0f} hours, tables read by pages",
+    }
+    for name, title in titles.items():
         ratios = _ratios(rates[name], rates["bare"])
         table.add(
             f"`/video/seek`, container of {title} ({blocks[name]} blocks), ÷ a handler with a constant body",

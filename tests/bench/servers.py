@@ -114,10 +114,18 @@ def installed(module: str) -> bool:
 
 
 @contextlib.contextmanager
-def ours(library: Path, home: Path, core: int, *options: str, name: str = "ours") -> Iterator[Server]:
+def ours(library: Path, home: Path, core: int, *options: str) -> Iterator[Server]:
     """`harmony4 serve` as a user starts it, with its access log in a file."""
     command = [harmony4(), "serve", os.fspath(library), "--port", "0", "--json", "--access-log", *options]
-    with _python(name, command, home, core) as server:
+    with _python("ours", command, home, core) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def own(module: str, library: Path, home: Path, core: int, way: str) -> Iterator[Server]:
+    """A server of ours that a module of these benchmarks starts another way."""
+    command = [sys.executable, "-P", "-m", module, way, os.fspath(library)]
+    with _python(way, command, home, core) as server:
         yield server
 
 
