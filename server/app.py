@@ -24,7 +24,9 @@ from harmony4.server.connection import Connection
 from harmony4.server.errors import problems
 from harmony4.server.express import Express
 from harmony4.server.housekeeping import keep_house
-from harmony4.server.keys import CATALOGUE, CONFIG, EXPRESS, LIBRARY, STATE, STATUS, Status
+from harmony4.server.intake import changes, events, exports
+from harmony4.server.intake.desk import Desk
+from harmony4.server.keys import CATALOGUE, CONFIG, DESK, EVENTS, EXPRESS, LIBRARY, STATE, STATUS, Status
 from harmony4.server.library import Library
 from harmony4.server.listening import address_url, listen
 from harmony4.server.state import FOLDER, State
@@ -33,6 +35,8 @@ __all__ = ["create_app", "run", "serve"]
 
 _JOIN: Final = 5.0
 """Seconds that the end waits for what reads ahead: a disk that does not answer must not hold it up."""
+_READ: Final = 2**18
+"""Bytes of a body that a connection may read ahead, half of them."""
 _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
@@ -48,14 +52,20 @@ def create_app(config: Config) -> web.Application:
     app[STATE] = State(config.state if config.state is not None else library.root / FOLDER)
     app[STATUS] = Status()
     app[EXPRESS] = Express(library)
+    app[DESK] = Desk(config, library, app[STATE])
+    app[EVENTS] = events.Events(library.root, app[DESK].jobs)
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
+    app.cleanup_ctx.append(_intake)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
     app.add_routes(media.routes())
+    app.add_routes(exports.routes())
+    app.add_routes(changes.routes())
+    app.add_routes(events.routes())
     app.add_routes(health.routes())
     app.add_routes(openapi.routes())
     app.add_routes(pages.routes(pages.load_static()))
@@ -65,6 +75,16 @@ def create_app(config: Config) -> web.Application:
 async def _readers(app: web.Application) -> AsyncIterator[None]:
     yield
     await app[LIBRARY].close()
+
+
+async def _intake(app: web.Application) -> AsyncIterator[None]:
+    """Look after uploads and jobs, and watch the folders."""
+    tasks = [asyncio.create_task(app[DESK].keep()), asyncio.create_task(app[EVENTS].watch())]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await app[DESK].stop(app[CONFIG].stop_timeout)
 
 
 async def _facts(app: web.Application) -> AsyncIterator[None]:
@@ -142,6 +162,7 @@ async def serve(
         manager,
         loop=loop,
         keepalive_timeout=config.keepalive_timeout,
+        read_bufsize=_READ,
         express=app[EXPRESS],
         access=access,
     )
@@ -164,6 +185,7 @@ async def serve(
     finally:
         app[STATUS].stopping = True
         app[EXPRESS].close()
+        app[EVENTS].close()
         await acceptor.stop()
         listener.close()
         await drain(manager._connections, config.stop_timeout)

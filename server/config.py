@@ -52,6 +52,10 @@ class Config:
         default=30.0,
         metadata={"help": "seconds without progress until a reader is cut off", "range": (0.05, 86_400)},
     )
+    read_timeout: float = field(
+        default=60.0,
+        metadata={"help": "seconds without a byte until an upload is given up", "range": (0.05, 86_400)},
+    )
     keepalive_timeout: float = field(
         default=75.0, metadata={"help": "seconds an idle connection stays open", "range": (0, 86_400)}
     )
@@ -61,6 +65,40 @@ class Config:
     )
     verify_on_read: bool = field(
         default=False, metadata={"help": "check each block's CRC and SHA-256 before any of it is sent"}
+    )
+    max_upload: int = field(
+        default=0, metadata={"help": "bytes of one upload; 0 sets no such limit", "range": (0, 2**63 - 1)}
+    )
+    max_uploads: int = field(
+        default=64, metadata={"help": "uploads at once, all clients and workers", "range": (1, 1024)}
+    )
+    max_uploads_per_client: int = field(
+        default=32, metadata={"help": "uploads at once from one address", "range": (1, 1024)}
+    )
+    quota: int = field(
+        default=0,
+        metadata={
+            "help": "bytes that the library may hold, trash included; 0: no limit",
+            "range": (0, 2**63 - 1),
+        },
+    )
+    min_free: int = field(
+        default=2**30, metadata={"help": "bytes that stay free on the disk", "range": (0, 2**63 - 1)}
+    )
+    demux_memory: int = field(
+        default=2**30,
+        metadata={"help": "bytes of address space for one demuxer", "range": (2**28, 2**40)},
+    )
+    demux_cpu: int = field(
+        default=600, metadata={"help": "CPU seconds for one demuxer", "range": (1, 86_400)}
+    )
+    job_ttl: float = field(
+        default=86_400.0,
+        metadata={"help": "seconds that a finished job is remembered", "range": (0, 31_536_000)},
+    )
+    trash_retention: float = field(
+        default=604_800.0,
+        metadata={"help": "seconds that deleted containers can be restored", "range": (0, 315_360_000)},
     )
     access_log: bool = field(default=False, metadata={"help": "log every request to standard error"})
 

@@ -20,7 +20,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 
-__all__ = ["PROBLEMS", "PROBLEM_TYPE", "Problem", "problem_response", "problems"]
+__all__ = ["PROBLEMS", "PROBLEM_TYPE", "Problem", "describe", "problem_response", "problems"]
 
 PROBLEM_TYPE: Final = "application/problem+json"
 _PREFIX: Final = "urn:harmony4:problem:"
@@ -45,6 +45,14 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "usage": (400, "The request is not valid"),
     "not-found": (404, "Not found"),
     # Codes that exist in HTTP only.
+    "body": (400, "The body breaks off or is not valid"),
+    "timeout": (408, "The body did not come in time"),
+    "exists": (409, "A container has that name"),
+    "cancelled": (409, "The job was cancelled"),
+    "too-many": (429, "Too many uploads from one client"),
+    "busy": (503, "Too many uploads"),
+    "interrupted": (503, "The server stopped before the job was done"),
+    "full": (507, "There is no more room"),
     "no-route": (404, "There is no such route"),
     "method": (405, "The route does not know this method"),
     "content-type": (415, "The body is not of a type this route takes"),
@@ -94,6 +102,19 @@ def problem_response(
         body=text.encode("ascii"),
         headers={"Cache-Control": "no-store", **(headers or {}), "Content-Type": PROBLEM_TYPE},
     )
+
+
+def describe(error: BaseException) -> dict[str, object]:
+    """The problem details for an error, for where they are kept instead of answered."""
+    if isinstance(error, Problem):
+        response = problem_response(error.code, error.detail)
+    elif isinstance(error, HarmonyError):
+        response = _from_harmony(error)
+    else:
+        response = problem_response("http", None, status=500)
+    assert isinstance(response.body, bytes)
+    found: dict[str, object] = json.loads(response.body)
+    return found
 
 
 def _from_harmony(error: HarmonyError) -> web.Response:

@@ -11,18 +11,22 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from harmony4.crypto.errors import NotFoundError
 from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
 from harmony4.h4mk import H4MKReader
 
+if TYPE_CHECKING:
+    from harmony4.server.ingest import ExportResult
+
 __all__ = [
     "CONTAINER_TYPE",
     "EXTENSIONS",
     "SeekCard",
     "content_type",
+    "export_facts",
     "extension",
     "info_facts",
     "keyframe_facts",
@@ -198,6 +202,23 @@ def track_facts(reader: H4MKReader, number: int) -> Json:
     if info.name is not None:
         facts["name"] = info.name
     return facts
+
+
+def export_facts(result: ExportResult) -> Json:
+    """What came of an export, as `harmony4 export --json` and the route say it."""
+    seal, track = result.seal, result.track
+    return {
+        "head": seal.head.hex(),
+        "root": seal.root.hex(),
+        "blocks": seal.blocks,
+        "duration": _number(seal.duration),
+        "size": _number(seal.length),
+        "codec": track.codec,
+        "kind": track.kind,
+        "media_type": track.media_type,
+        "timing": result.timing,
+        "note": result.note,
+    }
 
 
 def summary_facts(reader: H4MKReader) -> Json:

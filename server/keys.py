@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.express import Express
+from harmony4.server.intake.desk import Desk
 from harmony4.server.library import Library
 from harmony4.server.state import State
 
-__all__ = ["CATALOGUE", "CONFIG", "EXPRESS", "LIBRARY", "STATE", "STATUS", "Status"]
+if TYPE_CHECKING:
+    from harmony4.server.intake.events import Events
+
+__all__ = ["CATALOGUE", "CONFIG", "DESK", "EVENTS", "EXPRESS", "LIBRARY", "STATE", "STATUS", "Status"]
 
 
 @dataclass(slots=True)
@@ -25,6 +29,8 @@ class Status:
 
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
+DESK: Final = web.AppKey("desk", Desk)
+EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")
 EXPRESS: Final = web.AppKey("express", Express)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATE: Final = web.AppKey("state", State)

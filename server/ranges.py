@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
@@ -34,6 +34,7 @@ __all__ = [
     "decide",
     "digest_field",
     "is_excessive",
+    "matcher",
     "parse_range",
 ]
 
@@ -269,6 +270,11 @@ def _precondition(headers: MultiMapping[str], what: Representation) -> int | Non
     if since is not None and what.last_modified is not None and what.last_modified <= since:
         return 304
     return None
+
+
+def matcher(values: Sequence[str]) -> Callable[[str | None], bool]:
+    """Whether an entity tag, None for what has none, is one that `If-Match` names (RFC 9110 §13.1.1)."""
+    return lambda etag: _listed(values, etag, weak=False)
 
 
 def _listed(values: Sequence[str], etag: str | None, *, weak: bool) -> bool:

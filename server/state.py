@@ -8,20 +8,23 @@ should lie on the library's file system: containers then move in and out without
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from harmony4.crypto.errors import StorageError
 
 if os.name == "posix":
     import fcntl
 
-__all__ = ["FOLDER", "State", "held", "hold"]
+__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools"]
 
 FOLDER: Final = ".harmony4"
 """Names that begin with a dot are no containers."""
+_LIVE: Final = "live"
 
 
 class State:
@@ -63,15 +66,53 @@ class State:
             os.close(descriptor)
 
 
-def hold(descriptor: int) -> bool:
+class Spool:
+    """A folder for what is being made, gone when it is closed; a context manager. For threads."""
+
+    def __init__(self, state: State) -> None:
+        """Raises StorageError."""
+        # Nobody sweeps between making it and holding it.
+        with state.locked("spool"):
+            self.path: Final = state.folder("spool") / secrets.token_hex(16)
+            try:
+                self.path.mkdir(mode=0o700)
+                flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+                self._live = os.open(self.path / _LIVE, flags, 0o600)
+            except OSError as error:
+                raise StorageError(f"nothing can be spooled: {error.strerror}") from error
+            hold(self._live)
+
+    def close(self) -> None:
+        """Remove it. Safe to call twice."""
+        if self._live >= 0:
+            shutil.rmtree(self.path, ignore_errors=True)
+            os.close(self._live)
+            self._live = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sweep_spools(state: State) -> None:
+    """Remove the spools of processes that died. Raises StorageError."""
+    with state.locked("spool"):
+        for path in state.folder("spool").iterdir():
+            if not held(path / _LIVE):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def hold(descriptor: int, *, wait: bool = False) -> bool:
     """Mark an open file as in use until it is closed, however this process ends.
 
-    False if somebody else has it.
+    False if somebody else has it; `wait`: until they have not, for files that others only look at.
     """
     if os.name != "posix":
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError:
         return False
     return True

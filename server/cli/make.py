@@ -121,6 +121,7 @@ def export_command(
     A file appears under its name when it is complete and on disk, never before; what stood there is kept
     until then. `harmony4 extract` gives the media back, bit for bit.
     """
+    from harmony4.server.facts import export_facts
     from harmony4.server.ingest import ExportOptions, export  # loads PyAV: not for `--help`
 
     check_not_same(source, output)
@@ -137,16 +138,7 @@ def export_command(
     seal, track = result.seal, result.track
     facts: dict[str, object] = {
         "output": None if output == STANDARD else output,
-        "head": seal.head.hex(),
-        "root": seal.root.hex(),
-        "blocks": seal.blocks,
-        "duration": seal.duration,
-        "size": seal.length,
-        "codec": track.codec,
-        "kind": track.kind,
-        "media_type": track.media_type,
-        "timing": result.timing,
-        "note": result.note,
+        **export_facts(result),
     }
     if json:
         say_json(facts, to_stderr=output == STANDARD)

@@ -1,7 +1,7 @@
 """Who may send how much at once: places for uploads, and room on the disk.
 
-A place is a file that is held (`state.hold`) as long as the upload lasts, so all workers share one count, and the
-places of a worker that dies are free again.
+A place is a file that is held (`state.hold`) as long as the upload lasts, so all workers share one count,
+and the places of a worker that dies are free again.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ class Room:
     """How much may still be written. Its methods touch the disk: call them in threads."""
 
     def __init__(self, root: Path, state: State, *, quota: int, least: int) -> None:
-        """`quota`: bytes that the library and the server's folder may hold, 0 for no such limit. `least`: bytes
-        that stay free on the disk."""
+        """The library and the server's folder may hold `quota` bytes, 0 for no such limit; `least` bytes stay
+        free on the disk.
+        """
         self._root = root
         self._state = state
         self._quota = quota

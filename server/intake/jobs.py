@@ -110,7 +110,7 @@ class Jobs:
             live = os.open(folder / f"{number}.live", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         except OSError as error:
             raise StorageError(f"a job cannot be noted: {error.strerror}") from error
-        hold(live)
+        hold(live, wait=True)
         job = Job(folder, {"id": number, "state": "receiving", **facts}, live)
         try:
             job.note(now=True)
@@ -150,6 +150,10 @@ class Jobs:
                 raise StorageError(f"a job cannot be cancelled: {error.strerror}") from error
         return facts
 
+    def is_unwanted(self, number: str) -> bool:
+        """Whether somebody has asked for a job to be stopped."""
+        return (self._state.path / "jobs" / f"{number}.cancel").exists()
+
     def all(self) -> Iterator[Facts]:
         """All jobs that are known, in the order of their ids."""
         for number in sorted(self._numbers()):
@@ -174,10 +178,10 @@ class Jobs:
 
     def _numbers(self) -> list[str]:
         try:
-            names = os.listdir(self._state.path / "jobs")
+            paths = list((self._state.path / "jobs").iterdir())
         except OSError:
             return []
-        return [name[:32] for name in names if name.endswith(".json") and _ID.fullmatch(name[:-5])]
+        return [path.stem for path in paths if path.suffix == ".json" and _ID.fullmatch(path.stem)]
 
 
 def _forget(path: Path, before: float) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 
 from harmony4.crypto.errors import HarmonyError
+from harmony4.server.errors import Problem
 
 __all__ = ["Pipe"]
 
@@ -29,7 +30,7 @@ class Pipe:
         self._waiting = 0
         self._ended = False
         self._closed = False
-        self.failure: HarmonyError | None = None
+        self.failure: HarmonyError | Problem | None = None
         """What `fail` was told."""
 
     async def put(self, data: bytes) -> bool:
@@ -50,7 +51,7 @@ class Pipe:
             self._ended = True
             self._changed.notify()
 
-    def fail(self, error: HarmonyError) -> None:
+    def fail(self, error: HarmonyError | Problem) -> None:
         """No more bytes come, and those that came are not all: reading raises `error` from now on."""
         with self._changed:
             self.failure = self.failure or error

@@ -1,4 +1,5 @@
-"""Containers into the library, out of it, and back: names, the trash, and changes that happen whole or not at all.
+"""Containers into the library, out of it, and back: names, the trash, and changes that happen whole or not
+at all.
 
     STATE/trash/ID.h4mk  a container that was deleted or replaced, as it was
     STATE/trash/ID.json  its name
@@ -35,15 +36,15 @@ _PART: Final = 255
 _LONGEST: Final = 1024
 _NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
 
-Match = Callable[[str], bool]
-"""Whether an entity tag (without quotes) is one that the client takes."""
+Match = Callable[[str | None], bool]
+"""Whether an entity tag (without quotes; None for what has none) is one that the client takes."""
 
 
 def check_new_name(name: str) -> str:
     """Return a name that a container may get. Raises UsageError.
 
-    Stricter than what is served: a path that ends in `.h4mk`, whose parts are no longer than file systems take,
-    begin with no dot, and hold no control characters and no backslash.
+    Stricter than what is served: a path that ends in `.h4mk`, whose parts are no longer than file systems
+    take, begin with no dot, and hold no control characters and no backslash.
     """
     parts = name.split("/")
     try:
@@ -60,8 +61,7 @@ def check_new_name(name: str) -> str:
     if not good:
         raise UsageError(
             "name is not valid",
-            expected=f"a path that ends in {SUFFIX}, its parts not longer than {_PART} bytes and without a dot "
-            "in front",
+            expected=f"a path that ends in {SUFFIX}; parts up to {_PART} bytes, without a dot in front",
             found=name[:80],
         )
     return name
@@ -85,10 +85,6 @@ class Shelf:
     def __init__(self, library: Library, state: State) -> None:
         self._library = library
         self._state = state
-
-    def spool(self) -> Path:
-        """A new path for a container that is being made; raises StorageError."""
-        return self._state.folder("spool") / f"{secrets.token_hex(16)}{SUFFIX}"
 
     def check(self, name: str, match: Match | None) -> None:
         """Raise now what `put` would raise: before an upload, not after it."""
@@ -117,7 +113,10 @@ class Shelf:
             return self._into_trash(path, name, keep=False)
 
     def rename(self, name: str, to: str, match: Match | None = None) -> None:
-        """Give a container another name. Raises NotFoundError, Problem (409, 412), StorageError, UsageError."""
+        """Give a container another name.
+
+        Raises NotFoundError, Problem (409, 412), StorageError, UsageError.
+        """
         with self._state.locked("library"):
             path = self._existing(name)
             if match is not None:
@@ -145,25 +144,19 @@ class Shelf:
         """What lies in the trash, the last deleted first."""
         found = []
         with suppress(OSError):
-            for name in os.listdir(self._state.path / "trash"):
-                if name.endswith(".json"):
+            for path in (self._state.path / "trash").iterdir():
+                if path.suffix == ".json":
                     with suppress(NotFoundError):
-                        found.append(self._read(name[:-5]))
+                        found.append(self._read(path.stem))
         return sorted(found, key=lambda one: (-one.deleted, one.id))
 
-    def sweep(self, retention: float, spooled: float) -> None:
-        """Remove what has lain in the trash for `retention` seconds, and spools of processes that died."""
+    def sweep(self, retention: float) -> None:
+        """Remove what has lain in the trash for `retention` seconds."""
         now = time.time()
         with self._state.locked("library"):
             for one in self.trash():
                 if one.deleted < now - retention:
                     self._remove(one)
-        with suppress(OSError):
-            for path in list((self._state.path / "spool").iterdir()):
-                with suppress(OSError):
-                    # What is being written changes; what waits for its name waits for moments.
-                    if path.stat().st_mtime < now - spooled:
-                        path.unlink()
 
     # -- paths
 
@@ -177,7 +170,9 @@ class Shelf:
             real = Path(os.path.realpath(path.parent))
             # Folders that are links lead elsewhere, where nobody lists what they hold.
             if real != path.parent:
-                raise UsageError("name is not valid", expected="a path through folders of the library", found=name)
+                raise UsageError(
+                    "name is not valid", expected="a path through folders of the library", found=name
+                )
         except (FileExistsError, NotADirectoryError) as error:
             raise UsageError("name is not valid", expected="a path through folders", found=name) from error
         except OSError as error:
@@ -197,7 +192,7 @@ class Shelf:
         if match is None:
             if there:
                 raise Problem("exists", "a container has that name; If-Match replaces it")
-        elif not there or not any(match(tag) for tag in ["*", *_tags(path)]):
+        elif not there or not any(match(tag) for tag in [None, *_tags(path)]):
             raise Problem("precondition", "the container is another one by now")
 
     # -- the trash
@@ -254,7 +249,9 @@ def _place(made: Path, path: Path) -> None:
         except OSError as error:
             if error.errno == errno.EXDEV:
                 _across(made, path, replace=False)
-            elif error.errno in _NO_LINKS:  # without links the look and the move are two steps; the lock helps
+            elif (
+                error.errno in _NO_LINKS
+            ):  # without links the look and the move are two steps; the lock helps
                 if os.path.lexists(path):
                     raise FileExistsError from error
                 made.replace(path)

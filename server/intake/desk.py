@@ -1,0 +1,268 @@
+"""The desk: media that arrive on the event loop become containers in threads, each as a job.
+
+One export per thread, fed through a `Pipe`; the demuxer has a process of its own (`sandbox.py`). Whatever
+ends an export early, a client that leaves, a limit, a cancellation, the end of the server, fails its pipe;
+the thread then unwinds, and its spool goes with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from harmony4.crypto.errors import HarmonyError, LimitError
+from harmony4.server import facts
+from harmony4.server.config import Config
+from harmony4.server.errors import Problem, describe
+from harmony4.server.ingest import ExportOptions, ExportResult, export
+from harmony4.server.intake.admission import Room
+from harmony4.server.intake.jobs import Job, Jobs
+from harmony4.server.intake.pipe import Pipe
+from harmony4.server.intake.shelf import Match, Shelf
+from harmony4.server.library import Library
+from harmony4.server.sandbox import Limits, default_demuxer
+from harmony4.server.state import Spool, State, sweep_spools
+
+__all__ = ["Desk", "Export"]
+
+_LOG: Final = logging.getLogger("harmony4.server")
+_LOOK: Final = 16 * 2**20
+"""Bytes between two looks at the room on the disk."""
+_TICK: Final = 0.5
+"""Seconds between two looks for jobs that somebody wants to stop."""
+_SWEEP: Final = 30.0
+"""Seconds between two rounds of removing what has expired."""
+
+
+class CancelledProblem(Problem):
+    """Somebody cancelled the job."""
+
+    def __init__(self) -> None:
+        super().__init__("cancelled", "the job was cancelled")
+
+
+class Closing(Protocol):
+    """What is closed when a job is done."""
+
+    async def aclose(self) -> None:
+        """Close it."""
+
+
+@dataclass(eq=False, slots=True)
+class Export:
+    """An export that runs."""
+
+    job: Job
+    pipe: Pipe
+    spool: Spool
+    done: asyncio.Future[ExportResult]
+    received: int = 0
+
+    @property
+    def made(self) -> Path:
+        """Where the container is, once it is done."""
+        return self.spool.path / "made.h4mk"
+
+
+class Desk:
+    """All exports of one application. For one event loop."""
+
+    def __init__(self, config: Config, library: Library, state: State) -> None:
+        self.jobs: Final = Jobs(state)
+        self.shelf: Final = Shelf(library, state)
+        self.room: Final = Room(library.root, state, quota=config.quota, least=config.min_free)
+        self._config = config
+        self._state = state
+        self._running: set[Export] = set()
+        self._behind: set[asyncio.Task[Any]] = set()
+        # As many threads as there are places: who has a place must not wait for another's end.
+        self._threads = ThreadPoolExecutor(config.max_uploads, thread_name_prefix="harmony4-export")
+        self._demuxer = default_demuxer(Limits(memory=config.demux_memory, cpu=config.demux_cpu))
+
+    # -- an export
+
+    async def start(self, options: ExportOptions, **about: Any) -> Export:
+        """Begin an export, whose bytes come by `feed`.
+
+        `about` is what its job says of it. Raises StorageError.
+        """
+        spool = await asyncio.to_thread(Spool, self._state)
+        try:
+            job = await asyncio.to_thread(self.jobs.start, **about)
+        except BaseException:
+            await asyncio.to_thread(spool.close)
+            raise
+        pipe = Pipe()
+        loop = asyncio.get_running_loop()
+        one = Export(job, pipe, spool, loop.create_future())
+        one.done = loop.run_in_executor(self._threads, self._run, one, options)
+        self._running.add(one)
+        return one
+
+    def _run(self, one: Export, options: ExportOptions) -> ExportResult:
+        looked = 0
+
+        def progress(consumed: int, _size: int | None) -> None:
+            nonlocal looked
+            one.job.note(received=one.received, blocks=int(one.job.facts["blocks"]) + 1)
+            if one.job.cancelled:
+                one.pipe.fail(CancelledProblem())
+            if one.pipe.failure is not None:
+                raise one.pipe.failure
+            if consumed - looked >= _LOOK:
+                self.room.check()
+                looked = consumed
+
+        try:
+            # A reader for itself: `export` takes anything that has `read`.
+            return export(
+                one.pipe,  # type: ignore[arg-type]
+                one.made,
+                options,
+                progress=progress,
+                demuxer=self._demuxer,
+                spool_folder=one.spool.path,
+            )
+        finally:
+            one.pipe.close()
+
+    async def feed(self, one: Export, pieces: AsyncIterator[bytes]) -> None:
+        """All bytes of a body into an export.
+
+        Raises what broke it off; the export has failed with it then.
+        """
+        most = self._config.max_upload
+        try:
+            async for piece in pieces:
+                one.received += len(piece)
+                if most and one.received > most:
+                    raise LimitError("the upload is too large", expected=f"<= {most} bytes")
+                if not await one.pipe.put(piece):
+                    break  # it has failed: `finish` says why
+            else:
+                one.pipe.end()
+        except BaseException as error:
+            failure = (
+                error if isinstance(error, HarmonyError | Problem) else Problem("body", "the client left")
+            )
+            one.pipe.fail(failure)
+            raise
+
+    async def abandon(self, one: Export) -> None:
+        """After `feed` has raised: wait for the thread, note why, remove the spool."""
+        assert one.pipe.failure is not None
+        with suppress(HarmonyError, Problem):
+            await one.done
+        await self._fail(one, one.pipe.failure)
+
+    async def finish(self, one: Export, name: str | None, match: Match | None) -> dict[str, Any]:
+        """Wait for the container, give it its name, note how it ended. Returns what there is to say of it.
+
+        Without a name the container stays in the spool, which is the caller's to close (`close`). Raises
+        HarmonyError, Problem.
+        """
+        try:
+            try:
+                result = await asyncio.shield(one.done)
+            except asyncio.CancelledError:
+                one.pipe.fail(Problem("stopping", "the server is stopping"))
+                with suppress(HarmonyError, Problem):
+                    await one.done
+                raise
+            if one.job.cancelled:
+                raise CancelledProblem
+            await asyncio.to_thread(one.job.note, now=True, state="sealing", received=one.received)
+            found = facts.export_facts(result)
+            if name is not None:
+                await asyncio.to_thread(self.shelf.put, one.made, name, match)
+                found = {"name": name, **found}
+        except BaseException as error:
+            await self._fail(one, error)
+            raise
+        await asyncio.to_thread(
+            one.job.finish, "done", received=one.received, blocks=result.seal.blocks, result=found
+        )
+        if name is not None:
+            await self.close(one)
+        return found
+
+    async def _fail(self, one: Export, error: BaseException) -> None:
+        if one.pipe.failure is not None and not isinstance(error, CancelledProblem):
+            error = one.pipe.failure
+        state = "cancelled" if isinstance(error, CancelledProblem) else "failed"
+        if not isinstance(error, HarmonyError | Problem):
+            _LOG.error("an export failed", exc_info=error)
+        problem = describe(error)
+        with suppress(HarmonyError):
+            await asyncio.to_thread(one.job.finish, state, received=one.received, problem=problem)
+        await self.close(one)
+
+    async def close(self, one: Export) -> None:
+        """Remove what an export has in its spool."""
+        self._running.discard(one)
+        await asyncio.to_thread(one.spool.close)
+
+    def go_on(self, one: Export, name: str | None, match: Match | None, *, after: Closing) -> None:
+        """`finish` without anybody who waits; `after` is closed when it is done."""
+
+        async def behind() -> None:
+            try:
+                await self.finish(one, name, match)
+            except (HarmonyError, Problem) as error:
+                _LOG.info("job %s failed: %s", one.job.id, error)
+            finally:
+                await after.aclose()
+
+        task = asyncio.get_running_loop().create_task(behind())
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+
+    # -- the house
+
+    async def keep(self) -> None:
+        """Stop what somebody wants stopped, remove what has expired; until cancelled."""
+        loop = asyncio.get_running_loop()
+        swept = float("-inf")
+        while True:
+            try:
+                for one in await asyncio.to_thread(self._unwanted):
+                    one.pipe.fail(CancelledProblem())
+                if loop.time() - swept >= _SWEEP:
+                    await asyncio.to_thread(self._sweep)
+                    swept = loop.time()
+            except Exception:
+                _LOG.exception("looking after uploads failed; it goes on")
+            await asyncio.sleep(_TICK)
+
+    def cancel(self, number: str) -> None:
+        """Stop a job at once if it runs in this process."""
+        for one in self._running:
+            if one.job.id == number:
+                one.pipe.fail(CancelledProblem())
+
+    def _unwanted(self) -> list[Export]:
+        return [one for one in list(self._running) if self.jobs.is_unwanted(one.job.id)]
+
+    def _sweep(self) -> None:
+        if self._state.path.exists():
+            sweep_spools(self._state)
+            self.jobs.sweep(self._config.job_ttl)
+            self.shelf.sweep(self._config.trash_retention)
+
+    async def stop(self, patience: float) -> None:
+        """Let exports that have all their bytes come to their end, for up to `patience` seconds; then end
+        them.
+        """
+        if self._behind:
+            await asyncio.wait(self._behind, timeout=patience)
+        for one in list(self._running):
+            one.pipe.fail(Problem("stopping", "the server is stopping"))
+        if self._behind:
+            await asyncio.wait(self._behind)
+        await asyncio.to_thread(self._threads.shutdown)

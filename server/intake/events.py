@@ -1,0 +1,204 @@
+"""`/events`: what happens to jobs and in the library, as it happens, whoever does it (SSE).
+
+Every worker watches the folders (inotify through watchfiles where there is one), so it sees what other
+workers, programs and people do. What stands in the library is compared as a whole, soon after anything has
+changed there and now and then: a folder full of containers that is moved in needs no event for each of
+them.
+
+    job    a job's facts, when they change, and at the beginning those of every job that runs
+    media  {"change": "added" | "changed" | "removed", "name", "size"}
+
+Events have no ids: a client that comes back gets the jobs that run, and asks `/media` for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import watchfiles
+from aiohttp import web
+
+from harmony4.crypto.errors import HarmonyError
+from harmony4.server import sse
+from harmony4.server.intake.exports import shown
+from harmony4.server.intake.jobs import ACTIVE, Jobs
+from harmony4.server.keys import DESK, EVENTS
+from harmony4.server.library import SUFFIX, Identity
+from harmony4.server.listing import scan
+
+__all__ = ["Events", "routes"]
+
+_LOG: Final = logging.getLogger("harmony4.server")
+_SCAN: Final = 30.0
+"""Seconds after which the library is compared though nothing was heard of it."""
+_PAUSE: Final = 0.5
+"""Seconds between two comparisons."""
+_GATHER: Final = 200
+"""Milliseconds in which changes are gathered."""
+_QUIET: Final = 15.0
+"""Seconds without an event until a comment is sent."""
+_MOST: Final = 4096
+"""Events that may wait for one client; who falls further behind is sent away, and comes back."""
+
+Found = dict[bytes, Identity]
+
+
+def routes() -> list[web.RouteDef]:
+    """The route of this module."""
+    return [web.get("/events", get_events)]
+
+
+class _Listener:
+    """One client: the last word about each thing, until it is sent."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[tuple[str, str], bytes] = {}
+        self.heard = asyncio.Event()
+        self.over = False
+
+    def tell(self, name: str, about: str, data: object) -> None:
+        """Something happened to `about`; an older word about it that still waits is out of date."""
+        self.waiting.pop((name, about), None)
+        self.waiting[name, about] = sse.event(name, data)
+        self.over = self.over or len(self.waiting) > _MOST
+        self.heard.set()
+
+    def end(self) -> None:
+        """Send it away."""
+        self.over = True
+        self.heard.set()
+
+
+class Events:
+    """Everything that listens in one application. For one event loop."""
+
+    def __init__(self, root: Path, jobs: Jobs) -> None:
+        self._root = root
+        self._jobs = jobs
+        self._listeners: set[_Listener] = set()
+        self._closed = False
+        self._known: Found | None = None
+
+    def listen(self) -> _Listener:
+        """Hear of everything from now on; `forget` it in the end."""
+        one = _Listener()
+        self._listeners.add(one)
+        if self._closed:
+            one.end()
+        return one
+
+    def forget(self, one: _Listener) -> None:
+        """The client has left."""
+        self._listeners.discard(one)
+
+    def close(self) -> None:
+        """Send everybody away: the server stops."""
+        self._closed = True
+        for one in list(self._listeners):
+            one.end()
+
+    async def watch(self) -> None:
+        """Look what happens, until cancelled."""
+        while True:
+            try:
+                await self._watch()
+            except Exception:
+                _LOG.exception("the library cannot be watched; it is looked at every %g s", _SCAN)
+            await asyncio.sleep(_SCAN)
+            with suppress(OSError):
+                await self._compare()
+
+    async def _watch(self) -> None:
+        folders = [self._root]
+        with suppress(HarmonyError):  # a library that cannot be written has no jobs
+            folders.append(await asyncio.to_thread(lambda: self._jobs.folder))
+        await self._compare()
+        loop = asyncio.get_running_loop()
+        compared = loop.time()
+        async for changes in watchfiles.awatch(
+            *folders,
+            watch_filter=self._matters,
+            debounce=_GATHER,
+            rust_timeout=int(_SCAN * 1000),
+            yield_on_timeout=True,
+            ignore_permission_denied=True,
+        ):
+            numbers = {path.stem for _, text in changes if (path := Path(text)).parent.name == "jobs"}
+            for number in numbers:
+                await self._tell_job(number)
+            if len(numbers) < len(changes) or loop.time() - compared >= _SCAN:
+                await asyncio.sleep(_PAUSE)  # others may follow, which then cost nothing
+                await self._compare()
+                compared = loop.time()
+
+    def _matters(self, _change: watchfiles.Change, text: str) -> bool:
+        path = Path(text)
+        if path.parent.name == "jobs":
+            return path.suffix == ".json"
+        with suppress(ValueError):
+            return not any(part.startswith(".") for part in path.relative_to(self._root).parts)
+        return False
+
+    async def _tell_job(self, number: str) -> None:
+        with suppress(HarmonyError):
+            facts = await asyncio.to_thread(self._jobs.read, number)
+            for one in self._listeners:
+                one.tell("job", number, shown(facts))
+
+    async def _compare(self) -> None:
+        found: Found = {one.raw: one.identity for one in await asyncio.to_thread(scan, self._root)}
+        known, self._known = self._known, found
+        if known is None:
+            return
+        for name, data in _changes(known, found):
+            for one in self._listeners:
+                one.tell("media", name, data)
+
+
+def _changes(known: Found, found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
+    for raw in sorted(known.keys() | found.keys()):
+        before, now = known.get(raw), found.get(raw)
+        if before == now or not raw.endswith(SUFFIX.encode()):
+            continue
+        name = raw.decode(errors="replace")
+        change = "added" if before is None else "removed" if now is None else "changed"
+        yield name, {"change": change, "name": name, "size": None if now is None else now.size}
+
+
+async def get_events(request: web.Request) -> web.StreamResponse:
+    """The stream, until the client leaves or the server stops."""
+    events = request.app[EVENTS]
+    response = web.StreamResponse(headers=dict(sse.HEADERS))
+    listener = events.listen()
+    try:
+        running = await asyncio.to_thread(
+            lambda: [one for one in request.app[DESK].jobs.all() if one["state"] in ACTIVE]
+        )
+        await response.prepare(request)
+        # Headers go out with the first bytes: a client knows at once that it is heard.
+        await response.write(sse.PING + b"".join(sse.event("job", shown(one)) for one in running))
+        async for data in _heard(listener):
+            await response.write(data)
+    finally:
+        events.forget(listener)
+    await response.write_eof()
+    return response
+
+
+async def _heard(listener: _Listener) -> AsyncIterator[bytes]:
+    while not listener.over:
+        try:
+            async with asyncio.timeout(_QUIET):
+                await listener.heard.wait()
+        except TimeoutError:
+            yield sse.PING
+            continue
+        listener.heard.clear()
+        waiting, listener.waiting = listener.waiting, {}
+        if waiting:
+            yield b"".join(waiting.values())

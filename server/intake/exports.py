@@ -1,0 +1,163 @@
+"""`/video/export`: media in, a container out. `/jobs`: how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, Final
+from urllib.parse import quote
+
+import aiofiles
+from aiohttp import web
+
+from harmony4.crypto.errors import LimitError
+from harmony4.server import facts
+from harmony4.server.config import Config
+from harmony4.server.errors import Problem
+from harmony4.server.fields import attachment
+from harmony4.server.intake.admission import place
+from harmony4.server.intake.body import go_on, open_body, parse_asked, wait_to_go_on
+from harmony4.server.intake.desk import Desk, Export
+from harmony4.server.intake.jobs import ACTIVE
+from harmony4.server.intake.shelf import Match
+from harmony4.server.keys import CONFIG, DESK, STATE, STATUS
+from harmony4.server.query import json_response
+from harmony4.server.ranges import matcher
+
+__all__ = ["admitted", "match_of", "routes", "shown"]
+
+_PIECE: Final = 2**18
+
+
+def routes() -> list[web.RouteDef]:
+    """The routes of this module."""
+    return [
+        web.post("/video/export", post_export, expect_handler=wait_to_go_on),
+        web.get("/jobs", get_jobs),
+        web.get("/jobs/{id}", get_job),
+        web.delete("/jobs/{id}", delete_job),
+    ]
+
+
+async def post_export(request: web.Request) -> web.StreamResponse:
+    """Make a container from what is sent: 201 with a name, 200 and the container without, 202 as a job.
+
+    Refused before a byte of the body is wanted where that is possible: 400, 409, 412, 413, 415, 429, 503,
+    507.
+    """
+    desk, match = request.app[DESK], match_of(request)
+    # What the query says is looked at first; a form may say more.
+    asked = parse_asked(dict(request.query))
+    if asked.name is not None:
+        await asyncio.to_thread(desk.shelf.check, asked.name, match)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(admitted(request, request.content_length))
+        await go_on(request)
+        body = await open_body(request, request.app[CONFIG].read_timeout)
+        asked = body.asked
+        if asked.job and asked.name is None:
+            raise Problem("usage", "a job needs a name for its container")
+        if asked.name is not None:
+            await asyncio.to_thread(desk.shelf.check, asked.name, match)
+        one = await desk.start(asked.options, name=asked.name, size=request.content_length)
+        try:
+            await desk.feed(one, body.pieces)
+        except BaseException:
+            await desk.abandon(one)
+            raise
+        if asked.job:
+            desk.go_on(one, asked.name, match, after=stack.pop_all())
+            return _accepted(one)
+        found = await desk.finish(one, asked.name, match)
+        if asked.name is not None:
+            return _created(asked.name, one, found)
+        try:
+            return await _send_back(request, one)
+        finally:
+            await desk.close(one)
+
+
+def match_of(request: web.Request) -> Match | None:
+    """What `If-Match` says of entity tags (RFC 9110 §13.1.1); None without it."""
+    values = request.headers.getall("If-Match", [])
+    return matcher(values) if values else None
+
+
+@asynccontextmanager
+async def admitted(request: web.Request, size: int | None) -> AsyncIterator[None]:
+    """A place for an upload of `size` bytes, None where nobody knows. Raises Problem, LimitError."""
+    config: Config = request.app[CONFIG]
+    if request.app[STATUS].stopping:
+        raise Problem("stopping", "the server is stopping", headers={"Retry-After": "5"})
+    if config.max_upload and size is not None and size > config.max_upload:
+        raise LimitError("the upload is too large", expected=f"<= {config.max_upload} bytes", found=size)
+    await asyncio.to_thread(request.app[DESK].room.check, size or 0)
+    most, each = config.max_uploads, config.max_uploads_per_client
+    held = place(request.app[STATE], request.remote or "", most=most, each=each)
+    await asyncio.to_thread(held.__enter__)
+    try:
+        yield
+    finally:
+        held.__exit__(None, None, None)
+
+
+def _created(name: str, one: Export, found: dict[str, Any]) -> web.Response:
+    response = json_response({"job": one.job.id, **found}, "no-store")
+    response.set_status(201)
+    response.headers["Location"] = f"/video/info?name={quote(name, safe='/')}"
+    return response
+
+
+def _accepted(one: Export) -> web.Response:
+    response = json_response(shown(one.job.facts), "no-store")
+    response.set_status(202)
+    response.headers["Location"] = f"/jobs/{one.job.id}"
+    return response
+
+
+async def _send_back(request: web.Request, one: Export) -> web.StreamResponse:
+    """The container itself. It is complete, so what breaks off now breaks the connection off."""
+    size = (await asyncio.to_thread(one.made.stat)).st_size
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": facts.CONTAINER_TYPE,
+            "Content-Length": str(size),
+            "Content-Disposition": attachment("export.h4mk"),
+            "Cache-Control": "no-store",
+        }
+    )
+    async with aiofiles.open(one.made, "rb", buffering=0) as file:
+        await response.prepare(request)
+        while piece := await file.read(_PIECE):
+            await response.write(piece)
+    await response.write_eof()
+    return response
+
+
+async def get_jobs(request: web.Request) -> web.Response:
+    """All jobs that are known."""
+    desk: Desk = request.app[DESK]
+    found = await asyncio.to_thread(lambda: [shown(one) for one in desk.jobs.all()])
+    return json_response({"jobs": found}, "no-store")
+
+
+async def get_job(request: web.Request) -> web.Response:
+    """How far a job is: 200, 404."""
+    found = await asyncio.to_thread(request.app[DESK].jobs.read, request.match_info["id"])
+    return json_response(shown(found), "no-store")
+
+
+async def delete_job(request: web.Request) -> web.Response:
+    """Cancel a job: 202 where somebody works on it, 200 where it has ended already, 404."""
+    desk: Desk = request.app[DESK]
+    found = await asyncio.to_thread(desk.jobs.cancel, request.match_info["id"])
+    desk.cancel(request.match_info["id"])
+    response = json_response(shown(found), "no-store")
+    response.set_status(202 if found["state"] in ACTIVE else 200)
+    return response
+
+
+def shown(job: dict[str, Any]) -> dict[str, Any]:
+    """A job as answers have it."""
+    return {"problem": None, "result": None, **job}
