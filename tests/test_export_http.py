@@ -403,3 +403,9 @@ def test_a_library_that_cannot_be_written(tmp_path: Path) -> None:
         assert (answer.status, answer.problem) == (507, "storage")
         assert str(tmp_path) not in answer.body.decode()
         assert server.get("/jobs").json == {"jobs": []}
+
+
+def test_heads_that_do_not_come(tmp_path: Path) -> None:
+    with running(tmp_path, read_timeout=0.3, keepalive_timeout=0.3) as server:
+        assert b" 408 " in server.raw(b"POST /video/export?name=a.h4mk HTTP/1.1\r\nHost: localhost\r\nConte")
+        assert server.raw(b"") == b""  # who says nothing at all
