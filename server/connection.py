@@ -107,8 +107,7 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         new = self._request_count - before
         # The first bytes of a request: no whole one came of them, and nothing else could have been meant.
-        waiter = self._waiter
-        partial = not new and waiter is not None and not waiter.done()
+        partial = not new and self._current_request is None and not self._messages
         if partial and not self._partial:
             self._begun = self._loop.time()
         self._partial = partial

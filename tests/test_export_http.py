@@ -112,7 +112,7 @@ def test_the_container_comes_back(server: Server, tmp_path: Path) -> None:
     assert answer.headers["Content-Type"] == "application/x-h4mk"
     assert answer.body == made(NOISE, raw=True)
     assert list(tmp_path.glob("*.h4mk")) == []
-    assert hidden(tmp_path, "spool") == []
+    until(lambda: hidden(tmp_path, "spool") == [], "the spool is gone")
 
 
 def test_empty(server: Server, tmp_path: Path) -> None:

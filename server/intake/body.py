@@ -20,7 +20,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.ingest import ExportOptions
 from harmony4.server.intake.shelf import check_new_name
 
-__all__ = ["Asked", "Body", "go_on", "open_body", "parse_asked", "wait_to_go_on"]
+__all__ = ["Asked", "Body", "check_head", "go_on", "open_body", "parse_asked", "wait_to_go_on"]
 
 FIELDS: Final = ("name", "block_size", "fps_hint", "gop", "raw", "title", "job")
 """What an export can be told, in the query or in fields of a form in front of the file."""
@@ -103,22 +103,38 @@ async def go_on(request: web.Request) -> None:
         request.writer.output_size = 0  # nothing of the answer is out yet
 
 
-async def open_body(request: web.Request, patience: float) -> Body:
-    """The media in a request, whose body must be wanted (`go_on`).
-
-    `patience`: seconds without a byte. Raises UsageError, Problem: 400, 408, 415.
-    """
+def check_head(request: web.Request) -> Asked:
+    """What a request asks for, as far as its head says it. Raises UsageError, Problem: 400, 415."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("content-type", "media are taken as they are: send no Content-Encoding")
-    fields = dict(request.query)
-    if len(fields) != len(request.query):
-        raise UsageError("an option is given twice")
-    asked = parse_asked(fields)
-    if not request.content_type.startswith("multipart/"):
-        return Body(asked, _plain(request, patience))
-    if request.content_type != "multipart/form-data":
+    kind = request.content_type
+    if kind.startswith("multipart/") and kind != "multipart/form-data":
         raise Problem("content-type", "expected the media, or multipart/form-data with a field `file`")
-    return await _form(request, fields, patience)
+    if len(set(request.query)) != len(request.query):
+        raise UsageError("an option is given twice")
+    asked = parse_asked(dict(request.query))
+    if kind != "multipart/form-data":
+        check_job(asked)
+    return asked
+
+
+def check_job(asked: Asked) -> None:
+    """Raise UsageError for a job whose container nobody could find."""
+    if asked.job and asked.name is None:
+        raise UsageError("name is missing", expected="a job's container has a name")
+
+
+async def open_body(request: web.Request, patience: float) -> Body:
+    """The media in a request, whose head is checked and whose body is wanted (`go_on`).
+
+    `patience`: seconds without a byte. Raises UsageError, Problem: 400, 408.
+    """
+    fields = dict(request.query)
+    if request.content_type != "multipart/form-data":
+        return Body(parse_asked(fields), _plain(request, patience))
+    body = await _form(request, fields, patience)
+    check_job(body.asked)
+    return body
 
 
 async def _plain(request: web.Request, patience: float) -> AsyncIterator[bytes]:

@@ -63,11 +63,23 @@ class Export:
     spool: Spool
     done: asyncio.Future[ExportResult]
     received: int = 0
+    feeding: asyncio.Timeout | None = None
+    """Ends the wait for more of the body."""
 
     @property
     def made(self) -> Path:
         """Where the container is, once it is done."""
         return self.spool.path / "made.h4mk"
+
+    def stop(self, error: HarmonyError | Problem) -> None:
+        """Let it fail, now; on the event loop."""
+        self.pipe.fail(error)
+        self.stop_feeding()
+
+    def stop_feeding(self, _done: object = None) -> None:
+        """Nobody reads any more of the body."""
+        if self.feeding is not None:
+            self.feeding.reschedule(asyncio.get_running_loop().time())
 
 
 class Desk:
@@ -138,21 +150,28 @@ class Desk:
         Raises what broke it off; the export has failed with it then.
         """
         most = self._config.max_upload
+        one.done.add_done_callback(one.stop_feeding)
         try:
-            async for piece in pieces:
-                one.received += len(piece)
-                if most and one.received > most:
-                    raise LimitError("the upload is too large", expected=f"<= {most} bytes")
-                if not await one.pipe.put(piece):
-                    break  # it has failed: `finish` says why
-            else:
-                one.pipe.end()
+            async with asyncio.timeout(None) as one.feeding:
+                if one.pipe.failure is not None:
+                    raise one.pipe.failure
+                async for piece in pieces:
+                    one.received += len(piece)
+                    if most and one.received > most:
+                        raise LimitError("the upload is too large", expected=f"<= {most} bytes")
+                    if not await one.pipe.put(piece):
+                        return  # it has failed: `finish` says why
+            one.pipe.end()
+        except TimeoutError:
+            return  # as above: stopped, or failed by itself
         except BaseException as error:
             failure = (
                 error if isinstance(error, HarmonyError | Problem) else Problem("body", "the client left")
             )
             one.pipe.fail(failure)
             raise
+        finally:
+            one.feeding = None
 
     async def abandon(self, one: Export) -> None:
         """After `feed` has raised: wait for the thread, note why, remove the spool."""
@@ -233,7 +252,7 @@ class Desk:
             try:
                 if self._running:
                     for one in await asyncio.to_thread(self._unwanted, list(self._running)):
-                        one.pipe.fail(CancelledProblem())
+                        one.stop(CancelledProblem())
                 if loop.time() - swept >= _SWEEP:
                     await asyncio.to_thread(self._sweep)
                     swept = loop.time()
@@ -245,7 +264,7 @@ class Desk:
         """Stop a job at once if it runs in this process."""
         for one in self._running:
             if one.job.id == number:
-                one.pipe.fail(CancelledProblem())
+                one.stop(CancelledProblem())
 
     def _unwanted(self, running: list[Export]) -> list[Export]:
         return [one for one in running if self.jobs.is_unwanted(one.job.id)]
@@ -263,7 +282,7 @@ class Desk:
         if self._behind:
             await asyncio.wait(self._behind, timeout=patience)
         for one in list(self._running):
-            one.pipe.fail(Problem("stopping", "the server is stopping"))
+            one.stop(Problem("stopping", "the server is stopping"))
         if self._behind:
             await asyncio.wait(self._behind)
         await asyncio.to_thread(self._threads.shutdown)

@@ -17,7 +17,7 @@ from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.fields import attachment
 from harmony4.server.intake.admission import place
-from harmony4.server.intake.body import go_on, open_body, parse_asked, wait_to_go_on
+from harmony4.server.intake.body import check_head, go_on, open_body, wait_to_go_on
 from harmony4.server.intake.desk import Desk, Export
 from harmony4.server.intake.jobs import ACTIVE
 from harmony4.server.intake.shelf import Match
@@ -47,19 +47,16 @@ async def post_export(request: web.Request) -> web.StreamResponse:
     507.
     """
     desk, match = request.app[DESK], match_of(request)
-    # What the query says is looked at first; a form may say more.
-    asked = parse_asked(dict(request.query))
+    asked = check_head(request)
     if asked.name is not None:
         await asyncio.to_thread(desk.shelf.check, asked.name, match)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(admitted(request, request.content_length))
         await go_on(request)
         body = await open_body(request, request.app[CONFIG].read_timeout)
+        if body.asked != asked and body.asked.name is not None:
+            await asyncio.to_thread(desk.shelf.check, body.asked.name, match)
         asked = body.asked
-        if asked.job and asked.name is None:
-            raise Problem("usage", "a job needs a name for its container")
-        if asked.name is not None:
-            await asyncio.to_thread(desk.shelf.check, asked.name, match)
         one = await desk.start(asked.options, name=asked.name, size=request.content_length)
         try:
             await desk.feed(one, body.pieces)
