@@ -317,8 +317,10 @@ def test_a_client_that_leaves_after_a_refusal_does_not_hold_up_the_end(tmp_path:
     """aiohttp goes on to read the body that was refused; when the client has left there is none."""
     with running(tmp_path, stop_timeout=60) as server:
         with socket.create_connection(server.address, timeout=30) as connection:
-            head = "POST /video/seek?name=a.h4mk HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            connection.sendall(head.encode() + b"Content-Length: 10000000\r\n\r\n")
+            connection.sendall(
+                b"POST /video/seek?name=a.h4mk HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 10000000\r\n\r\n"
+            )
             assert connection.recv(12) == b"HTTP/1.1 413"
         before = time.monotonic()
     assert time.monotonic() - before < 5  # aiohttp's ten seconds, and the server's sixty
