@@ -13,7 +13,7 @@ from collections import deque
 from typing import Any, Final, cast
 
 from aiohttp import web
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from harmony4.server import pages
 from harmony4.server.access import SENT, AccessLog, client_fields, escape
@@ -40,6 +40,7 @@ class Connection(web.RequestHandler):
     __slots__ = (
         "_at_boundary",
         "_begun",
+        "_body",
         "_express",
         "_keys",
         "_opened",
@@ -62,6 +63,8 @@ class Connection(web.RequestHandler):
         self._partial = False
         self._begun = 0.0
         """When the head that has not come whole began, by the loop's time."""
+        self._body: StreamReader | None = None
+        """The body of the request that was answered last."""
         self._keys: deque[Key | None] = deque()
         """What the requests that aiohttp has not answered yet are called in the express lane."""
         self.address = "-"
@@ -82,6 +85,10 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.wire = None
         super().connection_lost(exc)
+        # After a refusal aiohttp reads on for 10 s, so that a client which is still sending sees the answer.
+        # One that has left sends no more; without this, a server that stops waited for it.
+        if self._body is not None and not self._body.is_eof():
+            self._body.feed_eof()
 
     def _process_keepalive(self) -> None:
         # A client that has still bytes to take is not idle: the express lane does not wait for it.
@@ -162,6 +169,7 @@ class Connection(web.RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
+        self._body = request.content
         response, gone = await super().finish_response(request, resp, start_time)
         key = self._keys.popleft() if self._keys else None
         if gone or not response.keep_alive:

@@ -40,8 +40,8 @@ async def keep_house(manager: web.Server, library: Library, limit: float, patien
     while True:
         await asyncio.sleep(pause)
         now = loop.time()
-        seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit, patience)
         try:
+            seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit, patience)
             await library.let_go(now)
         except Exception:  # one bad round must not leave the server without the next ones
             _LOG.exception("the housekeeping failed; it goes on")

@@ -123,6 +123,12 @@ def read_resident(descriptor: int, offset: int, size: int) -> bytearray | None:
     data = bytearray(size)
     try:
         return data if os.preadv(descriptor, [data], offset, _NOWAIT) == size else None
+    except OSError as error:
+        # A file system that cannot say, such as tmpfs: its pages are there if they are cached.
+        if error.errno != errno.EOPNOTSUPP or not _probe(descriptor, offset, size):
+            return None
+    try:
+        return data if os.preadv(descriptor, [data], offset) == size else None
     except OSError:
         return None
 

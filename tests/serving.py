@@ -17,6 +17,7 @@ import http.client
 import json
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ try:
     LOOPS: tuple[str, ...] = ("uvloop", "asyncio")
 except ImportError:
     LOOPS = ("asyncio",)
+
+_KEEPS_VIEWS: Final = (3, 12, 9) <= sys.version_info < (3, 13) or sys.version_info >= (3, 13, 2)
+MAPPING_LOOPS: Final = tuple(loop for loop in LOOPS if loop == "uvloop" or _KEEPS_VIEWS)
+"""Loops whose transports keep views of what they could not send, so that they may be given a mapping."""
 
 BLOCKED: Final = 0.5
 """Seconds a callback may take. Generous: the machines that run tests are shared, and real blocking takes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -10,10 +11,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from harmony4.server import catalogue as catalogue_module
 from harmony4.server import factstore
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.factstore import FactStore
@@ -112,6 +115,57 @@ def test_filling(library: Path, tmp_path: Path) -> None:
     early = Catalogue(library)
     early.fill(stop)
     assert len(early._facts) < COUNT or len(early._facts) <= 64
+
+
+class Rests(threading.Event):
+    """Told to rest, it goes on at once, and writes down for how long it should have; set at rest `last`."""
+
+    def __init__(self, last: int = 0) -> None:
+        super().__init__()
+        self.taken: list[float | None] = []
+        self._last = last
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.taken.append(timeout)
+        if len(self.taken) == self._last:
+            self.set()
+        return self.is_set()
+
+
+def test_filling_rests(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times as long as reading took: after each container that was read, and after each batch."""
+    ticks = itertools.count()
+    # Every look at the clock is a second later than the one before: reading takes a second.
+    monkeypatch.setattr(catalogue_module, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    batches = -(-(COUNT + 1) // 64)
+    for read in (COUNT + 1, 0):
+        rests = Rests()
+        catalogue = Catalogue(library, cache=tmp_path / "cache")
+        catalogue.fill(rests)
+        assert rests.taken == [3.0] * (read + batches)
+        catalogue.fill(rests)  # all in memory
+        assert len(rests.taken) == read + 2 * batches
+        catalogue.close()
+    for number in (3, 7):
+        write_container(library / "1" / f"{number:02}.h4mk", [b"new"] * 20)
+    rests, catalogue = Rests(), Catalogue(library, cache=tmp_path / "cache")
+    catalogue.fill(rests)
+    assert rests.taken == [3.0] * (2 + batches)
+    catalogue.close()
+
+
+def test_filling_stops_in_the_middle(tmp_path: Path) -> None:
+    """Told to while it rests, it is back soon: a server that ends waits for it."""
+    root, count = tmp_path / "library", 400
+    write_container(root / "000.h4mk", [b"x"])
+    data = (root / "000.h4mk").read_bytes()
+    for number in range(1, count):
+        (root / f"{number:03}.h4mk").write_bytes(data)
+    rests, catalogue = Rests(last=70), Catalogue(root, cache=tmp_path / "cache")
+    catalogue.fill(rests)
+    assert len(rests.taken) == 70
+    assert len(catalogue._facts) < 70
+    catalogue.close()
 
 
 def test_a_replaced_container_shows_new_facts(library: Path, tmp_path: Path) -> None:

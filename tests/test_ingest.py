@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import io
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Collection
+import time
+from collections.abc import Callable, Collection
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -23,7 +25,7 @@ from harmony4.crypto.errors import (
     StorageError,
     UsageError,
 )
-from harmony4.h4mk import H4MKReader, verify
+from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, TrackInfo, verify
 from harmony4.server.ingest import ExportOptions, export
 from harmony4.tokenize.demux import demux
 from media_factory import PLAIN, media
@@ -100,6 +102,93 @@ def test_the_same_from_everywhere(name: str, tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert bytes(collected) == expected
+
+
+LATER = 400 * 86_400 + 12_345
+"""Seconds to another day, another year, another time of day."""
+
+
+def move_the_clock(patch: pytest.MonkeyPatch) -> None:
+    """Whoever asks Python for the day or the hour is told another one; those who imported the answer's
+    function before as well."""
+    real = {name: getattr(time, name) for name in ("time", "time_ns", "clock_gettime", "clock_gettime_ns")}
+
+    def of_now(name: str) -> Callable[..., Any]:
+        function = getattr(time, name)
+        return lambda seconds=None: function(real["time"]() + LATER if seconds is None else seconds)
+
+    def strftime(form: str, moment: Any = None, function: Callable[..., str] = time.strftime) -> str:
+        return function(form, time.localtime() if moment is None else moment)
+
+    moved: dict[str, Callable[..., Any]] = {
+        "time": lambda: real["time"]() + LATER,
+        "time_ns": lambda: real["time_ns"]() + LATER * 10**9,
+        "clock_gettime": lambda clock: real["clock_gettime"](clock) + LATER * (not clock),
+        "clock_gettime_ns": lambda clock: real["clock_gettime_ns"](clock) + LATER * 10**9 * (not clock),
+        "strftime": strftime,
+    }
+    moved |= {name: of_now(name) for name in ("localtime", "gmtime", "ctime")}
+    instead: dict[int, Any] = {id(getattr(time, name)): function for name, function in moved.items()}
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Any:
+            return cls.fromtimestamp(time.time(), tz)
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return cls.now(datetime.UTC).replace(tzinfo=None)
+
+        @classmethod
+        def today(cls) -> Any:
+            return cls.now()
+
+    instead[id(datetime.datetime)] = Later
+    ours = [module for name, module in sys.modules.items() if name.startswith("harmony4.")]
+    for module in (time, datetime, *ours):
+        for name, value in list(vars(module).items()):
+            if id(value) in instead:
+                patch.setattr(module, name, instead[id(value)])
+    assert abs(time.time() - real["time"]() - LATER) < 60
+    assert datetime.datetime.now().timestamp() > real["time"]() + LATER - 60
+    assert datetime.date.today().toordinal() >= datetime.date.fromtimestamp(real["time"]()).toordinal() + 399
+
+
+def exported(source: Path, options: ExportOptions) -> bytes:
+    memory = io.BytesIO()
+    export(source, memory, options, demuxer=demux)  # in this process, where the clock is moved
+    return memory.getvalue()
+
+
+def built() -> bytes:
+    with H4MKBuilder.in_memory([TrackInfo(kind="video"), TrackInfo(kind="audio")], title="Ø") as builder:
+        for number in range(20):
+            builder.add_block(b"%d" % number, number * 1000, track=number % 2, key=True)
+        builder.finish(ends={0: 20_000, 1: 20_000}, history=[HistoryEntry("edit", {"by": "nobody"})])
+        return builder.getvalue()
+
+
+def test_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another year, another time zone, sources that are younger or older: the same bytes."""
+    data = BUNNY.read_bytes()
+    variants = (SMALL, ExportOptions(title="a title"), ExportOptions(raw=True, block_size=9999))
+    (tmp_path / "film.mp4").write_bytes(data)
+    expected = [exported(tmp_path / "film.mp4", options) for options in variants]
+    container = built()
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Pacific/Chatham")
+        time.tzset()
+        move_the_clock(patch)
+        for seconds in (0, 10**9, 4 * 10**9):
+            other = tmp_path / str(seconds) / "another film.mkv"
+            other.parent.mkdir()
+            other.write_bytes(data)
+            os.utime(other, (seconds, seconds))
+            assert [exported(other, options) for options in variants] == expected
+        assert built() == container
+        export(other, tmp_path / "confined.h4mk", SMALL)
+        assert (tmp_path / "confined.h4mk").read_bytes() == expected[0]
+    time.tzset()
 
 
 def test_options(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -310,3 +311,16 @@ def test_the_text_is_the_facts(keys: list[int], pts: int, header: bool) -> None:
         text = seek_text(reader, pts, card)
         assert json.loads(text) == expected
         assert text == json.dumps(expected)
+
+
+def test_a_client_that_leaves_after_a_refusal_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """aiohttp goes on to read the body that was refused; when the client has left there is none."""
+    with running(tmp_path, stop_timeout=60) as server:
+        with socket.create_connection(server.address, timeout=30) as connection:
+            connection.sendall(
+                b"POST /video/seek?name=a.h4mk HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 10000000\r\n\r\n"
+            )
+            assert connection.recv(12) == b"HTTP/1.1 413"
+        before = time.monotonic()
+    assert time.monotonic() - before < 5  # aiohttp's ten seconds, and the server's sixty

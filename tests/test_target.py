@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from harmony4.crypto import StorageError, TokenSequencer, sha256
+from harmony4.h4mk import H4MKBuilder
 from harmony4.h4mk.tables import Spill, Tables
 from harmony4.h4mk.target import AtomicFile, write_all
 from limits import file_size_limit, needs_rlimit
+from samples import VIDEO
 
 
 class Greedy:
@@ -156,6 +158,56 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, call, number, ref
     with pytest.raises(StorageError) if refused else nullcontext():
         file.commit()
     assert names(tmp_path) == ["a"]
+
+
+def by_hand(path):
+    file = AtomicFile(path)
+    file.write(b"x" * 100_000)
+    file.commit()
+
+
+def by_a_builder(path):
+    with H4MKBuilder.to_path(path, (VIDEO,)) as builder:
+        builder.add_block(b"x" * 100_000, 0, key=True)
+        builder.finish(ends={0: 1})
+
+
+@pytest.mark.parametrize("write", [by_hand, by_a_builder])
+@pytest.mark.parametrize("there", [False, True])
+def test_the_bytes_are_safe_before_the_name_and_both_at_the_end(tmp_path, monkeypatch, write, there):
+    """Synced: the whole file, then it gets its name, then the folder that holds the name."""
+    path, steps = tmp_path / "a.h4mk", []
+    real = {name: getattr(os, name) for name in ("fsync", "fdatasync", "replace", "rename")}
+
+    def sync(name):
+        def watched(descriptor):
+            status = os.fstat(descriptor)
+            size = None if stat.S_ISDIR(status.st_mode) else status.st_size
+            steps.append((name, status.st_ino, size))
+            real[name](descriptor)
+
+        return watched
+
+    def move(name):
+        def watched(source, target):
+            steps.append(("move", Path(source).stat().st_ino, Path(target)))
+            real[name](source, target)
+
+        return watched
+
+    if there:
+        path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        for name in real:
+            patch.setattr(os, name, (sync if "sync" in name else move)(name))
+        write(path)
+    file, folder = path.stat(), tmp_path.stat()
+    assert steps == [
+        ("fsync", file.st_ino, file.st_size),
+        ("move", file.st_ino, path),
+        ("fsync", folder.st_ino, None),
+    ]
+    assert file.st_size >= 100_000
 
 
 @needs_rlimit
