@@ -10,10 +10,11 @@ from aiohttp import web
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.express import Express
+from harmony4.server.guard.guard import Guard
 from harmony4.server.library import Library
 from harmony4.server.state import State
 
-__all__ = ["CATALOGUE", "CONFIG", "EXPRESS", "LIBRARY", "STATE", "STATUS", "Status"]
+__all__ = ["CATALOGUE", "CONFIG", "EXPRESS", "GUARD", "LIBRARY", "STATE", "STATUS", "Status"]
 
 
 @dataclass(slots=True)
@@ -26,6 +27,7 @@ class Status:
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
 EXPRESS: Final = web.AppKey("express", Express)
+GUARD: Final = web.AppKey("guard", Guard)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)

@@ -266,7 +266,7 @@ def test_a_body_that_does_not_come(tmp_path: Path) -> None:
     write_container(tmp_path / "a.h4mk", BLOCKS)
     with running(tmp_path, write_timeout=0.1) as server, socket.create_connection(server.address) as client:
         head = (
-            f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n"
+            f"POST {URL} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n"
         )
         client.sendall(head.encode() + b'{"pts"')
         client.settimeout(30)
