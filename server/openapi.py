@@ -10,6 +10,9 @@ from aiohttp import web
 
 from harmony4.server.catalogue import SORTS
 from harmony4.server.errors import PROBLEM_TYPE, PROBLEMS
+from harmony4.server.guard.policy import needed_scope
+from harmony4.server.guard.scopes import SCOPES
+from harmony4.server.guard.sessions import COOKIE
 from harmony4.server.seeking import MAX_TARGETS
 
 __all__ = ["document", "routes"]
@@ -17,6 +20,8 @@ __all__ = ["document", "routes"]
 _TITLES: Final = {
     "304": "What the client has is still right",
     "400": "The request is not valid",
+    "401": "A token is needed, or what was shown does not hold",
+    "403": "The token does not allow this, or the page that asks is of another origin",
     "404": "No such container, track or keyframe",
     "408": "The body did not come in time",
     "409": "The blocks of the track do not decode alone",
@@ -25,6 +30,8 @@ _TITLES: Final = {
     "413": "More than is taken at once",
     "415": "The body is of another type",
     "416": "No byte of the range exists",
+    "421": "The server is not called as `Host` says",
+    "429": "Too many wrong tokens came from this address; `Retry-After` says when to go on",
     "500": "The container is damaged",
     "503": "The container cannot be read at the moment, or the server stops",
 }
@@ -52,7 +59,7 @@ def document() -> dict[str, Any]:
             "description": "H4MK containers over HTTP: byte ranges, seeking, facts. Times are microseconds.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {
+        "paths": _guarded({
             "/video/range": _both(
                 "range",
                 "A track's stream or the blocks of a time, whole or ranges of it",
@@ -156,18 +163,72 @@ def document() -> dict[str, Any]:
                     {"200": _answer("It can", "Status"), **_problems("503")},
                 )
             },
+            "/session": {
+                "get": _operation(
+                    "session",
+                    "The server's mode, and what the caller may do",
+                    [],
+                    {"200": _answer("What the caller may do", "Session"), **_problems("401", "429")},
+                ),
+                "post": _operation(
+                    "sign_in",
+                    "A cookie for whoever shows a token",
+                    [],
+                    {
+                        "200": _answer("What the caller may do", "Session")
+                        | {"headers": {"Set-Cookie": _HEADER}},
+                        **_problems("401", "403", "429"),
+                    },
+                ),
+                "delete": _operation(
+                    "sign_out",
+                    "Take the cookie away",
+                    [],
+                    {"204": {"description": "It is gone"}, **_problems("403")},
+                ),
+            },
             "/": {"get": _file("page", "The page", "text/html", [])},
             "/static/{file}": {
                 "get": _file("static", "A file of the page", "*/*", [_path("file", "string")])
             },
             "/openapi.json": {"get": _file("openapi", "This description", "application/json", [])},
+        }),
+        "components": {
+            "schemas": _SCHEMAS,
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "`harmony4 token add`"},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "signature": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "sig",
+                    "description": "With `exp` and perhaps `ip`: `harmony4 sign-url`. For GET and HEAD",
+                },
+            },
         },
-        "components": {"schemas": _SCHEMAS},
     }
 
 
 def _operation(name: str, summary: str, parameters: list[Any], responses: dict[str, Any]) -> dict[str, Any]:
     return {"operationId": name, "summary": summary, "parameters": parameters, "responses": responses}
+
+
+def _guarded(paths: dict[str, Any]) -> dict[str, Any]:
+    """The paths with what the guard adds: who may, and its problems."""
+    for path, item in paths.items():
+        for method, operation in item.items():
+            responses = operation["responses"]
+            codes = ["421"]
+            scope = needed_scope(method.upper(), path)
+            if scope is not None:
+                # Only where the server's mode asks for it, so nothing (`{}`) may do as well.
+                operation["security"] = [{}, {"token": [scope]}, {"session": [scope]}]
+                operation["security"] += [{"signature": []}] if method in ("get", "head") else []
+                codes += ["401", "403", "429"]
+            for code in codes:
+                responses.setdefault(code, _problems(code)[code])
+            operation["responses"] = dict(sorted(responses.items()))
+    return paths
 
 
 def _both(
@@ -325,4 +386,12 @@ _SCHEMAS: Final = {
         }
     ),
     "Status": _object({"status": _TEXT}),
+    "Session": _object(
+        {
+            "mode": {"enum": ["open", "public_read", "auth"]},
+            "name": {"type": ["string", "null"]},
+            "scopes": {"type": "array", "items": {"enum": list(SCOPES)}},
+            "expires": {"type": ["integer", "null"]},
+        }
+    ),
 }
