@@ -34,7 +34,7 @@ _PIPE: Final = 4096
 _CUT: Final = " ...\n"
 """The end of a line that would not fit into one piece."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_SIGNATURE: Final = re.compile(r"([?&]s(?:i|%69)g=)[^&# ]*", re.IGNORECASE)
+_SIGNATURE: Final = re.compile(r"([?&](?:s|%73)(?:i|%69)(?:g|%67)=)[^&# ]*")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 
 

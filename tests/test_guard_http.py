@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.cookies import SimpleCookie
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from harmony4.server.guard.throttle import FREE
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.keys import EXPRESS, GUARD
 from harmony4.server.state import State
-from serving import LOOPS, Answer, Server, running, write_container
+from serving import LOOPS, VIDEO, Answer, Server, running, write_container
 
 DATA = [b"one" * 100, b"two" * 100, b"three" * 100]
 STREAM = b"".join(DATA)
@@ -45,7 +46,7 @@ class Place:
         self.root = root
         self.state = State(root / ".harmony4")
         self.file = TokenFile(self.state)
-        write_container(root / "a.h4mk", DATA)
+        write_container(root / "a.h4mk", DATA, info=replace(VIDEO, self_framing=True))
 
     def token(self, *scopes: str, expires: int | None = None, now: float | None = None) -> str:
         made, text = new_token("test", scopes or ("read",), time.time() if now is None else now, expires)
