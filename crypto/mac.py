@@ -1,4 +1,5 @@
-"""Message authentication: HMAC-SHA256 (RFC 2104), keys for its different uses, and comparison in constant time."""
+"""Message authentication: HMAC-SHA256 (RFC 2104), keys for its different uses, and comparison in constant
+time."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ def mac(key: bytes, message: Buffer) -> bytes:
 
 
 def derive(secret: bytes, label: bytes) -> bytes:
-    """The 32-byte key for one use of a secret of 32 random bytes: HKDF-Expand with `label` (RFC 5869 §2.3)."""
+    """The 32-byte key for one use of a secret of 32 random bytes: HKDF-Expand with `label` (RFC 5869
+    §2.3)."""
     return mac(secret, label + b"\x01")
 
 

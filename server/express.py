@@ -14,8 +14,8 @@ looked up anew each time: only the way there is remembered, no bytes of an answe
 goes the ordinary way: ranges that are not `first-last`, bodies beyond 1 MiB, bytes that a disk must be
 asked for, a client that still has bytes to take.
 
-The guard is not asked again, so it has to vouch for a request before its answer is learned from: it does where
-the same bytes get in for as long as nothing is dropped. It drops all plans when tokens change.
+The guard is not asked again, so it has to vouch for a request before its answer is learned from: it does
+where the same bytes get in for as long as nothing is dropped. It drops all plans when tokens change.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import errno
 import ipaddress
 import os
 import socket
-from typing import Final
+from typing import Any, Final
 
 from harmony4.crypto.errors import UsageError
 
@@ -45,13 +45,13 @@ def check_open(host: str, port: int) -> None:
     found = ipaddress.ip_address(address.partition("%")[0])
     if not (getattr(found, "ipv4_mapped", None) or found).is_loopback:
         raise UsageError(
-            "this address is not of this machine alone, and everybody could read and write: say --public-read "
-            "(everybody reads, writing needs a token) or --auth (everything needs a token)",
+            "others reach this address, and everybody could read and write: say --public-read (everybody "
+            "reads, writing needs a token) or --auth (everything needs a token)",
             where=f"{host}:{port}",
         )
 
 
-_Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[str, int] | tuple[str, int, int, int]]
+_Found = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 
 
 def _resolve(host: str, port: int) -> _Found:

@@ -59,140 +59,151 @@ def document() -> dict[str, Any]:
             "description": "H4MK containers over HTTP: byte ranges, seeking, facts. Times are microseconds.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": _guarded({
-            "/video/range": _both(
-                "range",
-                "A track's stream or the blocks of a time, whole or ranges of it",
-                [_NAME, _TRACK, *_TIME, _VERSION, _DOWNLOAD],
-                _TIME_HEADERS,
-                "409",
-            ),
-            "/video/range/{track}.{ext}": _both(
-                "range_named",
-                "The same under a path that ends in the media's true extension",
-                [_path("track", "integer"), _path("ext", "string"), _NAME, *_TIME, _VERSION, _DOWNLOAD],
-                _TIME_HEADERS,
-                "409",
-            ),
-            "/container": _both(
-                "container", "The sealed file itself, whole or ranges of it", [_NAME, _VERSION, _DOWNLOAD], {}
-            ),
-            "/video/seek": {
-                "get": _operation(
-                    "seek",
-                    "The keyframe at or before a time, or before each of several",
-                    [
-                        _NAME,
-                        _query(
-                            "pts",
-                            "Microseconds; several with commas between them",
-                            {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19})*$"},
-                            True,
-                        ),
-                        _TRACK,
-                        _VERSION,
-                    ],
-                    {
-                        "200": _answer("The keyframe at or before `pts`", "Seek", "Seeks"),
-                        **_problems("400", "404", "410", "500", "503"),
-                    },
+        "paths": _guarded(
+            {
+                "/video/range": _both(
+                    "range",
+                    "A track's stream or the blocks of a time, whole or ranges of it",
+                    [_NAME, _TRACK, *_TIME, _VERSION, _DOWNLOAD],
+                    _TIME_HEADERS,
+                    "409",
                 ),
-                "post": _operation(
-                    "seek_many",
-                    "The keyframes at or before up to 10 000 times, in the order asked",
-                    [_NAME, _TRACK, _VERSION],
-                    {
-                        "200": _answer("The keyframes", "Seeks"),
-                        **_problems("400", "404", "408", "410", "413", "415", "500", "503"),
-                    },
-                )
-                | {"requestBody": {"required": True, "content": _json("Targets")}},
-            },
-            "/video/keyframes": {
-                "get": _operation(
-                    "keyframes",
-                    "A track's keyframes, as two columns",
-                    [
-                        _NAME,
-                        _TRACK,
-                        _query("start", "Number of the first one", {"type": "integer", "minimum": 0}),
-                        _query(
-                            "limit", "How many at most", {"type": "integer", "minimum": 1, "maximum": 100_000}
-                        ),
-                        _VERSION,
-                    ],
-                    {
-                        "200": _answer("The keyframes", "Keyframes"),
-                        **_problems("400", "404", "410", "500", "503"),
-                    },
-                )
-            },
-            "/video/info": {
-                "get": _operation(
-                    "info",
-                    "Structure, tracks, metadata and integrity state",
-                    [_NAME, _VERSION],
-                    {"200": _answer("The facts", "Info"), **_problems("400", "404", "410", "500", "503")},
-                )
-            },
-            "/media": {
-                "get": _operation(
-                    "media",
-                    "The library, page by page",
-                    [
-                        _query("cursor", "`next` of an earlier answer", {"type": "string"}),
-                        _query("limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 1000}),
-                        _query("q", "Text to find in names, in any case", {"type": "string"}),
-                        _query(
-                            "sort",
-                            "Order; with - in reverse",
-                            {"enum": [m + s for s in SORTS for m in ("", "-")]},
-                        ),
-                    ],
-                    {"200": _answer("A page of the library", "Media"), **_problems("400")},
-                )
-            },
-            "/health": {
-                "get": _operation("health", "The process answers", [], {"200": _answer("It does", "Status")})
-            },
-            "/ready": {
-                "get": _operation(
-                    "ready",
-                    "The library can be read",
-                    [],
-                    {"200": _answer("It can", "Status"), **_problems("503")},
-                )
-            },
-            "/session": {
-                "get": _operation(
-                    "session",
-                    "The server's mode, and what the caller may do",
-                    [],
-                    {"200": _answer("What the caller may do", "Session"), **_problems("401", "429")},
+                "/video/range/{track}.{ext}": _both(
+                    "range_named",
+                    "The same under a path that ends in the media's true extension",
+                    [_path("track", "integer"), _path("ext", "string"), _NAME, *_TIME, _VERSION, _DOWNLOAD],
+                    _TIME_HEADERS,
+                    "409",
                 ),
-                "post": _operation(
-                    "sign_in",
-                    "A cookie for whoever shows a token",
-                    [],
-                    {
-                        "200": _answer("What the caller may do", "Session")
-                        | {"headers": {"Set-Cookie": _HEADER}},
-                        **_problems("401", "403", "429"),
-                    },
+                "/container": _both(
+                    "container",
+                    "The sealed file itself, whole or ranges of it",
+                    [_NAME, _VERSION, _DOWNLOAD],
+                    {},
                 ),
-                "delete": _operation(
-                    "sign_out",
-                    "Take the cookie away",
-                    [],
-                    {"204": {"description": "It is gone"}, **_problems("403")},
-                ),
-            },
-            "/": {"get": _file("page", "The page", "text/html", [])},
-            "/static/{file}": {
-                "get": _file("static", "A file of the page", "*/*", [_path("file", "string")])
-            },
-            "/openapi.json": {"get": _file("openapi", "This description", "application/json", [])},
-        }),
+                "/video/seek": {
+                    "get": _operation(
+                        "seek",
+                        "The keyframe at or before a time, or before each of several",
+                        [
+                            _NAME,
+                            _query(
+                                "pts",
+                                "Microseconds; several with commas between them",
+                                {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19})*$"},
+                                True,
+                            ),
+                            _TRACK,
+                            _VERSION,
+                        ],
+                        {
+                            "200": _answer("The keyframe at or before `pts`", "Seek", "Seeks"),
+                            **_problems("400", "404", "410", "500", "503"),
+                        },
+                    ),
+                    "post": _operation(
+                        "seek_many",
+                        "The keyframes at or before up to 10 000 times, in the order asked",
+                        [_NAME, _TRACK, _VERSION],
+                        {
+                            "200": _answer("The keyframes", "Seeks"),
+                            **_problems("400", "404", "408", "410", "413", "415", "500", "503"),
+                        },
+                    )
+                    | {"requestBody": {"required": True, "content": _json("Targets")}},
+                },
+                "/video/keyframes": {
+                    "get": _operation(
+                        "keyframes",
+                        "A track's keyframes, as two columns",
+                        [
+                            _NAME,
+                            _TRACK,
+                            _query("start", "Number of the first one", {"type": "integer", "minimum": 0}),
+                            _query(
+                                "limit",
+                                "How many at most",
+                                {"type": "integer", "minimum": 1, "maximum": 100_000},
+                            ),
+                            _VERSION,
+                        ],
+                        {
+                            "200": _answer("The keyframes", "Keyframes"),
+                            **_problems("400", "404", "410", "500", "503"),
+                        },
+                    )
+                },
+                "/video/info": {
+                    "get": _operation(
+                        "info",
+                        "Structure, tracks, metadata and integrity state",
+                        [_NAME, _VERSION],
+                        {"200": _answer("The facts", "Info"), **_problems("400", "404", "410", "500", "503")},
+                    )
+                },
+                "/media": {
+                    "get": _operation(
+                        "media",
+                        "The library, page by page",
+                        [
+                            _query("cursor", "`next` of an earlier answer", {"type": "string"}),
+                            _query(
+                                "limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 1000}
+                            ),
+                            _query("q", "Text to find in names, in any case", {"type": "string"}),
+                            _query(
+                                "sort",
+                                "Order; with - in reverse",
+                                {"enum": [m + s for s in SORTS for m in ("", "-")]},
+                            ),
+                        ],
+                        {"200": _answer("A page of the library", "Media"), **_problems("400")},
+                    )
+                },
+                "/health": {
+                    "get": _operation(
+                        "health", "The process answers", [], {"200": _answer("It does", "Status")}
+                    )
+                },
+                "/ready": {
+                    "get": _operation(
+                        "ready",
+                        "The library can be read",
+                        [],
+                        {"200": _answer("It can", "Status"), **_problems("503")},
+                    )
+                },
+                "/session": {
+                    "get": _operation(
+                        "session",
+                        "The server's mode, and what the caller may do",
+                        [],
+                        {"200": _answer("What the caller may do", "Session"), **_problems("401", "429")},
+                    ),
+                    "post": _operation(
+                        "sign_in",
+                        "A cookie for whoever shows a token",
+                        [],
+                        {
+                            "200": _answer("What the caller may do", "Session")
+                            | {"headers": {"Set-Cookie": _HEADER}},
+                            **_problems("401", "403", "429"),
+                        },
+                    ),
+                    "delete": _operation(
+                        "sign_out",
+                        "Take the cookie away",
+                        [],
+                        {"204": {"description": "It is gone"}, **_problems("403")},
+                    ),
+                },
+                "/": {"get": _file("page", "The page", "text/html", [])},
+                "/static/{file}": {
+                    "get": _file("static", "A file of the page", "*/*", [_path("file", "string")])
+                },
+                "/openapi.json": {"get": _file("openapi", "This description", "application/json", [])},
+            }
+        ),
         "components": {
             "schemas": _SCHEMAS,
             "securitySchemes": {

@@ -1,4 +1,4 @@
-"""What pages of other origins can do to a server through Debian's Chromium: nothing, unless they are allowed."""
+"""What pages of other origins can do through Debian's Chromium: nothing, unless they are allowed."""
 
 from __future__ import annotations
 
@@ -112,7 +112,11 @@ ATTACK = """async ({url, headers}) => {
     try { done[how] = await work(); } catch (error) { done[how] = error.name; }
   };
   const to = (how) => `${url}/test/upload?how=${encodeURIComponent(how)}`;
-  const form = () => { const data = new FormData(); data.append("file", new Blob(["x"]), "x.mp4"); return data; };
+  const form = () => {
+    const data = new FormData();
+    data.append("file", new Blob(["x"]), "x.mp4");
+    return data;
+  };
   const send = (how, init) => attempt(how, async () => {
     const answer = await fetch(to(how), {credentials: "include", ...init});
     return `${answer.type} ${answer.status}`;
@@ -152,7 +156,8 @@ ATTACK = """async ({url, headers}) => {
 }"""
 READ = """async ({url}) => {
   const done = {};
-  for (const path of ["/video/seek?name=a.h4mk&pts=0", "/media", "/session", "/video/range?name=a.h4mk"]) {
+  const video = "/video/range?name=a.h4mk";
+  for (const path of ["/video/seek?name=a.h4mk&pts=0", "/media", "/session", video]) {
     for (const credentials of ["omit", "include"]) {
       try {
         const answer = await fetch(url + path, {credentials});
@@ -315,13 +320,18 @@ def test_a_page_of_an_allowed_origin(
         done = page.evaluate(
             """async ({url, token}) => {
               const headers = {Authorization: `Bearer ${token}`};
-              const part = await fetch(`${url}/video/range?name=a.h4mk`, {headers: {...headers, Range: "bytes=0-5"}});
+              const range = {...headers, Range: "bytes=0-5"};
+              const part = await fetch(`${url}/video/range?name=a.h4mk`, {headers: range});
               const patch = await fetch(`${url}/test/upload?how=tus`, {
                 method: "PATCH", body: "x",
-                headers: {...headers, "Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"},
+                headers: {
+                  ...headers, "Tus-Resumable": "1.0.0", "Upload-Offset": "0",
+                  "Content-Type": "application/offset+octet-stream",
+                },
               });
               const refused = await fetch(`${url}/media`);
-              return [part.status, await part.text(), part.headers.get("Content-Range"), part.headers.get("ETag") !== null,
+              const seen = part.headers;
+              return [part.status, await part.text(), seen.get("Content-Range"), seen.get("ETag") !== null,
                 patch.status, refused.status, (await refused.json()).type];
             }""",
             {"url": server.url, "token": text},

@@ -1,4 +1,4 @@
-"""The guard over real sockets: modes, Host, Origin, tokens, sessions, signatures, CORS, and the express lane."""
+"""The guard over real sockets: modes, Host, Origin, tokens, sessions, signatures, CORS, express lane."""
 
 from __future__ import annotations
 
@@ -37,6 +37,23 @@ INFO = "/video/info?name=a.h4mk"
 OPEN = ("/", "/static/app.js", "/openapi.json", "/health", "/ready", "/session")
 GUARDED = (SEEK, RANGE, INFO, "/media", "/container?name=a.h4mk", "/video/keyframes?name=a.h4mk", "/nothing")
 APP = "https://app.example.org"
+SENT = {
+    "Range",
+    "If-Range",
+    "If-None-Match",
+    "If-Match",
+    "Authorization",
+    "Last-Event-ID",
+    "Content-Type",
+    "Tus-Resumable",
+    "Upload-Length",
+    "Upload-Offset",
+    "Upload-Metadata",
+    "Upload-Checksum",
+    "Upload-Defer-Length",
+    "Upload-Concat",
+}
+"""Headers that pages of allowed origins may send."""
 
 
 class Place:
@@ -196,10 +213,10 @@ def test_expired_tokens(place: Place) -> None:
 
 def test_tokens_come_and_go_without_a_restart(place: Place) -> None:
     with running(place.root, auth=True) as server:
-        text = place.token("read")
-        until(lambda: ask(server, SEEK, bearer(text)).status == 200)
-        other = place.token("read")
-        until(lambda: ask(server, SEEK, bearer(other)).status == 200)
+        text, other = place.token("read"), place.token("read")
+        # Not by asking again and again: that is what a guesser does.
+        until(lambda: len(server.app[GUARD].tokens) == 2)
+        assert ask(server, SEEK, bearer(text)).status == ask(server, SEEK, bearer(other)).status == 200
         place.file.revoke(text.split("_")[1])
         until(lambda: ask(server, SEEK, bearer(text)).status == 401)
         assert ask(server, SEEK, bearer(other)).status == 200
@@ -265,8 +282,7 @@ def request(method: str, target: str, *lines: str, version: str = "1.1") -> byte
 def test_without_a_host(place: Place) -> None:
     with running(place.root) as server:
         received = server.raw(request("GET", SEEK))
-        assert received.startswith(b"HTTP/1.1 400 ")
-        assert b"names no host" in received
+        assert received.split()[1] == b"400"
         assert server.raw(request("GET", SEEK, version="1.0")).startswith(b"HTTP/1.0 200 ")
 
 
@@ -320,11 +336,7 @@ def test_preflights(place: Place) -> None:
             assert (answer.status, answer.body) == (204, b"")
             assert answer.headers["Access-Control-Allow-Origin"] == APP
             assert "PATCH" in answer.headers["Access-Control-Allow-Methods"]
-            for name in (
-                "Range, If-Range, If-None-Match, If-Match, Authorization, Last-Event-ID, Content-Type, Tus-Resumable, "
-                "Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum, Upload-Defer-Length, Upload-Concat"
-            ).split(", "):
-                assert name in answer.headers["Access-Control-Allow-Headers"].split(", ")
+            assert set(answer.headers["Access-Control-Allow-Headers"].split(", ")) >= SENT
             assert "Origin" in answer.headers["Vary"]
             assert "Access-Control-Allow-Credentials" not in answer.headers
             refused = ask(server, target, {"Origin": "https://evil.test"} | asked, "OPTIONS")
@@ -413,7 +425,7 @@ def test_a_session(place: Place) -> None:
 def test_sessions_over_https(place: Place) -> None:
     with running(place.root, auth=True) as server:
         text = place.token("read", expires=int(time.time()) + 100)
-        until(lambda: ask(server, SEEK, bearer(text)).status == 200)
+        until(lambda: bool(server.app[GUARD].tokens))
         answer, cookie = sign_in(server, text, **{"X-Forwarded-Proto": "https"})
         assert "Secure" in cookie
         assert answer.json["expires"] <= time.time() + 100
@@ -520,11 +532,11 @@ def test_signed_requests_leave_nothing_behind(place: Place) -> None:
 def test_signatures_stay_out_of_the_log(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     with running(place.root, auth=True, access_log=True) as server:
         url = place.signed(RANGE)
-        assert server.get(url).status == server.get(url.replace("sig=", "%73ig=").replace("%73", "s")).status
-        server.get(url.replace("&sig=", "&s%69g="))
+        for name in ("sig", "%73ig", "s%69g", "si%67"):
+            assert server.get(url.replace("&sig=", f"&{name}=")).status == 200
     logged = capfd.readouterr().err
     signature = url.rpartition("=")[2]
-    assert logged.count("ig=... HTTP/1.1") == 3
+    assert logged.count("=... HTTP/1.1") == 4
     assert signature not in logged
 
 
@@ -604,7 +616,11 @@ def test_the_express_lane_ends_with_the_token(place: Place, loop: str, target: s
         assert lane.answered == before + 1
         assert sorted(again[1].split(b"\r\n")) == sorted(first[1].split(b"\r\n"))
         assert again[2] == first[2]
-        for header in (b"private, no-cache", b"Access-Control-Allow-Origin: https://app", b"Vary: Origin, Auth"):
+        for header in (
+            b"private, no-cache",
+            b"Access-Control-Allow-Origin: https://app",
+            b"Vary: Origin, Auth",
+        ):
             assert header in again[1]
         # Another origin and no token are other bytes, and so the ordinary way's business.
         assert b"Access-Control-Allow" not in one(target, line, lines[1], "Origin: https://evil.test")[1]
@@ -627,7 +643,9 @@ def test_what_ends_by_itself_is_not_learned(place: Place) -> None:
         ):
             for _ in range(3):
                 assert one(target, line)[0] == 200
-                assert one(RANGE if target == SEEK else place.signed(RANGE), line, "Range: bytes=0-1")[0] == 206
+                assert (
+                    one(RANGE if target == SEEK else place.signed(RANGE), line, "Range: bytes=0-1")[0] == 206
+                )
         assert lane.answered == 0
         assert not lane._plans
 

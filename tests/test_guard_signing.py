@@ -45,7 +45,7 @@ def test_keys_differ_by_use() -> None:
         ("/container?name=a%2Fb%26c%3Dd+e.h4mk", "/container"),
         ("/video/seek?pts=5&name=x&empty=", "/video/seek"),
         ("http://h/", "/"),
-        ("http://h", "/"),
+        ("http://h", ""),
     ],
 )
 def test_any_address_can_be_signed(target: str, path: str) -> None:
@@ -149,7 +149,9 @@ def test_fields_cannot_be_shifted() -> None:
     assert len({sign(KEY, *one) for one in lists}) == len(lists)
 
 
-pairs = st.dictionaries(st.text(min_size=1, max_size=8).filter(lambda n: n not in ("exp", "ip", "sig")), st.text())
+pairs = st.dictionaries(
+    st.text(min_size=1, max_size=8).filter(lambda n: n not in ("exp", "ip", "sig")), st.text()
+)
 
 
 @given(pairs, st.integers(2000, 10**12 - 1))

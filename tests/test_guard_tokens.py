@@ -96,7 +96,7 @@ def damaged() -> list[bytes]:
         [],
         {"version": 1},
     ]
-    for more in (
+    rows: list[dict[str, object]] = [
         {"id": "x"},
         {"id": 5},
         {"name": None},
@@ -107,15 +107,15 @@ def damaged() -> list[bytes]:
         {"created": "1"},
         {"created": True},
         {"expires": 1.5},
-    ):
-        changes.append(document | {"tokens": [row | more]})
+    ]
+    changes.extend(document | {"tokens": [row | more]} for more in rows)
     whole = pack({token.id: token})
     return [json.dumps(one).encode() for one in changes] + [b"", b"[" * 100_000, b"\xff", whole[:-5]]
 
 
 @pytest.mark.parametrize("data", damaged())
 def test_damaged_files(data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         unpack(data)
     file = TokenFile(State(tmp_path))
     file.path.write_bytes(data)

@@ -53,7 +53,7 @@ Expires = Annotated[
 _token = typer.Typer(
     help=(
         "Make, list and revoke tokens.\n\n"
-        "A token is what a program sends as `Authorization: Bearer TOKEN`, and what a person types into the page. "
+        "A token is what a program sends as `Authorization: Bearer TOKEN`, and what a page signs in with. "
         "The server keeps only a hash of it. Servers that run notice changes within a second."
     ),
     epilog=EPILOG,
@@ -133,7 +133,9 @@ def sign_url(
     url: Annotated[
         str,
         typer.Argument(
-            metavar="URL", help="The address, whole or from its path on: /video/range?name=…", show_default=False
+            metavar="URL",
+            help="The address, whole or from its path on: /video/range?name=…",
+            show_default=False,
         ),
     ],
     expires: Annotated[
@@ -187,7 +189,9 @@ def _state(library: Path | None, config: Path | None) -> State:
         if not root.is_dir():
             raise NotADirectoryError(20, "Not a directory")
     except OSError as error:
-        raise SourceError(f"cannot read the library: {error.strerror}", where=str(settings.library)) from error
+        raise SourceError(
+            f"cannot read the library: {error.strerror}", where=str(settings.library)
+        ) from error
     return State.of(settings.state, root)
 
 

@@ -1,7 +1,7 @@
 """CORS (fetch.spec.whatwg.org §3.2): which headers pages of the allowed origins may send and see. Pure.
 
-Credentials are never allowed: such pages use tokens or signed URLs, and the cookie stays with the server's own
-page.
+Credentials are never allowed: such pages use tokens or signed URLs, and the cookie stays with the server's
+own page.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ __all__ = ["ALLOW", "EXPOSE", "METHODS", "answer_headers", "is_preflight", "pref
 
 METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 ALLOW: Final = (
-    "Range, If-Range, If-None-Match, If-Match, Authorization, Last-Event-ID, Content-Type, Want-Content-Digest, "
-    "Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum, Upload-Defer-Length, "
-    "Upload-Concat"
+    "Range, If-Range, If-None-Match, If-Match, Authorization, Last-Event-ID, Content-Type, "
+    "Want-Content-Digest, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum, "
+    "Upload-Defer-Length, Upload-Concat"
 )
 EXPOSE: Final = (
     "Content-Range, Accept-Ranges, ETag, Content-Length, Location, Retry-After, Repr-Digest, Content-Digest, "

@@ -1,8 +1,8 @@
 """The guard before every route: whom the server is called, which page asks, who asks, and whether they may.
 
-In this order: `Host` (421), preflights (204), `Origin` of whatever changes something (403), then the credentials
-and the scope that the route needs (401, 403, 429). Handlers find the `Caller` in `request[CALLER]`. Answers say
-how far caches may keep them, and which pages may see them.
+In this order: `Host` (421), preflights (204), `Origin` of whatever changes something (403), then the
+credentials and the scope that the route needs (401, 403, 429). Handlers find the `Caller` in
+`request[CALLER]`. Answers say how far caches may keep them, and which pages may see them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import hdrs, web
+from aiohttp.typedefs import Middleware
 
-from harmony4.crypto.errors import HarmonyError
 from harmony4.server.config import Config
-from harmony4.server.errors import Problem, problem_response
+from harmony4.server.errors import Problem
 from harmony4.server.express import Express
 from harmony4.server.guard import cors, sessions, signing, tokens
 from harmony4.server.guard.caller import CALLER, Caller
@@ -72,7 +72,8 @@ class Guard:
     # -- what is known
 
     async def watch(self, _app: web.Application) -> AsyncIterator[None]:
-        """For `cleanup_ctx`: learn tokens and secret, and whatever becomes of them, unless everything is open.
+        """For `cleanup_ctx`: learn tokens and secret, and whatever becomes of them, unless everything is
+        open.
 
         Raises SourceError or StorageError where they cannot be read or made.
         """
@@ -124,7 +125,7 @@ class Guard:
 
     # -- requests
 
-    def middleware(self) -> Callable[[web.Request, _Handler], Awaitable[web.StreamResponse]]:
+    def middleware(self) -> Middleware:
         """The middleware; inside of `errors.problems`, which turns what it raises into answers."""
 
         @web.middleware
@@ -139,21 +140,20 @@ class Guard:
         headers, method = request.headers, request.method
         host = headers.get(hdrs.HOST)
         if host is None:
-            # Browsers always send one, and name it always, so no page gets here by leaving it out.
-            if request.version >= (1, 1):
-                return problem_response("http", "the request names no host", status=400)
+            # HTTP/1.0: the parser refuses later versions without one (400). No browser leaves it out, so no
+            # page gets by like this.
             host = ""
         elif not self._hosts.allows(host):
             raise Problem("host", "the server is not called so; allowed_hosts names more than its address")
         if method not in SAFE:
             site = headers.get("Sec-Fetch-Site")
             if is_foreign(headers.get(hdrs.ORIGIN), site, host, self._origins):
-                raise Problem("origin", "the page that asks is of another origin; cors_origins allows more")
+                raise _foreign()
         elif method == "OPTIONS":
             origin = headers.get(hdrs.ORIGIN)
             if cors.is_preflight(method, origin, headers.get(hdrs.ACCESS_CONTROL_REQUEST_METHOD)):
                 if origin not in self._origins:
-                    raise Problem("origin", "the page that asks is of another origin; cors_origins allows more")
+                    raise _foreign()
                 return web.Response(status=204, headers=cors.preflight_headers())
         if self.mode == "open":
             request[CALLER] = Caller(None, ALL, None, None, request.remote or "")
@@ -163,8 +163,7 @@ class Guard:
         return None
 
     def _authorize(self, request: web.Request) -> None:
-        resource = request.match_info.route.resource
-        scope = needed_scope(request.method, None if resource is None else resource.canonical)
+        scope = needed_scope(request.method, _route(request))
         if scope is None:
             request[CALLER] = self._nobody(request)
             return
@@ -180,8 +179,8 @@ class Guard:
     def identify(self, request: web.Request) -> Caller:
         """Who sends a request: by token, else by session, else by signature, else nobody in particular.
 
-        Raises Problem: a token or a signature that is there and does not hold is refused (401, 429) even where
-        nobody asks for one. A session that has ended is none: browsers go on sending it.
+        Raises Problem: a token or a signature that is there and does not hold is refused (401, 429) even
+        where nobody asks for one. A session that has ended is none: browsers go on sending it.
         """
         now = time.time()
         if self.mode != "open":
@@ -261,10 +260,19 @@ class Guard:
         if caller is None or caller.signed is None:
             # Another site's page must not show what only this browser's cookie opens.
             headers["Cross-Origin-Resource-Policy"] = "same-origin"
-        resource = request.match_info.route.resource
-        if known or needed_scope(request.method, None if resource is None else resource.canonical) is not None:
+        if known or needed_scope(request.method, _route(request)) is not None:
             _vary(response, _DEPENDS)
             headers[hdrs.CACHE_CONTROL] = _private(headers.get(hdrs.CACHE_CONTROL, ""))
+
+
+def _foreign() -> Problem:
+    return Problem("origin", "the page that asks is of another origin; cors_origins allows more")
+
+
+def _route(request: web.Request) -> str | None:
+    """The route that the router found, as `policy` names it."""
+    resource = request.match_info.route.resource
+    return None if resource is None else resource.canonical
 
 
 def _scope_challenge(scope: str) -> dict[str, str]:

@@ -47,8 +47,8 @@ def _is_address(text: str) -> bool:
 class Hosts:
     """The names by which the server may be called.
 
-    DNS rebinding makes a hostile page's own name lead to this machine, so that the browser takes the server for a
-    part of that page. It needs a name: addresses, `localhost` and names below it are always ours.
+    DNS rebinding makes a hostile page's own name lead to this machine, so that the browser takes the server
+    for a part of that page. It needs a name: addresses, `localhost` and names below it are always ours.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -77,7 +77,8 @@ class Hosts:
 
 
 def check_host(text: str) -> str:
-    """A name for `Hosts`: `media.example.org`, or `*.example.org` for all names below it. Raises ValueError."""
+    """A name for `Hosts`: `media.example.org`, or `*.example.org` for all names below it. Raises
+    ValueError."""
     if not _NAME.fullmatch(text.lower().removeprefix("*.")):
         raise ValueError("a host name without a port, or *. and one")
     return text

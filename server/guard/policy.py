@@ -1,7 +1,7 @@
 """Which scope a route asks for: the one table of it.
 
-Routes are named as `openapi.json` names them: by the canonical form of the resource that the router found, never
-by the path as it was sent, so there are no two opinions on which route a path means.
+Routes are named as `openapi.json` names them: by the canonical form of the resource that the router found,
+never by the path as it was sent, so there are no two opinions on which route a path means.
 """
 
 from __future__ import annotations

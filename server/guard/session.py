@@ -58,7 +58,8 @@ async def post_session(request: web.Request) -> web.Response:
 
 
 async def delete_session(request: web.Request) -> web.Response:
-    """Take the cookie away: 204. What was copied of it before holds until it ends, or its token is revoked."""
+    """Take the cookie away: 204. What was copied of it before holds until it ends, or its token is
+    revoked."""
     response = web.Response(status=204, headers={"Cache-Control": "no-store"})
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_secure(request))
     return response
@@ -76,5 +77,6 @@ def _facts(request: web.Request, caller: Caller) -> dict[str, Any]:
 
 
 def _is_secure(request: web.Request) -> bool:
-    """Whether the browser speaks https, to us or to a proxy. Whoever lies here only harms their own cookie."""
+    """Whether the browser speaks https, to us or to a proxy. Whoever lies here only harms their own
+    cookie."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"

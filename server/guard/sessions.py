@@ -1,8 +1,8 @@
 """Sessions: what a browser has instead of a token, for `<video>` and `EventSource` send no headers. Pure.
 
 The cookie's value is `ID.EXPIRES.MAC`: a token's id, when the session ends (seconds since the epoch), and an
-HMAC-SHA256 over both and the token's stored digest. Nothing is kept on the server. A session ends with its token,
-at the latest after LIFETIME.
+HMAC-SHA256 over both and the token's stored digest. Nothing is kept on the server. A session ends with its
+token, at the latest after LIFETIME.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def make(key: bytes, token: Token, now: float) -> tuple[str, int]:
 
 
 def check(key: bytes, value: str, tokens: Mapping[str, Token], now: float) -> tuple[Token, int] | None:
-    """The token that a cookie stands for, and when the session ends; None where it stands for none any more."""
+    """The token that a cookie stands for, and when the session ends; None where it stands for none any
+    more."""
     found = _VALUE.fullmatch(value)
     token = tokens.get(found[1]) if found is not None else None
     if found is None or token is None:

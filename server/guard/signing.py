@@ -1,14 +1,15 @@
 """Signed URLs: an address that opens one thing, for a while, for whoever has it. Pure.
 
-The signature is HMAC-SHA256 over the path and all parameters of the query but `sig`, as they were understood and
-in sorted order, so that clients may write them in another order and with other percent-encoding:
+The signature is HMAC-SHA256 over the path and all parameters of the query but `sig`, as they were understood
+and in sorted order, so that clients may write them in another order and with other percent-encoding:
 
     exp   when it ends, seconds since the epoch
     ip    the one address that it may be used from; optional
     sig   base64url without padding, 43 characters
 
-A parameter that stands twice is refused: two readers could understand two things. A signature grants `read` for
-GET and HEAD of exactly this URL. It cannot be taken back by itself; all end when the server's secret is replaced.
+A parameter that stands twice is refused: two readers could understand two things. A signature grants `read`
+for GET and HEAD of exactly this URL. It cannot be taken back by itself; all end when the server's secret is
+replaced.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def signed_url(key: bytes, url: str, signature: Signature) -> str:
 def check(key: bytes, path: str, pairs: Pairs, now: float, address: str) -> Signature:
     """What a request's signature is bound to; raises BadSignature where it does not hold.
 
-    `path` is as it was sent, `pairs` are the decoded parameters, `now` is seconds since the epoch and `address`
-    the client's. Only who has a right signature learns that it has ended, or is somebody else's.
+    `path` is as it was sent, `pairs` are the decoded parameters, `now` is seconds since the epoch and
+    `address` the client's. Only who has a right signature learns that it has ended, or is somebody else's.
     """
     fields = list(pairs)
     found = dict(fields)

@@ -1,13 +1,13 @@
 """Slows down who guesses tokens. Pure, but for the clock that it is given.
 
 After FREE wrong tokens from one address the next ones are answered 429 without being looked at, for a second
-first, and for twice as long after each further wrong one. Addresses are IPv4 addresses and IPv6 networks of 64
-bits, which is what one subscriber gets.
+first, and for twice as long after each further wrong one. Addresses are IPv4 addresses and IPv6 networks of
+64 bits, which is what one subscriber gets.
 
 Others behind the same address (a company's, a proxy's) are not locked out: a token that was right from there
-before is looked at all the same. That gives a guesser nothing but tries at the secrets of these, 256 bits each.
-Only somebody who comes there with a token for the first time has to wait, a minute at most. A right token does
-not wipe the slate: whoever has one would guess others for free.
+before is looked at all the same. That gives a guesser nothing but tries at the secrets of these, 256 bits
+each. Only somebody who comes there with a token for the first time has to wait, a minute at most. A right
+token does not wipe the slate: whoever has one would guess others for free.
 """
 
 from __future__ import annotations

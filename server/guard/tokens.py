@@ -1,8 +1,8 @@
 """Bearer tokens (RFC 6750): `h4_<id>_<secret>`, 16 hexadecimal digits and 43 characters of base64url.
 
-Only the SHA-256 of a secret is kept, so whoever reads `tokens.json` in the server's own folder has no token. The
-secret is 256 random bits: a slow hash would protect nothing that guessing could find. `TokenFile` is the file,
-`check` the decision.
+Only the SHA-256 of a secret is kept, so whoever reads `tokens.json` in the server's own folder has no token.
+The secret is 256 random bits: a slow hash would protect nothing that guessing could find. `TokenFile` is the
+file, `check` the decision.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def new_token(name: str, scopes: Iterable[str], now: float, expires: int | None 
     """A new token and its text, which nobody can make again. Raises UsageError."""
     given = frozenset(scopes)
     if not name or len(name) > _LONGEST_NAME or not name.isprintable():
-        raise UsageError("the token's name is not valid", expected=f"1 to {_LONGEST_NAME} printable characters")
+        raise UsageError(
+            "the token's name is not valid", expected=f"1 to {_LONGEST_NAME} printable characters"
+        )
     if not given or not given <= ALL:
         raise UsageError("the token's scopes are not valid", expected=f"some of {', '.join(SCOPES)}")
     if expires is not None and expires <= now:
