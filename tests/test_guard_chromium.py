@@ -187,7 +187,8 @@ def sign_in(page: Page, server: Server, text: str) -> dict[str, Any]:
     page.goto(server.url)
     answer: dict[str, Any] = page.evaluate(
         """async (token) => {
-          const answer = await fetch("session", {method: "POST", headers: {Authorization: `Bearer ${token}`}});
+          const headers = {Authorization: `Bearer ${token}`};
+          const answer = await fetch("session", {method: "POST", headers});
           return {status: answer.status, body: await answer.json(), cookie: document.cookie};
         }""",
         text,
@@ -200,7 +201,7 @@ def sign_in(page: Page, server: Server, text: str) -> dict[str, Any]:
 def test_a_hostile_page(
     context: BrowserContext, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, mode: str
 ) -> None:
-    """Of another site, and of the same site with another port, to which the browser sends the cookie along."""
+    """Of another site, and of the same site on another port, where the browser sends the cookie along."""
     text = token(tmp_path, "admin")
     settings = {} if mode == "open" else {mode: True}
     with spied(tmp_path, monkeypatch, **settings) as (server, reached):
@@ -232,6 +233,27 @@ def test_a_hostile_page(
         assert '"status": 403' in page.content()
         assert reached == []
         assert context.cookies(server.url) if mode != "open" else not context.cookies(server.url)
+
+
+def test_the_attack_would_work(
+    context: BrowserContext, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the origin an allowed one: what stops the page is the server, and not the browser or the test."""
+    origin = f"http://evil.test:{port}"
+    with spied(tmp_path, monkeypatch, cors_origins=(origin,)) as (server, reached):
+        page = context.new_page()
+        page.goto(f"{origin}/")
+        done = page.evaluate(ATTACK, {"url": server.url})
+        # With the cookie sent along the answers cannot be read, but everything simple has come through.
+        simple = {
+            "no-cors multipart",
+            "no-cors text",
+            "cors multipart",
+            "beacon",
+            "form multipart",
+            "form text",
+        }
+        assert {how.partition(" ")[2] for how in reached} >= simple, (reached, done)
 
 
 def test_a_page_without_an_origin(
@@ -271,6 +293,9 @@ def test_a_rebound_name(
             assert answer is not None
             assert answer.status == 421
             assert "secret" not in page.content()
+        # The attacker's own page came from the same name before it led here.
+        page.route(f"{rebound}/attack", lambda route: route.fulfill(content_type="text/html", body="<p>hi"))
+        page.goto(f"{rebound}/attack")
         done = page.evaluate(
             """async () => {
               const read = await fetch("/video/range?name=a.h4mk");

@@ -103,8 +103,8 @@ def add(
 
 
 def list_tokens(library: Library = None, config: Settings = None, json: Json = False) -> None:
-    """List the tokens there are: never their secrets."""
-    found = sorted(TokenFile(_state(library, config)).read().values(), key=lambda one: (one.created, one.id))
+    """List the tokens there are, in the order they were made: never their secrets."""
+    found = list(TokenFile(_state(library, config)).read().values())
     if json:
         say_json({"tokens": [_facts(one) for one in found]})
         return
