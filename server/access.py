@@ -19,7 +19,7 @@ from typing import Final
 
 from aiohttp import web
 
-__all__ = ["SENT", "AccessLog", "client_fields", "escape"]
+__all__ = ["SENT", "AccessLog", "client_fields", "escape", "without_signature"]
 
 SENT: Final = web.RequestKey("sent", int)
 """Bytes of a streamed body that were handed to the transport: aiohttp's own count includes the head."""
@@ -34,6 +34,7 @@ _PIPE: Final = 4096
 _CUT: Final = " ...\n"
 """The end of a line that would not fit into one piece."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_SIGNATURE: Final = re.compile(r"([?&](?:s|%73)(?:i|%69)(?:g|%67)=)[^&# ]*")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 
 
@@ -43,6 +44,11 @@ def escape(text: str) -> str:
         return text
     data = text.encode("utf-8", "surrogateescape")
     return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02X}", data.decode("latin-1"))
+
+
+def without_signature(target: str) -> str:
+    """A request's target for a log: a signature in it opens what it signs for whoever reads it."""
+    return _SIGNATURE.sub(r"\1...", target)
 
 
 def client_fields(request: web.BaseRequest) -> str:

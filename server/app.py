@@ -23,13 +23,26 @@ from harmony4.server.config import Config
 from harmony4.server.connection import Connection
 from harmony4.server.errors import problems
 from harmony4.server.express import Express
+from harmony4.server.guard import session
+from harmony4.server.guard.guard import Guard
 from harmony4.server.housekeeping import keep_house
 from harmony4.server.intake import changes, events, exports
 from harmony4.server.intake.desk import Desk
-from harmony4.server.keys import CATALOGUE, CONFIG, DESK, EVENTS, EXPRESS, LIBRARY, STATE, STATUS, Status
+from harmony4.server.keys import (
+    CATALOGUE,
+    CONFIG,
+    DESK,
+    EVENTS,
+    EXPRESS,
+    GUARD,
+    LIBRARY,
+    STATE,
+    STATUS,
+    Status,
+)
 from harmony4.server.library import Library
-from harmony4.server.listening import address_url, listen
-from harmony4.server.state import FOLDER, State
+from harmony4.server.listening import address_url, check_open, listen
+from harmony4.server.state import State
 
 __all__ = ["create_app", "run", "serve"]
 
@@ -42,21 +55,29 @@ _CUT: Final = 0.1
 
 
 def create_app(config: Config) -> web.Application:
-    """The application for one library. Raises SourceError where the library cannot be read."""
-    app = web.Application(middlewares=[problems])
+    """The application for one library. Raises SourceError where the library cannot be read.
+
+    It is the caller's business on which address it is served: `run` refuses one that does not fit the mode.
+    """
     room = descriptors.readers_that_fit(descriptors.limit())
     library = Library(config.library, max_open=min(config.max_open, room))
+    express, state = Express(library), State.of(config.state, library.root)
+    guard = Guard(config, state, express)
+    app = web.Application(middlewares=[problems, guard.middleware()])
     app[CONFIG] = config
     app[LIBRARY] = library
     app[CATALOGUE] = Catalogue(library.root, cache=config.cache)
-    app[STATE] = State(config.state if config.state is not None else library.root / FOLDER)
+    app[STATE] = state
     app[STATUS] = Status()
-    app[EXPRESS] = Express(library)
-    app[DESK] = Desk(config, library, app[STATE])
+    app[EXPRESS] = express
+    app[DESK] = Desk(config, library, state)
     app[EVENTS] = events.Events(library.root, app[DESK].jobs)
+    app[GUARD] = guard
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)
+    app.on_response_prepare.append(guard.mark)
     app.on_response_prepare.append(_say_goodbye)
+    app.cleanup_ctx.append(guard.watch)
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
     app.cleanup_ctx.append(_intake)
@@ -67,6 +88,7 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(changes.routes())
     app.add_routes(events.routes())
     app.add_routes(health.routes())
+    app.add_routes(session.routes())
     app.add_routes(openapi.routes())
     app.add_routes(pages.routes(pages.load_static()))
     return app
@@ -114,8 +136,11 @@ def run(config: Config, *, ready: Callable[[str], None] = _announce) -> None:
 
     Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. With several
     workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
-    read, UsageError where the address cannot be used, HarmonyError where the workers do not start.
+    read, UsageError where the address cannot be used or everybody could read and write by it, HarmonyError
+    where the workers do not start.
     """
+    if config.mode == "open":
+        check_open(config.host, config.port)
     descriptors.raise_limit()
     count = workers.count(config.workers)
     if count > 1:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harmony4.crypto.errors import SourceError, UsageError
+from harmony4.server.guard.origins import check_host, check_origin
 
 __all__ = ["PREFIX", "Config", "load_config"]
 
@@ -104,6 +105,14 @@ class Config:
         metadata={"help": "seconds that deleted containers can be restored", "range": (0, 315_360_000)},
     )
     access_log: bool = field(default=False, metadata={"help": "log every request to standard error"})
+    auth: bool = field(default=False, metadata={"help": "everything needs a token"})
+    public_read: bool = field(default=False, metadata={"help": "everybody may read; the rest needs a token"})
+    allowed_hosts: tuple[str, ...] = field(
+        default=(), metadata={"help": "names that the server is called by, beside its address and localhost"}
+    )
+    cors_origins: tuple[str, ...] = field(
+        default=(), metadata={"help": "origins whose pages may use the server, such as https://example.org"}
+    )
 
     def __post_init__(self) -> None:
         for setting in fields(self):
@@ -113,6 +122,19 @@ class Config:
                 raise _wrong(setting.name, f"{bounds[0]} to {bounds[1]}", value)
         if not self.host:
             raise _wrong("host", "an address", self.host)
+        if self.auth and self.public_read:
+            raise UsageError("the settings auth and public_read exclude each other", expected="one of them")
+        for name, check in (("allowed_hosts", check_host), ("cors_origins", check_origin)):
+            for text in getattr(self, name):
+                try:
+                    check(text)
+                except ValueError as error:
+                    raise _wrong(name, str(error), text) from None
+
+    @property
+    def mode(self) -> str:
+        """Who may do what: `auth`, `public_read` or `open`."""
+        return "auth" if self.auth else "public_read" if self.public_read else "open"
 
 
 def load_config(
@@ -161,6 +183,7 @@ def _read(file: Path) -> dict[str, object]:
 
 
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_TEXTS: Final = "tuple[str, ...]"
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
 
 
@@ -184,6 +207,10 @@ def _convert(key: str, value: object, where: str) -> object:
             return value
         if kind in ("Path", "Path | None") and isinstance(value, (str, Path)) and str(value):
             return Path(value)
+        if kind == _TEXTS and text:
+            return tuple(one.strip() for one in str(value).split(",") if one.strip())
+        if kind == _TEXTS and isinstance(value, (list, tuple)) and all(isinstance(one, str) for one in value):
+            return tuple(value)
     except ValueError:
         pass
     named = {
@@ -192,6 +219,7 @@ def _convert(key: str, value: object, where: str) -> object:
         "float": "a number",
         "Path": "a path",
         "Path | None": "a path",
+        _TEXTS: "texts, with commas between them or as a list",
     }
     raise _wrong(key, named.get(str(kind), "text"), value, where)
 

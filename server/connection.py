@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from harmony4.server import pages
-from harmony4.server.access import SENT, AccessLog, client_fields, escape
+from harmony4.server.access import SENT, AccessLog, client_fields, escape, without_signature
 from harmony4.server.errors import problem_response
 from harmony4.server.express import Express, Key, split
 from harmony4.server.payload import may_map
@@ -160,7 +160,8 @@ class Connection(web.RequestHandler):
 
     def log_access(self, request: web.BaseRequest, response: web.StreamResponse, time: float | None) -> None:
         if self.access is not None and time is not None:
-            line = f"{request.method} {request.raw_path} HTTP/{request.version.major}.{request.version.minor}"
+            target = without_signature(request.raw_path)
+            line = f"{request.method} {target} HTTP/{request.version.major}.{request.version.minor}"
             size = request.get(SENT, response.body_length)
             seconds = self._loop.time() - time
             client = client_fields(request)

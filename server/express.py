@@ -13,6 +13,9 @@ and the container alone, one that was given holds for the next one but for what 
 looked up anew each time: only the way there is remembered, no bytes of an answer. Whatever is not plain
 goes the ordinary way: ranges that are not `first-last`, bodies beyond 1 MiB, bytes that a disk must be
 asked for, a client that still has bytes to take.
+
+The guard is not asked again, so it has to vouch for a request before its answer is learned from: it does
+where the same bytes get in for as long as nothing is dropped. It drops all plans when tokens change.
 """
 
 from __future__ import annotations
@@ -72,6 +75,7 @@ _STEADY: Final = frozenset(
         "content-location",
         "content-security-policy",
         "content-type",
+        "cross-origin-resource-policy",
         "etag",
         "last-modified",
         "referrer-policy",
@@ -134,6 +138,7 @@ class Express:
         self.answered = 0
         """Number of requests that were answered in this lane."""
         self._closed = False
+        self._generation = 0
         library.on_retire = self.forget
 
     def answer(self, connection: Connection, key: Key, value: bytes, now: float) -> bool:
@@ -151,12 +156,22 @@ class Express:
         self.last = now
         return True
 
+    def vouch(self, request: web.BaseRequest) -> None:
+        """Say that whoever sends the same bytes may have the same answer, until plans are dropped."""
+        request[_VOUCHED] = self._generation
+
+    def drop(self) -> None:
+        """Forget all plans, and learn from no request that somebody vouched for before."""
+        self._generation += 1
+        self._clear()
+
     def learn(self, key: Key, request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Keep a plan for requests like this one, if it got an answer that its handler offered a plan for."""
         offer = request.get(_OFFER)
         if (
             offer is None
             or self._closed
+            or request.get(_VOUCHED) != self._generation
             or offer.container.retired  # since its handler gave it back
             or response.status != offer.status
             or not key[0].endswith(offer.number)
@@ -229,6 +244,7 @@ class _Offer:
 
 
 _OFFER: Final = web.RequestKey("express", _Offer)
+_VOUCHED: Final = web.RequestKey("vouched", int)
 
 
 def offer_range(request: web.Request, resource: Resource) -> None:

@@ -31,6 +31,7 @@ __all__ = [
     "info_facts",
     "keyframe_facts",
     "range_url",
+    "readdressed",
     "seek_card",
     "seek_facts",
     "seek_miss",
@@ -137,6 +138,12 @@ def seek_card(reader: H4MKReader, name: str, track: int) -> SeekCard:
     headers = json.dumps(_ranges(reader.header_ranges(track)))
     tail = f', "header_ranges": {headers}, "range_url": {json.dumps(url)}}}'
     return SeekCard(track, url, tail)
+
+
+def readdressed(card: SeekCard, url: str) -> SeekCard:
+    """The same card with another address in it."""
+    tail = card.tail.removesuffix(json.dumps(card.range_url) + "}")
+    return SeekCard(card.track, url, f"{tail}{json.dumps(url)}}}")
 
 
 def seek_text(reader: H4MKReader, pts: int, card: SeekCard) -> str:

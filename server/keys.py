@@ -10,6 +10,7 @@ from aiohttp import web
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.express import Express
+from harmony4.server.guard.guard import Guard
 from harmony4.server.intake.desk import Desk
 from harmony4.server.library import Library
 from harmony4.server.state import State
@@ -17,7 +18,18 @@ from harmony4.server.state import State
 if TYPE_CHECKING:
     from harmony4.server.intake.events import Events
 
-__all__ = ["CATALOGUE", "CONFIG", "DESK", "EVENTS", "EXPRESS", "LIBRARY", "STATE", "STATUS", "Status"]
+__all__ = [
+    "CATALOGUE",
+    "CONFIG",
+    "DESK",
+    "EVENTS",
+    "EXPRESS",
+    "GUARD",
+    "LIBRARY",
+    "STATE",
+    "STATUS",
+    "Status",
+]
 
 
 @dataclass(slots=True)
@@ -32,6 +44,7 @@ LIBRARY: Final = web.AppKey("library", Library)
 DESK: Final = web.AppKey("desk", Desk)
 EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")
 EXPRESS: Final = web.AppKey("express", Express)
+GUARD: Final = web.AppKey("guard", Guard)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
-from harmony4.server.keys import CATALOGUE
+from harmony4.server.guard.caller import CALLER
+from harmony4.server.keys import CATALOGUE, GUARD
 from harmony4.server.query import REVALIDATE, json_response
 
 __all__ = ["get_media", "routes"]
@@ -40,6 +41,13 @@ async def get_media(request: web.Request) -> web.Response:
     items, last = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=int(text)
     )
+    if request[CALLER].signed is not None:
+        inherited = request.app[GUARD].inherited
+        # Copies: the catalogue keeps its own for the next request.
+        items = [
+            item | {"range_url": inherited(request, item["range_url"])} if "range_url" in item else item
+            for item in items
+        ]
     return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
 
 

@@ -11,6 +11,9 @@ from aiohttp import web
 from harmony4.server.catalogue import SORTS
 from harmony4.server.errors import PROBLEM_TYPE, PROBLEMS
 from harmony4.server.facts import CONTAINER_TYPE
+from harmony4.server.guard.policy import needed_scope
+from harmony4.server.guard.scopes import SCOPES
+from harmony4.server.guard.sessions import COOKIE
 from harmony4.server.seeking import MAX_TARGETS
 
 __all__ = ["document", "routes"]
@@ -18,6 +21,8 @@ __all__ = ["document", "routes"]
 _TITLES: Final = {
     "304": "What the client has is still right",
     "400": "The request is not valid",
+    "401": "A token is needed, or what was shown does not hold",
+    "403": "The token does not allow this, or the page that asks is of another origin",
     "404": "No such container, track or keyframe",
     "408": "The body did not come in time",
     "409": "The name is taken, or the blocks of the track do not decode alone",
@@ -26,9 +31,10 @@ _TITLES: Final = {
     "413": "More than is taken at once",
     "415": "The body is of another type",
     "422": "The media cannot be read",
-    "429": "More at once than one client may send",
     "507": "There is no room for it",
     "416": "No byte of the range exists",
+    "421": "The server is not called as `Host` says",
+    "429": "Too many uploads at once, or too many wrong tokens, from this address; see `Retry-After`",
     "500": "The container is damaged",
     "503": "The container cannot be read at the moment, or the server stops",
 }
@@ -56,211 +62,281 @@ def document() -> dict[str, Any]:
             "description": "H4MK containers over HTTP: byte ranges, seeking, facts. Times are microseconds.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "paths": {
-            "/video/range": _both(
-                "range",
-                "A track's stream or the blocks of a time, whole or ranges of it",
-                [_NAME, _TRACK, *_TIME, _VERSION, _DOWNLOAD],
-                _TIME_HEADERS,
-                "409",
-            ),
-            "/video/range/{track}.{ext}": _both(
-                "range_named",
-                "The same under a path that ends in the media's true extension",
-                [_path("track", "integer"), _path("ext", "string"), _NAME, *_TIME, _VERSION, _DOWNLOAD],
-                _TIME_HEADERS,
-                "409",
-            ),
-            "/container": _both(
-                "container", "The sealed file itself, whole or ranges of it", [_NAME, _VERSION, _DOWNLOAD], {}
-            ),
-            "/video/seek": {
-                "get": _operation(
-                    "seek",
-                    "The keyframe at or before a time, or before each of several",
-                    [
-                        _NAME,
-                        _query(
-                            "pts",
-                            "Microseconds; several with commas between them",
-                            {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19})*$"},
-                            True,
-                        ),
-                        _TRACK,
-                        _VERSION,
-                    ],
-                    {
-                        "200": _answer("The keyframe at or before `pts`", "Seek", "Seeks"),
-                        **_problems("400", "404", "410", "500", "503"),
-                    },
+        "paths": _guarded(
+            _uploads()
+            | {
+                "/video/range": _both(
+                    "range",
+                    "A track's stream or the blocks of a time, whole or ranges of it",
+                    [_NAME, _TRACK, *_TIME, _VERSION, _DOWNLOAD],
+                    _TIME_HEADERS,
+                    "409",
                 ),
-                "post": _operation(
-                    "seek_many",
-                    "The keyframes at or before up to 10 000 times, in the order asked",
-                    [_NAME, _TRACK, _VERSION],
-                    {
-                        "200": _answer("The keyframes", "Seeks"),
-                        **_problems("400", "404", "408", "410", "413", "415", "500", "503"),
-                    },
-                )
-                | {"requestBody": {"required": True, "content": _json("Targets")}},
-            },
-            "/video/keyframes": {
-                "get": _operation(
-                    "keyframes",
-                    "A track's keyframes, as two columns",
-                    [
-                        _NAME,
-                        _TRACK,
-                        _query("start", "Number of the first one", {"type": "integer", "minimum": 0}),
-                        _query(
-                            "limit", "How many at most", {"type": "integer", "minimum": 1, "maximum": 100_000}
-                        ),
-                        _VERSION,
-                    ],
-                    {
-                        "200": _answer("The keyframes", "Keyframes"),
-                        **_problems("400", "404", "410", "500", "503"),
-                    },
-                )
-            },
-            "/video/info": {
-                "get": _operation(
-                    "info",
-                    "Structure, tracks, metadata and integrity state",
-                    [_NAME, _VERSION],
-                    {"200": _answer("The facts", "Info"), **_problems("400", "404", "410", "500", "503")},
-                )
-            },
-            "/video/export": {
-                "post": _operation(
-                    "export",
-                    "Media in, a container out",
-                    [
-                        _query(
-                            "name", "Path of the new container; without it the container is sent back", _TEXT
-                        ),
-                        *_EXPORT,
-                        _query("job", "1: answer when the body has arrived, and go on", {"enum": ["0", "1"]}),
-                        _request_header("If-Match"),
-                    ],
-                    {
-                        "200": {"description": "The container itself", "content": {CONTAINER_TYPE: {}}},
-                        "201": _answer("The container is in the library", "Exported"),
-                        "202": _answer("The container will be in the library", "Job"),
-                        **_problems(
-                            *("400", "408", "409", "412", "413", "415", "422", "429", "500", "503", "507")
-                        ),
-                    },
-                )
-                | {
-                    "requestBody": {
-                        "required": True,
-                        "content": {
-                            "*/*": {},
-                            "multipart/form-data": {
-                                "schema": {"type": "object", "properties": {"file": {}}, "required": ["file"]}
-                            },
+                "/video/range/{track}.{ext}": _both(
+                    "range_named",
+                    "The same under a path that ends in the media's true extension",
+                    [_path("track", "integer"), _path("ext", "string"), _NAME, *_TIME, _VERSION, _DOWNLOAD],
+                    _TIME_HEADERS,
+                    "409",
+                ),
+                "/container": _both(
+                    "container",
+                    "The sealed file itself, whole or ranges of it",
+                    [_NAME, _VERSION, _DOWNLOAD],
+                    {},
+                ),
+                "/video/seek": {
+                    "get": _operation(
+                        "seek",
+                        "The keyframe at or before a time, or before each of several",
+                        [
+                            _NAME,
+                            _query(
+                                "pts",
+                                "Microseconds; several with commas between them",
+                                {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19})*$"},
+                                True,
+                            ),
+                            _TRACK,
+                            _VERSION,
+                        ],
+                        {
+                            "200": _answer("The keyframe at or before `pts`", "Seek", "Seeks"),
+                            **_problems("400", "404", "410", "500", "503"),
                         },
-                    }
-                }
+                    ),
+                    "post": _operation(
+                        "seek_many",
+                        "The keyframes at or before up to 10 000 times, in the order asked",
+                        [_NAME, _TRACK, _VERSION],
+                        {
+                            "200": _answer("The keyframes", "Seeks"),
+                            **_problems("400", "404", "408", "410", "413", "415", "500", "503"),
+                        },
+                    )
+                    | {"requestBody": {"required": True, "content": _json("Targets")}},
+                },
+                "/video/keyframes": {
+                    "get": _operation(
+                        "keyframes",
+                        "A track's keyframes, as two columns",
+                        [
+                            _NAME,
+                            _TRACK,
+                            _query("start", "Number of the first one", {"type": "integer", "minimum": 0}),
+                            _query(
+                                "limit",
+                                "How many at most",
+                                {"type": "integer", "minimum": 1, "maximum": 100_000},
+                            ),
+                            _VERSION,
+                        ],
+                        {
+                            "200": _answer("The keyframes", "Keyframes"),
+                            **_problems("400", "404", "410", "500", "503"),
+                        },
+                    )
+                },
+                "/video/info": {
+                    "get": _operation(
+                        "info",
+                        "Structure, tracks, metadata and integrity state",
+                        [_NAME, _VERSION],
+                        {"200": _answer("The facts", "Info"), **_problems("400", "404", "410", "500", "503")},
+                    )
+                },
+                "/media": {
+                    "delete": _operation(
+                        "delete",
+                        "Move a container into the trash",
+                        [_NAME, _request_header("If-Match")],
+                        {
+                            "200": _answer("What it is called there", "Trashed"),
+                            **_problems("400", "404", "412", "507"),
+                        },
+                    ),
+                    "get": _operation(
+                        "media",
+                        "The library, page by page",
+                        [
+                            _query("cursor", "`next` of an earlier answer", {"type": "string"}),
+                            _query(
+                                "limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 1000}
+                            ),
+                            _query("q", "Text to find in names, in any case", {"type": "string"}),
+                            _query(
+                                "sort",
+                                "Order; with - in reverse",
+                                {"enum": [m + s for s in SORTS for m in ("", "-")]},
+                            ),
+                        ],
+                        {"200": _answer("A page of the library", "Media"), **_problems("400")},
+                    ),
+                },
+                "/health": {
+                    "get": _operation(
+                        "health", "The process answers", [], {"200": _answer("It does", "Status")}
+                    )
+                },
+                "/ready": {
+                    "get": _operation(
+                        "ready",
+                        "The library can be read",
+                        [],
+                        {"200": _answer("It can", "Status"), **_problems("503")},
+                    )
+                },
+                "/session": {
+                    "get": _operation(
+                        "session",
+                        "The server's mode, and what the caller may do",
+                        [],
+                        {"200": _answer("What the caller may do", "Session"), **_problems("401", "429")},
+                    ),
+                    "post": _operation(
+                        "sign_in",
+                        "A cookie for whoever shows a token",
+                        [],
+                        {
+                            "200": _answer("What the caller may do", "Session")
+                            | {"headers": {"Set-Cookie": _HEADER}},
+                            **_problems("401", "403", "429"),
+                        },
+                    ),
+                    "delete": _operation(
+                        "sign_out",
+                        "Take the cookie away",
+                        [],
+                        {"204": {"description": "It is gone"}, **_problems("403")},
+                    ),
+                },
+                "/": {"get": _file("page", "The page", "text/html", [])},
+                "/static/{file}": {
+                    "get": _file("static", "A file of the page", "*/*", [_path("file", "string")])
+                },
+                "/openapi.json": {"get": _file("openapi", "This description", "application/json", [])},
+            }
+        ),
+        "components": {
+            "schemas": _SCHEMAS,
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer", "description": "`harmony4 token add`"},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE},
+                "signature": {
+                    "type": "apiKey",
+                    "in": "query",
+                    "name": "sig",
+                    "description": "With `exp` and perhaps `ip`: `harmony4 sign-url`. For GET and HEAD",
+                },
             },
-            "/jobs": {
-                "get": _operation("jobs", "Exports that are known", [], {"200": _answer("They are", "Jobs")})
-            },
-            "/jobs/{id}": {
-                "get": _operation(
-                    "job",
-                    "How far an export is",
-                    [_path("id", "string")],
-                    {"200": _answer("What is known of it", "Job"), **_problems("404")},
-                ),
-                "delete": _operation(
-                    "cancel",
-                    "Cancel an export",
-                    [_path("id", "string")],
-                    {
-                        "200": _answer("It has ended already", "Job"),
-                        "202": _answer("It will be", "Job"),
-                        **_problems("404", "507"),
-                    },
-                ),
-            },
-            "/events": {"get": _file("events", "What happens, as it happens", "text/event-stream", [])},
-            "/media/trash": {
-                "get": _operation("trash", "What was deleted", [], {"200": _answer("The trash", "Trash")}),
-                "delete": _operation(
-                    "purge",
-                    "Remove a container from the trash for good",
-                    [_ID],
-                    {"204": {"description": "It is gone"}, **_problems("400", "404", "507")},
-                ),
-            },
-            "/media/restore": {
-                "post": _operation(
-                    "restore",
-                    "Take a container out of the trash",
-                    [_ID, _query("to", "Another name than it had", _TEXT)],
-                    {"200": _answer("Its name", "Named"), **_problems("400", "404", "409", "507")},
-                )
-            },
-            "/media/rename": {
-                "post": _operation(
-                    "rename",
-                    "Give a container another name",
-                    [_NAME, _query("to", "The new name", _TEXT, True), _request_header("If-Match")],
-                    {"200": _answer("Its name", "Named"), **_problems("400", "404", "409", "412", "507")},
-                )
-            },
-            "/media": {
-                "delete": _operation(
-                    "delete",
-                    "Move a container into the trash",
-                    [_NAME, _request_header("If-Match")],
-                    {
-                        "200": _answer("What it is called there", "Trashed"),
-                        **_problems("400", "404", "412", "507"),
-                    },
-                ),
-                "get": _operation(
-                    "media",
-                    "The library, page by page",
-                    [
-                        _query("cursor", "`next` of an earlier answer", {"type": "string"}),
-                        _query("limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 1000}),
-                        _query("q", "Text to find in names, in any case", {"type": "string"}),
-                        _query(
-                            "sort",
-                            "Order; with - in reverse",
-                            {"enum": [m + s for s in SORTS for m in ("", "-")]},
-                        ),
-                    ],
-                    {"200": _answer("A page of the library", "Media"), **_problems("400")},
-                ),
-            },
-            "/health": {
-                "get": _operation("health", "The process answers", [], {"200": _answer("It does", "Status")})
-            },
-            "/ready": {
-                "get": _operation(
-                    "ready",
-                    "The library can be read",
-                    [],
-                    {"200": _answer("It can", "Status"), **_problems("503")},
-                )
-            },
-            "/": {"get": _file("page", "The page", "text/html", [])},
-            "/static/{file}": {
-                "get": _file("static", "A file of the page", "*/*", [_path("file", "string")])
-            },
-            "/openapi.json": {"get": _file("openapi", "This description", "application/json", [])},
         },
-        "components": {"schemas": _SCHEMAS},
     }
 
 
 def _operation(name: str, summary: str, parameters: list[Any], responses: dict[str, Any]) -> dict[str, Any]:
     return {"operationId": name, "summary": summary, "parameters": parameters, "responses": responses}
+
+
+def _uploads() -> dict[str, Any]:
+    """What brings media in and changes the library, but for `/media` itself."""
+    return {
+        "/video/export": {
+            "post": _operation(
+                "export",
+                "Media in, a container out",
+                [
+                    _query("name", "Path of the new container; without it the container is sent back", _TEXT),
+                    *_EXPORT,
+                    _query("job", "1: answer when the body has arrived, and go on", {"enum": ["0", "1"]}),
+                    _request_header("If-Match"),
+                ],
+                {
+                    "200": {"description": "The container itself", "content": {CONTAINER_TYPE: {}}},
+                    "201": _answer("The container is in the library", "Exported"),
+                    "202": _answer("The container will be in the library", "Job"),
+                    **_problems(
+                        *("400", "408", "409", "412", "413", "415", "422", "429", "500", "503", "507")
+                    ),
+                },
+            )
+            | {
+                "requestBody": {
+                    "required": True,
+                    "content": {
+                        "*/*": {},
+                        "multipart/form-data": {
+                            "schema": {"type": "object", "properties": {"file": {}}, "required": ["file"]}
+                        },
+                    },
+                }
+            }
+        },
+        "/jobs": {
+            "get": _operation("jobs", "Exports that are known", [], {"200": _answer("They are", "Jobs")})
+        },
+        "/jobs/{id}": {
+            "get": _operation(
+                "job",
+                "How far an export is",
+                [_path("id", "string")],
+                {"200": _answer("What is known of it", "Job"), **_problems("404")},
+            ),
+            "delete": _operation(
+                "cancel",
+                "Cancel an export",
+                [_path("id", "string")],
+                {
+                    "200": _answer("It has ended already", "Job"),
+                    "202": _answer("It will be", "Job"),
+                    **_problems("404", "507"),
+                },
+            ),
+        },
+        "/events": {"get": _file("events", "What happens, as it happens", "text/event-stream", [])},
+        "/media/trash": {
+            "get": _operation("trash", "What was deleted", [], {"200": _answer("The trash", "Trash")}),
+            "delete": _operation(
+                "purge",
+                "Remove a container from the trash for good",
+                [_ID],
+                {"204": {"description": "It is gone"}, **_problems("400", "404", "507")},
+            ),
+        },
+        "/media/restore": {
+            "post": _operation(
+                "restore",
+                "Take a container out of the trash",
+                [_ID, _query("to", "Another name than it had", _TEXT)],
+                {"200": _answer("Its name", "Named"), **_problems("400", "404", "409", "507")},
+            )
+        },
+        "/media/rename": {
+            "post": _operation(
+                "rename",
+                "Give a container another name",
+                [_NAME, _query("to", "The new name", _TEXT, True), _request_header("If-Match")],
+                {"200": _answer("Its name", "Named"), **_problems("400", "404", "409", "412", "507")},
+            )
+        },
+    }
+
+
+def _guarded(paths: dict[str, Any]) -> dict[str, Any]:
+    """The paths with what the guard adds: who may, and its problems."""
+    for path, item in paths.items():
+        for method, operation in item.items():
+            responses = operation["responses"]
+            codes = ["421"]
+            scope = needed_scope(method.upper(), path)
+            if scope is not None:
+                # Only where the server's mode asks for it, so nothing (`{}`) may do as well.
+                operation["security"] = [{}, {"token": [scope]}, {"session": [scope]}]
+                operation["security"] += [{"signature": []}] if method in ("get", "head") else []
+                codes += ["401", "403", "429"]
+            for code in codes:
+                responses.setdefault(code, _problems(code)[code])
+            operation["responses"] = dict(sorted(responses.items()))
+    return paths
 
 
 def _both(
@@ -460,4 +536,12 @@ _SCHEMAS: Final = {
         }
     ),
     "Status": _object({"status": _TEXT}),
+    "Session": _object(
+        {
+            "mode": {"enum": ["open", "public_read", "auth"]},
+            "name": {"type": ["string", "null"]},
+            "scopes": {"type": "array", "items": {"enum": list(SCOPES)}},
+            "expires": {"type": ["integer", "null"]},
+        }
+    ),
 }

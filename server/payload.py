@@ -27,7 +27,7 @@ from aiohttp.http import StreamWriter
 
 from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
-from harmony4.server.access import SENT
+from harmony4.server.access import SENT, without_signature
 from harmony4.server.errors import Problem
 from harmony4.server.express import offer_range
 from harmony4.server.fields import asked_fields
@@ -138,15 +138,14 @@ async def send(
             pieces = await anext(batches, None)
         return response
     except (HarmonyError, OSError) as error:
+        target = without_signature(request.rel_url.raw_path_qs)
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
         if _cut_short(resource.container.reader):
-            _LOG.warning(
-                "%s was broken off: the container was cut short meanwhile", request.rel_url.raw_path_qs
-            )
+            _LOG.warning("%s was broken off: the container was cut short meanwhile", target)
         elif isinstance(error, ConnectionError):
             _LOG.debug("%s: the client left: %s", request.path, error)
         else:
-            _LOG.warning("%s was broken off: %s", request.rel_url.raw_path_qs, error)
+            _LOG.warning("%s was broken off: %s", target, error)
     response.force_close()
     if request.transport is not None:
         request.transport.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,7 +15,8 @@ from harmony4.h4mk.source import NotResidentError, impatient
 from harmony4.server import facts
 from harmony4.server.errors import Problem
 from harmony4.server.express import offer_seek
-from harmony4.server.keys import CONFIG, LIBRARY
+from harmony4.server.facts import SeekCard
+from harmony4.server.keys import CONFIG, GUARD, LIBRARY
 from harmony4.server.library import Container
 from harmony4.server.query import asked_track, cache_control, container_name, json_text, natural
 
@@ -46,13 +48,14 @@ async def get_seek(request: web.Request) -> web.Response:
         track = asked_track(request, container.reader)
         cache = cache_control(request, container.reader.etag(track))
         answer = _one if len(targets) == 1 else _many
+        own = _addressing(request)
         found = None
         # Without a card the header blocks are still to be looked up.
         if len(targets) <= _FEW and (track in container.cards):
             with suppress(NotResidentError), impatient():
-                found = answer(container, track, targets)
+                found = answer(container, track, targets, own)
         if found is None:
-            found = await asyncio.to_thread(answer, container, track, targets)
+            found = await asyncio.to_thread(answer, container, track, targets, own)
         if len(targets) == 1:
             offer_seek(request, container, track)
         return json_text(found, cache)
@@ -66,7 +69,8 @@ async def post_seek(request: web.Request) -> web.Response:
     with await request.app[LIBRARY].open(name) as container:
         track = asked_track(request, container.reader)
         cache_control(request, container.reader.etag(track))
-        return json_text(await asyncio.to_thread(_many, container, track, targets), "no-store")
+        own = _addressing(request)
+        return json_text(await asyncio.to_thread(_many, container, track, targets, own), "no-store")
 
 
 def parse_targets(data: bytes) -> list[int]:
@@ -120,13 +124,30 @@ async def _body(request: web.Request) -> bytes:
     raise LimitError("the body is too long", expected=f"<= {_MAX_BODY} bytes")
 
 
-def _one(container: Container, track: int, targets: list[int]) -> str:
-    return facts.seek_text(container.reader, targets[0], container.card(track))
+_Card = Callable[[SeekCard], SeekCard]
 
 
-def _many(container: Container, track: int, targets: list[int]) -> str:
+def _addressing(request: web.Request) -> _Card:
+    """What makes a container's card that of this request: the address in it inherits its signature.
+
+    The card that all requests share stays as it is.
+    """
+    guard = request.app[GUARD]
+
+    def readdress(card: SeekCard) -> SeekCard:
+        url = guard.inherited(request, card.range_url)
+        return card if url is card.range_url else facts.readdressed(card, url)
+
+    return readdress
+
+
+def _one(container: Container, track: int, targets: list[int], own: _Card) -> str:
+    return facts.seek_text(container.reader, targets[0], own(container.card(track)))
+
+
+def _many(container: Container, track: int, targets: list[int], own: _Card) -> str:
     """The answers in the order asked, as JSON text; whatever has none says so in its place."""
-    card = container.card(track)
+    card = own(container.card(track))
     results = []
     for pts in targets:
         try:

@@ -36,6 +36,11 @@ class State:
     def __init__(self, path: Path) -> None:
         self.path: Final = path
 
+    @classmethod
+    def of(cls, path: Path | None, library: Path) -> Self:
+        """The one that the settings name, or else that of the library."""
+        return cls(library / FOLDER if path is None else path)
+
     def folder(self, name: str) -> Path:
         """The folder `name` in it, made if it is missing. Raises StorageError."""
         path = self.path / name

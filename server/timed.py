@@ -19,6 +19,7 @@ from harmony4.crypto.errors import UsageError
 from harmony4.h4mk import TimeRange
 from harmony4.server import facts
 from harmony4.server.errors import Problem
+from harmony4.server.keys import GUARD
 from harmony4.server.library import Container
 from harmony4.server.query import integer
 from harmony4.server.resource import Resource, in_memory
@@ -81,7 +82,9 @@ async def timed_resource(
         if len(container.times) > _KNOWN:
             del container.times[next(iter(container.times))]
     init = asked.init and bool(found.header_ranges)
-    request[_HEADERS] = _headers(container.card(track).range_url, found, init)
+    headers = _headers(container.card(track).range_url, found, init)
+    headers["Content-Location"] = request.app[GUARD].inherited(request, headers["Content-Location"])
+    request[_HEADERS] = headers
     segments = [*(found.header_ranges if init else ()), (found.start, found.stop - found.start)]
     return Resource(
         container,

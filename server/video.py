@@ -11,7 +11,7 @@ from aiohttp import web
 from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server import facts, payload
-from harmony4.server.keys import LIBRARY
+from harmony4.server.keys import GUARD, LIBRARY
 from harmony4.server.query import (
     asked_track,
     cache_control,
@@ -93,10 +93,11 @@ def _keyframes(reader: H4MKReader, track: int, start: int, limit: int) -> str:
 async def get_info(request: web.Request) -> web.Response:
     """Structure, tracks, metadata and integrity state of a container."""
     name = container_name(request)
+    inherited = request.app[GUARD].inherited
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
         cache = cache_control(request, reader.etag(0))
         answer = {"name": name, **facts.info_facts(reader)}
         for number, track in enumerate(answer["tracks"]):
-            track["range_url"] = facts.range_url(reader, name, number)
+            track["range_url"] = inherited(request, facts.range_url(reader, name, number))
         return json_response(answer, cache)

@@ -147,7 +147,7 @@ class Line:
 
     def ask(self, target: str, *more: str) -> None:
         """Send a GET."""
-        self.send("\r\n".join([f"GET {target} HTTP/1.1", "Host: here", *more, "", ""]).encode())
+        self.send("\r\n".join([f"GET {target} HTTP/1.1", "Host: localhost", *more, "", ""]).encode())
 
     def head(self) -> tuple[int, dict[str, str]]:
         """Status and headers (names in lower case) of the next answer. Raises EOFError where none comes."""

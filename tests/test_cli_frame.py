@@ -17,7 +17,19 @@ from harmony4.server.cli.main import main
 from harmony4.server.cli.output import json_text
 from needs import BUNNY, ORIGINAL
 
-COMMANDS = ("demo", "serve", "export", "extract", "recover", "inspect", "seek", "tokens", "verify")
+COMMANDS = (
+    "demo",
+    "serve",
+    "export",
+    "extract",
+    "recover",
+    "inspect",
+    "seek",
+    "tokens",
+    "verify",
+    "token",
+    "sign-url",
+)
 
 
 @pytest.mark.parametrize("name", ["harmony4", "harmonyø4"])

@@ -42,6 +42,12 @@ def test_order_of_sources(tmp_path: Path) -> None:
         ({"host": ""}, ["host", "an address"]),
         ({"library": ""}, ["library", "a path"]),
         ({"library": 5}, ["library", "a path", "5"]),
+        ({"auth": True, "public_read": True}, ["auth", "public_read", "exclude"]),
+        ({"allowed_hosts": "media.example.org:80"}, ["allowed_hosts", "host name", "media.example.org:80"]),
+        ({"allowed_hosts": 5}, ["--allowed-hosts", "commas", "5"]),
+        ({"allowed_hosts": ["a", 5]}, ["--allowed-hosts", "commas"]),
+        ({"cors_origins": "https://a,https://b/"}, ["cors_origins", "an origin", "https://b/"]),
+        ({"cors_origins": "*"}, ["cors_origins", "an origin", "*"]),
         ({"colour": "red"}, ["colour", "--colour", "max_open"]),
     ],
 )
@@ -79,3 +85,22 @@ def test_wrong_files(tmp_path: Path, text: str | None, kind: type[HarmonyError])
         file.write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(kind, match=r"harmony4\.toml"):
         load_config(file=file)
+
+
+def test_lists_of_text(tmp_path: Path) -> None:
+    file = tmp_path / "harmony4.toml"
+    file.write_text('[server]\nallowed_hosts = ["a.example", "*.b.example"]\ncors_origins = "https://c"\n')
+    config = load_config(file=file)
+    assert config.allowed_hosts == ("a.example", "*.b.example")
+    assert config.cors_origins == ("https://c",)
+    environ = {"HARMONY4_ALLOWED_HOSTS": " x.example , y.example,", "HARMONY4_CORS_ORIGINS": ""}
+    config = load_config(file=file, environ=environ)
+    assert config.allowed_hosts == ("x.example", "y.example")
+    assert config.cors_origins == ()
+    assert load_config(file=file, flags={"allowed_hosts": ["z"]}).allowed_hosts == ("z",)
+
+
+def test_modes() -> None:
+    assert Config().mode == "open"
+    assert Config(auth=True).mode == "auth"
+    assert Config(public_read=True).mode == "public_read"

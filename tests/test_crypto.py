@@ -10,6 +10,7 @@ import pytest
 from harmony4 import crypto
 from harmony4.crypto import DigestLane, HarmonyError, UsageError, crc32, sha256
 from harmony4.crypto import errors as errors_module
+from harmony4.crypto.mac import derive, equal, mac
 
 
 def test_known_answers():  # H4MK 3.1; FIPS 180-4
@@ -18,6 +19,15 @@ def test_known_answers():  # H4MK 3.1; FIPS 180-4
     assert crc32(b"6789", crc32(b"12345")) == 0xCBF43926
     for buffer in (bytearray(b"abc"), memoryview(b"abc")):
         assert sha256(buffer) == sha256(b"abc")
+
+
+def test_message_authentication():  # RFC 4231, test case 2; RFC 5869 §2.3
+    expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+    assert mac(b"Jefe", b"what do ya want for nothing?").hex() == expected
+    key = bytes(range(32))
+    assert derive(key, b"label") == mac(key, b"label\x01")
+    assert equal(key, bytes(range(32)))
+    assert not equal(key, key[:-1])
 
 
 # ---- DigestLane ------------------------------------------------------------------------------------------

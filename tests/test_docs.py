@@ -88,7 +88,11 @@ def command_names() -> list[str]:
 def test_every_command_and_option_is_described(name: str) -> None:
     group = typer.main.get_command(commands)
     text = section(f"harmony4 {name}")
-    for parameter in group.commands[name].params:  # type: ignore[attr-defined]
+    command = group.commands[name]  # type: ignore[attr-defined]
+    below = getattr(command, "commands", {})
+    for verb in below:
+        assert f"`harmony4 {name} {verb}" in text, f"{name} {verb} is not described"
+    for parameter in [*command.params, *(one for each in below.values() for one in each.params)]:
         for option in [*parameter.opts, *parameter.secondary_opts]:
             if option.startswith("--") and option != "--help":
                 assert re.search(rf"`{option}[` ]", text), f"{name}: {option} is not described"

@@ -91,7 +91,7 @@ def settle(server: Server) -> None:
 
 
 def raw(target: str, *lines: str, method: str = "GET") -> bytes:
-    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: x", *lines, "", ""]).encode()
+    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: localhost", *lines, "", ""]).encode()
 
 
 @contextmanager

@@ -306,7 +306,7 @@ def test_http_1_0(server: Server) -> None:
 
 
 def test_pipelining(server: Server) -> None:
-    one = f"GET {URL} HTTP/1.1\r\nHost: x\r\nRange: bytes=%d-%d\r\n\r\n"
+    one = f"GET {URL} HTTP/1.1\r\nHost: localhost\r\nRange: bytes=%d-%d\r\n\r\n"
     last = one.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")
     received = server.raw((one % (0, 999_999) + one % (5, 9) + last % (70_000, 70_004)).encode())
     bodies = re.split(rb"HTTP/1\.1 206 .*?\r\n\r\n", received, flags=re.S)[1:]
@@ -316,7 +316,7 @@ def test_pipelining(server: Server) -> None:
 def test_client_that_leaves(server: Server) -> None:
     for _ in range(5):
         with socket.create_connection(server.address) as connection:
-            connection.sendall(f"GET {URL} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.sendall(f"GET {URL} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             connection.recv(100)
     assert server.get(URL).body == STREAM
 
@@ -328,7 +328,7 @@ def test_slow_client_is_cut_off(tmp_path: Path, loop: str) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(30)
         client.connect(server.address)
-        client.sendall(f"GET {URL} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.sendall(f"GET {URL} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         poll = select.poll()
         poll.register(client, select.POLLERR | select.POLLHUP)
         assert poll.poll(30_000), "the server still waits"  # nothing is read until it gives up
@@ -346,7 +346,7 @@ def test_slow_client_that_makes_progress(tmp_path: Path, loop: str) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
         client.settimeout(30)
         client.connect(server.address)
-        client.sendall(f"GET {URL} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        client.sendall(f"GET {URL} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         received = 0
         while piece := client.recv(50_000):
             received += len(piece)

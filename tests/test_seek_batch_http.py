@@ -266,10 +266,8 @@ def test_long_bodies(server: Server) -> None:
 def test_a_body_that_does_not_come(tmp_path: Path) -> None:
     write_container(tmp_path / "a.h4mk", BLOCKS)
     with running(tmp_path, write_timeout=0.1) as server, socket.create_connection(server.address) as client:
-        head = (
-            f"POST {URL} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n"
-        )
-        client.sendall(head.encode() + b'{"pts"')
+        lines = ["Host: localhost", "Content-Type: application/json", "Content-Length: 11", "", ""]
+        client.sendall("\r\n".join([f"POST {URL} HTTP/1.1", *lines]).encode() + b'{"pts"')
         client.settimeout(30)
         assert client.recv(2**16).startswith(b"HTTP/1.1 408 ")
 

@@ -104,7 +104,7 @@ def test_a_conversation_is_not_broken_off(library: Path, tmp_path: Path, loop: s
         until(server.refuses, "the end of listening")
         assert silent.body(1) == b""  # closed, not reset
         assert fresh.body(1) == b""
-        half.send(b"st: here\r\n\r\n")
+        half.send(b"st: localhost\r\n\r\n")
         status, headers, body = half.answer()
         assert (status, headers["connection"], body) == (200, "close", b'{"status": "ok"}')
         assert finish(stream)

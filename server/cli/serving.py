@@ -35,6 +35,35 @@ LogRequests = Annotated[
     ),
 ]
 
+Auth = Annotated[
+    bool | None,
+    typer.Option("--auth/--no-auth", help="Everything needs a token (harmony4 token).", show_default=False),
+]
+PublicRead = Annotated[
+    bool | None,
+    typer.Option(
+        "--public-read/--no-public-read",
+        help="Everybody may read; writing needs a token.",
+        show_default=False,
+    ),
+]
+AllowedHosts = Annotated[
+    str | None,
+    typer.Option(
+        "--allowed-hosts",
+        metavar="NAMES",
+        help="Names that the server is called by, with commas between them; *.example.org for all below it.",
+    ),
+]
+CorsOrigins = Annotated[
+    str | None,
+    typer.Option(
+        "--cors-origins",
+        metavar="ORIGINS",
+        help="Origins whose pages may use the server, such as https://example.org, with commas between them.",
+    ),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
@@ -63,6 +92,8 @@ def demo(
         bool, typer.Option("--serve/--no-serve", help="Serve the library, or only make it.")
     ] = True,
     access_log: LogRequests = None,
+    auth: Auth = None,
+    public_read: PublicRead = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,7 +115,14 @@ def demo(
         return
     if port is None:
         port = _DEMO_PORT if _is_free(host or "127.0.0.1", _DEMO_PORT) else 0
-    flags: dict[str, object] = {"library": library, "port": port, "host": host, "access_log": access_log}
+    flags: dict[str, object] = {
+        "library": library,
+        "port": port,
+        "host": host,
+        "access_log": access_log,
+        "auth": auth,
+        "public_read": public_read,
+    }
     _run(flags, json=json, quiet=quiet)
 
 
@@ -130,6 +168,10 @@ def serve(
         ),
     ] = None,
     access_log: LogRequests = None,
+    auth: Auth = None,
+    public_read: PublicRead = None,
+    allowed_hosts: AllowedHosts = None,
+    cors_origins: CorsOrigins = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -139,6 +181,9 @@ def serve(
     replaced or removed while the server runs are picked up. Ctrl-C and SIGTERM stop it; requests that run
     get a moment to finish. With several workers, one that crashes is replaced, and requests on the others
     go on.
+
+    Whoever uses this machine may read and write. Another address than a loopback one is refused unless
+    --public-read or --auth says who else may do what; `harmony4 token add` makes tokens.
     """
     flags: dict[str, object] = {
         "library": directory,
@@ -146,6 +191,10 @@ def serve(
         "port": port,
         "workers": workers,
         "access_log": access_log,
+        "auth": auth,
+        "public_read": public_read,
+        "allowed_hosts": allowed_hosts,
+        "cors_origins": cors_origins,
     }
     _run(flags, json=json, quiet=quiet, file=config)
 

@@ -19,6 +19,7 @@ __all__ = [
     "hole_text",
     "parse_block_size",
     "parse_fps",
+    "parse_lifetime",
     "parse_pts",
     "parse_size",
     "plain",
@@ -40,6 +41,8 @@ _UNITS: Final = {
     "min": 60 * 10**6,
     "h": 3600 * 10**6,
 }
+_LIFETIMES: Final = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LONGEST_LIFETIME: Final = 36_525 * 86_400
 _WITH_UNIT = re.compile(r"([0-9]+)(?:\.([0-9]+))?([a-zµμ]+)")
 _CLOCK = re.compile(r"(?:([0-9]+):)?([0-9]+):([0-9]{1,2})(?:\.([0-9]+))?")
 
@@ -94,6 +97,17 @@ def parse_pts(text: str) -> int:
 def _scaled(whole: str, fraction: str | None, unit: int) -> int:
     value: int = int(whole + (fraction or "")) * unit // 10 ** len(fraction or "")
     return value
+
+
+def parse_lifetime(text: str) -> int:
+    """How long something holds, in seconds: `90s`, `30min`, `1h`, `30d`, `2w`. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]{1,9})(s|min|h|d|w)", text.strip())
+    if match is None:
+        raise ValueError(f"{plain(text)!r} is no length of time: use 90s, 30min, 1h, 30d or 2w")
+    seconds = int(match[1]) * _LIFETIMES[match[2]]
+    if not 0 < seconds <= _LONGEST_LIFETIME:
+        raise ValueError("a length of time here is above 0, and at most a hundred years")
+    return seconds
 
 
 def parse_size(text: str) -> int:

@@ -147,7 +147,9 @@ def _stream(port: int, size: int) -> float:
     buffer, there = bytearray(2**20), 0
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         before = time.perf_counter()
-        connection.sendall(b"GET /video/range?name=big.h4mk HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        connection.sendall(
+            b"GET /video/range?name=big.h4mk HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )
         while count := connection.recv_into(buffer):
             there += count
         took = time.perf_counter() - before

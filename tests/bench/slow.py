@@ -99,7 +99,7 @@ def _read(
             one.settimeout(10)
             one.connect(("127.0.0.1", server.port))
             at = numbers.randrange(stream // 2)
-            head = f"GET /video/range?name=big.h4mk HTTP/1.1\r\nHost: h\r\nRange: bytes={at}-\r\n\r\n"
+            head = f"GET /video/range?name=big.h4mk HTTP/1.1\r\nHost: localhost\r\nRange: bytes={at}-\r\n\r\n"
             one.sendall(head.encode())
         taken = _begin(sockets)
         began, samples, step = time.monotonic(), [], 0

@@ -1,0 +1,32 @@
+"""Who sends a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from harmony4.server.guard.signing import Signature
+
+__all__ = ["CALLER", "Caller"]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request, and what they may do."""
+
+    token_id: str | None
+    """The id of the token that was shown, or that the session stands for; None: nobody in particular."""
+    scopes: frozenset[str]
+    """Everything that is allowed, implied scopes included."""
+    expires: float | None
+    """When that ends, seconds since the epoch; None: not by itself."""
+    signed: Signature | None
+    """The signature in the URL, where that is what opens it."""
+    address: str
+    """The client's, or that of the proxy before us."""
+
+
+CALLER: Final = web.RequestKey("caller", Caller)
+"""Set on every request that reaches a handler."""
