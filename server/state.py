@@ -127,9 +127,16 @@ def held(path: Path) -> bool:
     """Whether somebody holds the file at `path`; False where there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError:
+        return True  # nobody is taken for dead because there are no descriptors left
     try:
-        return not hold(descriptor)
+        if os.name == "posix":
+            # Shared: who looks must not be what another one sees.
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
     finally:
         os.close(descriptor)

@@ -123,7 +123,6 @@ def test_a_place_forgets_who_had_it(state: State, client: str) -> None:
             pass
 
 
-@pytest.mark.xfail(strict=True, reason="a client is kept in 256 bytes, and compared with all of its own")
 def test_a_long_client(state: State) -> None:
     with place(state, "x" * 300, most=2, each=1):
         refused(state, "x" * 300, "too-many", 429, most=2, each=1)
@@ -182,9 +181,6 @@ def test_no_folder_for_places(tmp_path: Path) -> None:
 
 
 @needs_rlimit
-@pytest.mark.xfail(
-    strict=True, reason="_take() keeps the free place that it has found when another fails to open"
-)
 def test_no_descriptors(state: State) -> None:
     """A server without descriptors refuses, and has all its places again when it has descriptors."""
     code = """
@@ -209,7 +205,6 @@ except Problem as problem:
 
 
 @needs_rlimit
-@pytest.mark.xfail(strict=True, reason="_take(): OSError of pwrite escapes, and the place stays taken")
 def test_a_full_disk(state: State) -> None:
     state.folder("places")
     with file_size_limit(0), pytest.raises(StorageError), place(state, "a", most=1, each=1):

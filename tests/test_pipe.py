@@ -309,7 +309,6 @@ def test_close_wakes_a_put_that_waits(loop: str, thread: bool) -> None:
 
 
 @each_loop
-@pytest.mark.xfail(strict=True, reason="put() keeps what comes after close()")
 def test_what_comes_after_the_close_is_dropped(loop: str) -> None:
     async def main() -> None:
         pipe = Pipe()

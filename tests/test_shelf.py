@@ -38,11 +38,6 @@ LONG_AGO = 1_000_000_000_123_456_789
 """Nanoseconds since the epoch."""
 
 
-def known(reason: str) -> pytest.MarkDecorator:
-    """A bug that is reported; the test says when it is gone."""
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     path = tmp_path / "library"
@@ -177,7 +172,6 @@ def test_taken(shelf: Shelf, root: Path, tmp_path: Path, any_state: State, taken
     assert shelf.trash() == []
 
 
-@known("os.link of a folder ends as StorageError, 507: put() with `*` does not ask what stands there")
 def test_a_folder_is_not_replaced(shelf: Shelf, root: Path, tmp_path: Path) -> None:
     container(tmp_path / "made.h4mk")
     (root / "a.h4mk").mkdir()
@@ -281,7 +275,6 @@ def test_nothing_to_replace(shelf: Shelf, root: Path, tmp_path: Path, match: Mat
     assert list(scan(root)) == []
 
 
-@known("put() makes the folder before it looks whether anything matches")
 def test_a_refusal_leaves_no_folder(shelf: Shelf, root: Path, tmp_path: Path) -> None:
     container(tmp_path / "made.h4mk")
     with problem("precondition", 412):
@@ -300,7 +293,6 @@ def test_what_is_no_container_is_replaced_by_name_only(shelf: Shelf, root: Path,
     assert (root / "b.h4mk").read_bytes() == b"damaged"
 
 
-@known("_into_trash() has happened already when the new container cannot be moved")
 def test_a_replacement_that_fails_changes_nothing(shelf: Shelf, root: Path, tmp_path: Path) -> None:
     old = container(root / "a.h4mk")
     with pytest.raises(StorageError):
@@ -447,10 +439,8 @@ def into(shelf: Shelf, root: Path, tmp_path: Path, name: str) -> list[Callable[[
         "nowhere/a.h4mk",
         "circle/a.h4mk",
         "deep/out/a.h4mk",
-        pytest.param(
-            "out/new/folder/a.h4mk", marks=known("_path() makes folders before it looks where they lead")
-        ),
-        pytest.param("inside/new/a.h4mk", marks=known("the same, inside the library")),
+        pytest.param("out/new/folder/a.h4mk"),
+        pytest.param("inside/new/a.h4mk"),
     ],
 )
 def test_through_links(shelf: Shelf, root: Path, tmp_path: Path, name: str) -> None:
@@ -482,7 +472,6 @@ def test_a_file_is_no_folder(shelf: Shelf, root: Path, tmp_path: Path, name: str
     assert tree(tmp_path) == before
 
 
-@known("_path(make=False) does not see that a folder on the way is a file, or a link to itself")
 @pytest.mark.parametrize("name", ["file.h4mk/a.h4mk", "file.h4mk/new/a.h4mk", "circle/a.h4mk"])
 def test_what_is_no_folder_is_seen_before_the_upload(shelf: Shelf, root: Path, name: str) -> None:
     container(root / "file.h4mk")
@@ -504,7 +493,6 @@ def test_the_servers_own_folder_is_no_part_of_the_library(root: Path) -> None:
     assert shelf.restore(number) == "a.h4mk"
 
 
-@known("_path() lets new containers into the server's own folder where that is not hidden")
 def test_nothing_is_put_into_the_servers_own_folder(root: Path, tmp_path: Path) -> None:
     shelf = Shelf(Library(root), State(root / "own"))
     container(tmp_path / "made.h4mk")
@@ -582,7 +570,6 @@ def test_under_another_name(root: Path, any_state: State) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\\b.h4mk", "line\nbreak.h4mk", "linked/a.h4mk"])
-@known("restore() asks more of an old name than delete() did (_path)")
 def test_whatever_was_deleted_comes_back(shelf: Shelf, root: Path, name: str) -> None:
     """Names that a person gave and that are served, though no new container may get them."""
     (root / "real").mkdir()
@@ -668,7 +655,6 @@ def test_the_time_is_that_of_the_deletion(shelf: Shelf, root: Path) -> None:
 
 
 @pytest.mark.parametrize("left", ["0123456789abcdef.json", ".0123456789abcdef.part"])
-@known("sweep() looks only at notes whose container is there")
 def test_what_a_crash_left_is_swept(shelf: Shelf, state: State, left: str) -> None:
     path = state.folder("trash") / left
     path.write_text(json.dumps({"name": "a.h4mk"}))
@@ -738,7 +724,6 @@ def test_a_link_is_renamed(shelf: Shelf, root: Path, linked: bytes) -> None:
 
 
 @pytest.mark.parametrize("how", ["rename", "restore"])
-@known("a relative link that is moved to another folder leads nowhere (_place)")
 def test_a_link_still_leads_there_from_another_folder(
     shelf: Shelf, root: Path, linked: bytes, how: str
 ) -> None:
@@ -764,7 +749,6 @@ def test_a_link_is_replaced_not_its_target(shelf: Shelf, root: Path, tmp_path: P
     assert (root / "links" / "old.h4mk").read_bytes() == linked
 
 
-@known("_across() follows the link that it has just copied, in order to sync it")
 @pytest.mark.parametrize("how", ["delete", "replace"])
 def test_a_relative_link_goes_to_another_disk(
     root: Path, tmp_path: Path, far: State, linked: bytes, how: str
@@ -814,7 +798,6 @@ def test_without_hard_links(shelf: Shelf, root: Path, tmp_path: Path) -> None:
     assert (tmp_path / "made.h4mk").exists()
 
 
-@known("_across(replace=False) ends in os.link, and has nothing else")
 @pytest.mark.usefixtures("no_links")
 def test_replace_without_hard_links(shelf: Shelf, root: Path, tmp_path: Path) -> None:
     old = container(root / "a.h4mk", b"old")
@@ -825,7 +808,6 @@ def test_replace_without_hard_links(shelf: Shelf, root: Path, tmp_path: Path) ->
     assert (root / "b.h4mk").read_bytes() == old
 
 
-@known("_across(replace=False) ends in os.link, and has nothing else")
 def test_from_another_disk_without_hard_links(
     root: Path, far: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -321,9 +321,6 @@ def test_wait_until_it_is_free(tmp_path: Path) -> None:
     os.close(two)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="held() takes the lock exclusively for a moment: lookers see each other"
-)
 def test_who_looks_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that look at the same moment: the second comes when the first has not closed the file yet."""
     path = tmp_path / "live"
@@ -342,7 +339,6 @@ def test_who_looks_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @needs_rlimit
-@pytest.mark.xfail(strict=True, reason="held() takes a file that it cannot open for one that nobody holds")
 def test_without_descriptors_nobody_is_taken_for_dead(tmp_path: Path) -> None:
     code = """
 import resource

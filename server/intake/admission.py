@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,8 @@ __all__ = ["Room", "place"]
 
 _SOON: Final = {"Retry-After": "5"}
 _LATER: Final = {"Retry-After": "600"}
+_NAME: Final = 256
+"""Bytes of a client's name that are kept."""
 
 
 @contextmanager
@@ -38,30 +40,27 @@ def place(state: State, client: str, *, most: int, each: int) -> Iterator[None]:
 
 
 def _take(state: State, client: str, most: int, each: int) -> int:
-    folder = state.folder("places")
-    with state.locked("places"):
+    folder, name = state.folder("places"), client.encode()[:_NAME]
+    with state.locked("places"), ExitStack() as looked_at:
         free, theirs = -1, 0
-        for number in range(most):
-            path = folder / str(number)
-            try:
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-            except OSError as error:
-                raise StorageError(f"no place can be taken: {error.strerror}") from error
-            if not hold(descriptor):
-                theirs += os.pread(descriptor, 256, 0) == client.encode()
-                os.close(descriptor)
-            elif free < 0:
-                free = descriptor
-            else:
-                os.close(descriptor)
-        if theirs >= each or free < 0:
-            if free >= 0:
-                os.close(free)
-                raise Problem("too-many", f"a client may send {each} at once", headers=_SOON)
-            raise Problem("busy", f"the server takes {most} uploads at once", headers=_SOON)
-        os.ftruncate(free, 0)
-        os.pwrite(free, client.encode()[:256], 0)
-        return free
+        try:
+            for number in range(most):
+                flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+                descriptor = os.open(folder / str(number), flags, 0o600)
+                looked_at.callback(os.close, descriptor)
+                if not hold(descriptor):
+                    theirs += os.pread(descriptor, _NAME, 0) == name
+                elif free < 0:
+                    free = descriptor
+            if free >= 0 and theirs < each:
+                os.ftruncate(free, 0)
+                os.pwrite(free, name, 0)
+                return os.dup(free)  # the same open file, so it stays held
+        except OSError as error:
+            raise StorageError(f"no place can be taken: {error.strerror}") from error
+    if theirs >= each:
+        raise Problem("too-many", f"a client may send {each} at once", headers=_SOON)
+    raise Problem("busy", f"the server takes {most} uploads at once", headers=_SOON)
 
 
 class Room:

@@ -166,7 +166,7 @@ class Jobs:
         folder, now = self._state.path / "jobs", time.time()
         for number in list(self._numbers()):
             facts = self._read(number)
-            if facts is not None and facts["state"] not in ACTIVE:
+            if facts is None or facts["state"] not in ACTIVE:
                 _forget(folder / f"{number}.json", now - age)
         with suppress(OSError):
             for path in list(folder.iterdir()):
@@ -194,9 +194,11 @@ def _forget(path: Path, before: float) -> None:
 def _load(path: Path) -> Facts | None:
     try:
         facts = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return facts if isinstance(facts, dict) and isinstance(facts.get("state"), str) else None
+    # What is no job of ours is none: others may have written there.
+    sound = isinstance(facts, dict) and isinstance(facts.get("state"), str) and facts.get("id") == path.stem
+    return facts if sound else None
 
 
 def _write(folder: Path, facts: Mapping[str, Any]) -> None:

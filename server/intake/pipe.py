@@ -36,6 +36,8 @@ class Pipe:
     async def put(self, data: bytes) -> bool:
         """Hand over bytes; returns when there is room for more. False: nobody reads any more."""
         with self._changed:
+            if self._closed:
+                return False
             self._chunks.append(data)
             self._waiting += len(data)
             self._changed.notify()

@@ -15,9 +15,10 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from typing import Any, Final
 from harmony4.crypto.errors import HarmonyError, NotFoundError, StorageError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
-from harmony4.server.library import SUFFIX, Library
+from harmony4.server.library import SUFFIX, Library, check_name
 from harmony4.server.state import State
 
 __all__ = ["Shelf", "Trashed", "check_new_name"]
@@ -88,7 +89,7 @@ class Shelf:
 
     def check(self, name: str, match: Match | None) -> None:
         """Raise now what `put` would raise: before an upload, not after it."""
-        self._check(self._path(name, make=False), match)
+        self._check(self._path(name), match)
 
     def put(self, made: Path, name: str, match: Match | None = None) -> None:
         """Give a finished container its name. `match`: take the place of one with such an entity tag.
@@ -96,13 +97,12 @@ class Shelf:
         Raises Problem: 409 for a name that is taken, 412 where no container matches. Raises StorageError.
         """
         with self._state.locked("library"):
-            path = self._path(name, make=True)
+            path = self._path(name)
             self._check(path, match)
-            if match is not None:
-                self._into_trash(path, name, keep=True)
-                _replace(made, path)
-            else:
+            if match is None:
                 _place(made, path)
+            else:
+                self._replace(made, path, name)
 
     def delete(self, name: str, match: Match | None = None) -> Trashed:
         """Move a container into the trash. Raises NotFoundError, Problem (412), StorageError."""
@@ -110,7 +110,9 @@ class Shelf:
             path = self._existing(name)
             if match is not None:
                 self._check(path, match)
-            return self._into_trash(path, name, keep=False)
+            with self._noted(name) as kept:
+                _move(path, kept)
+            return self._read(kept.stem)
 
     def rename(self, name: str, to: str, match: Match | None = None) -> None:
         """Give a container another name.
@@ -121,7 +123,7 @@ class Shelf:
             path = self._existing(name)
             if match is not None:
                 self._check(path, match)
-            _place(path, self._path(to, make=True))
+            _place(path, self._path(to))
 
     def restore(self, number: str, to: str | None = None) -> str:
         """Take a container out of the trash, under its old name or another. Returns the name.
@@ -131,7 +133,9 @@ class Shelf:
         with self._state.locked("library"):
             found = self._read(number)
             name = to if to is not None else found.name
-            _place(self._state.path / "trash" / f"{found.id}{SUFFIX}", self._path(name, make=True))
+            # An old name was good enough once: it may be one that no new container would get.
+            path = self._path(name) if to is not None else self._library.root / check_name(name)
+            _place(self._state.path / "trash" / f"{found.id}{SUFFIX}", path)
             (self._state.path / "trash" / f"{found.id}.json").unlink(missing_ok=True)
             return name
 
@@ -151,32 +155,39 @@ class Shelf:
         return sorted(found, key=lambda one: (-one.deleted, one.id))
 
     def sweep(self, retention: float) -> None:
-        """Remove what has lain in the trash for `retention` seconds."""
-        now = time.time()
-        with self._state.locked("library"):
-            for one in self.trash():
-                if one.deleted < now - retention:
-                    self._remove(one)
+        """Remove what has lain in the trash for `retention` seconds, and what a crash has left there."""
+        before = time.time() - retention
+        with self._state.locked("library"), suppress(OSError):
+            for path in list((self._state.path / "trash").iterdir()):
+                partner = path.with_suffix(".json" if path.suffix == SUFFIX else SUFFIX)
+                # A container counts from when its note was written, or else from when it was moved here.
+                with suppress(OSError):
+                    if path.suffix != SUFFIX:
+                        since = path.lstat().st_mtime
+                    else:
+                        since = partner.lstat().st_mtime if partner.exists() else path.lstat().st_ctime
+                    if since < before:
+                        path.unlink(missing_ok=True)
+                        partner.unlink(missing_ok=True)
 
     # -- paths
 
-    def _path(self, name: str, *, make: bool) -> Path:
-        """The path for a new container, its folder made if `make`. Raises UsageError, StorageError."""
-        root = self._library.root
-        path = root / check_new_name(name)
-        try:
-            if make:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            real = Path(os.path.realpath(path.parent))
+    def _path(self, name: str) -> Path:
+        """The path for a new container, whose folder may be missing. Raises UsageError."""
+        path = self._library.root / check_new_name(name)
+        expected = "a path through folders of the library"
+        if path.is_relative_to(self._state.path):
+            raise UsageError("name is not valid", expected=expected, found=name[:80])
+        for folder in reversed(path.relative_to(self._library.root).parents[:-1]):
             # Folders that are links lead elsewhere, where nobody lists what they hold.
-            if real != path.parent:
-                raise UsageError(
-                    "name is not valid", expected="a path through folders of the library", found=name
-                )
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UsageError("name is not valid", expected="a path through folders", found=name) from error
-        except OSError as error:
-            raise StorageError(f"the container's folder cannot be made: {error.strerror}") from error
+            try:
+                mode = (self._library.root / folder).lstat().st_mode
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                raise StorageError(f"cannot look at the library: {error.strerror}") from error
+            if not stat.S_ISDIR(mode):
+                raise UsageError("name is not valid", expected=expected, found=name[:80])
         return path
 
     def _existing(self, name: str) -> Path:
@@ -192,27 +203,41 @@ class Shelf:
         if match is None:
             if there:
                 raise Problem("exists", "a container has that name; If-Match replaces it")
-        elif not there or not any(match(tag) for tag in [None, *_tags(path)]):
+        elif not path.is_file() or not any(match(tag) for tag in [None, *_tags(path)]):
             raise Problem("precondition", "the container is another one by now")
 
     # -- the trash
 
-    def _into_trash(self, path: Path, name: str, *, keep: bool) -> Trashed:
+    def _replace(self, made: Path, path: Path, name: str) -> None:
+        """The old one is in the trash before the new one takes its place, and there only if it does."""
+        with self._noted(name) as kept:
+            _copy(path, kept)
+            try:
+                _take_place(made, path)
+            except BaseException:
+                kept.unlink(missing_ok=True)
+                raise
+
+    @contextmanager
+    def _noted(self, name: str) -> Iterator[Path]:
+        """A path in the trash for the container `name`, whose note is on disk. Raises StorageError."""
         folder, number = self._state.folder("trash"), secrets.token_hex(8)
         note = folder / f"{number}.json"
-        kept = folder / f"{number}{SUFFIX}"
         try:
-            size = path.lstat().st_size
-            note.write_text(json.dumps({"name": name}), encoding="ascii")
-            if keep:
-                _copy(path, kept)
-            else:
-                _move(path, kept)
+            try:
+                with note.open("w", encoding="ascii") as file:
+                    json.dump({"name": name}, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                _sync(folder)
+                yield folder / f"{number}{SUFFIX}"
+                _sync(folder)
+            except BaseException:
+                if not os.path.lexists(folder / f"{number}{SUFFIX}"):
+                    note.unlink(missing_ok=True)
+                raise
         except OSError as error:
-            with suppress(OSError):
-                note.unlink(missing_ok=True)
             raise StorageError(f"the container cannot be put into the trash: {error.strerror}") from error
-        return Trashed(number, name, size, int(note.stat().st_mtime))
 
     def _read(self, number: str) -> Trashed:
         folder = self._state.path / "trash"
@@ -242,21 +267,10 @@ def _tags(path: Path) -> Iterator[str]:
 
 
 def _place(made: Path, path: Path) -> None:
-    """Move a file to a name that nobody has. Raises Problem (409), StorageError."""
+    """Move a file, or a link, to a name that nobody has. Raises Problem (409), StorageError."""
     try:
-        try:
-            os.link(made, path, follow_symlinks=False)
-        except OSError as error:
-            if error.errno == errno.EXDEV:
-                _across(made, path, replace=False)
-            elif (
-                error.errno in _NO_LINKS
-            ):  # without links the look and the move are two steps; the lock helps
-                if os.path.lexists(path):
-                    raise FileExistsError from error
-                made.replace(path)
-            else:
-                raise
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _copy(made, path)
         made.unlink(missing_ok=True)
         _sync(path.parent)
     except FileExistsError as error:
@@ -265,50 +279,68 @@ def _place(made: Path, path: Path) -> None:
         raise StorageError(f"the container cannot be put into the library: {error.strerror}") from error
 
 
-def _replace(made: Path, path: Path) -> None:
+def _take_place(made: Path, path: Path) -> None:
+    """Move a file to a name that another one has. Raises OSError."""
     try:
-        try:
-            made.replace(path)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _across(made, path, replace=True)
-            made.unlink()
-        _sync(path.parent)
-    except OSError as error:
-        raise StorageError(f"the container cannot be put into the library: {error.strerror}") from error
-
-
-def _move(path: Path, kept: Path) -> None:
-    try:
-        path.rename(kept)
+        made.replace(path)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _across(path, kept, replace=False)
-        path.unlink()
+        with _copied(made, path) as part:
+            part.replace(path)
+        made.unlink()
+    _sync(path.parent)
 
 
-def _copy(path: Path, kept: Path) -> None:
+def _move(path: Path, kept: Path) -> None:
+    """Move a file, or a link, to a name that nobody has; in one step where possible. Raises OSError."""
+    if not path.is_symlink():
+        try:
+            path.rename(kept)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    _copy(path, kept)
+    path.unlink()
+
+
+def _copy(path: Path, to: Path) -> None:
+    """The same file, or link, under a name that nobody has as well. Raises FileExistsError, OSError."""
+    if path.is_symlink():
+        target = path.readlink()
+        if not target.is_absolute():
+            # From its new folder it has to lead where it led.
+            here, there = os.path.realpath(path.parent), os.path.realpath(to.parent)
+            target = Path(os.path.relpath(Path(here) / target, there))
+        to.symlink_to(target)
+        return
     try:
-        os.link(path, kept, follow_symlinks=False)
+        os.link(path, to)
     except OSError as error:
         if error.errno != errno.EXDEV and error.errno not in _NO_LINKS:
             raise
-        _across(path, kept, replace=False)
+        with _copied(path, to) as part:
+            try:
+                os.link(part, to)
+            except OSError as again:
+                # Without links the look and the move are two steps; the lock keeps others of ours away.
+                if again.errno not in _NO_LINKS:
+                    raise
+                if os.path.lexists(to):
+                    raise FileExistsError from again
+                part.replace(to)
 
 
-def _across(path: Path, to: Path, *, replace: bool) -> None:
-    """Copy a file to another file system: beside its name first, then to it."""
+@contextmanager
+def _copied(path: Path, to: Path) -> Iterator[Path]:
+    """A copy of a file beside `to`, on disk; it is gone behind the block unless it was moved."""
     part = to.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        shutil.copy2(path, part, follow_symlinks=False)
+        shutil.copy2(path, part)
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        if replace:
-            part.replace(to)
-        else:
-            os.link(part, to, follow_symlinks=False)
+        yield part
     finally:
         part.unlink(missing_ok=True)
 
