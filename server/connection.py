@@ -132,15 +132,13 @@ class Connection(web.RequestHandler):
     def end_if_late(self, now: float, limit: float) -> None:
         """Close, with a problem, if a request's head takes longer than `limit` seconds to come.
 
-        `now` is the loop's time, seconds. Who connects and says nothing is closed like any idle connection.
+        `now` is the loop's time, seconds. Who says nothing at all is closed as idle, which aiohttp does.
         """
         if self.transport is None or self.transport.is_closing():
             return
         if self._partial and now - self._begun >= limit:
             self._partial = False
             self.transport.write(_LATE)
-            self.transport.close()
-        elif not self._partial and not self._request_count and now - self._opened >= self._keepalive_timeout:
             self.transport.close()
 
     def leave_if_idle(self, now: float, grace: float) -> None:

@@ -120,34 +120,38 @@ class Stream:
 
     def __init__(self, connection: socket.socket) -> None:
         self._file = connection.makefile("rb")
+        self._lines: list[str] = []
         self.head = b""
         while not self.head.endswith(b"\r\n\r\n"):
             self.head += self._file.readline()
 
     def next(self) -> tuple[str, Any]:
         """The next event; comments are passed over."""
-        lines: list[str] = []
         while True:
-            size = int(self._file.readline(), 16)
-            data = self._file.read(size)
-            self._file.readline()
-            lines += data.decode().split("\n")
-            while "" in lines:
-                at = lines.index("")
-                block, lines = lines[:at], lines[at + 1 :]
+            while "" in self._lines:
+                at = self._lines.index("")
+                block, self._lines = self._lines[:at], self._lines[at + 1 :]
                 fields = dict(line.split(": ", 1) for line in block if not line.startswith(":"))
                 if fields:
                     return fields["event"], json.loads(fields["data"])
+            size = int(self._file.readline(), 16)
+            data = self._file.read(size)
+            self._file.readline()
+            self._lines += data.decode().split("\n")[:-1]  # every piece ends with a line
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._file.close()
 
     def rest(self) -> bytes:
         """What comes until the connection ends, less what says nothing."""
         return self._file.read().replace(b"8\r\n: ping\n\n\r\n", b"")
 
-    def until(self, name: str, **wanted: Any) -> Any:
+    def until(self, event: str, /, **wanted: Any) -> Any:
         """The first event of that name with these members."""
         while True:
             found, data = self.next()
-            if found == name and wanted.items() <= data.items():
+            if found == event and wanted.items() <= data.items():
                 return data
 
 
@@ -155,7 +159,11 @@ class Stream:
 def listening(server: Server) -> Iterator[Stream]:
     with socket.create_connection(server.address, timeout=20) as connection:
         connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        yield Stream(connection)
+        stream = Stream(connection)
+        try:
+            yield stream
+        finally:
+            stream.close()
 
 
 def test_what_happens_is_told(server: Server, tmp_path: Path) -> None:

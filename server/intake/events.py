@@ -182,11 +182,12 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         await response.prepare(request)
         # Headers go out with the first bytes: a client knows at once that it is heard.
         await response.write(sse.PING + b"".join(sse.event("job", shown(one)) for one in running))
-        async for data in _heard(listener):
-            await response.write(data)
+        with suppress(ConnectionError):  # that the client leaves is how it ends
+            async for data in _heard(listener):
+                await response.write(data)
+            await response.write_eof()
     finally:
         events.forget(listener)
-    await response.write_eof()
     return response
 
 
