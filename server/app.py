@@ -24,9 +24,10 @@ from harmony4.server.connection import Connection
 from harmony4.server.errors import problems
 from harmony4.server.express import Express
 from harmony4.server.housekeeping import keep_house
-from harmony4.server.intake import changes, events, exports
+from harmony4.server.intake import changes, events, exports, tus
 from harmony4.server.intake.desk import Desk
-from harmony4.server.keys import CATALOGUE, CONFIG, DESK, EVENTS, EXPRESS, LIBRARY, STATE, STATUS, Status
+from harmony4.server.intake.finishing import Finisher
+from harmony4.server.keys import CATALOGUE, CONFIG, DESK, EVENTS, EXPRESS, FINISHER, LIBRARY, STATE, STATUS, Status
 from harmony4.server.library import Library
 from harmony4.server.listening import address_url, listen
 from harmony4.server.state import FOLDER, State
@@ -53,9 +54,11 @@ def create_app(config: Config) -> web.Application:
     app[STATUS] = Status()
     app[EXPRESS] = Express(library)
     app[DESK] = Desk(config, library, app[STATE])
+    app[FINISHER] = Finisher(config, library, app[STATE], app[DESK])
     app[EVENTS] = events.Events(library.root, app[DESK].jobs)
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)
+    app.on_response_prepare.append(tus.name_version)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
@@ -64,6 +67,7 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(seeking.routes())
     app.add_routes(media.routes())
     app.add_routes(exports.routes())
+    app.add_routes(tus.routes())
     app.add_routes(changes.routes())
     app.add_routes(events.routes())
     app.add_routes(health.routes())
@@ -79,7 +83,8 @@ async def _readers(app: web.Application) -> AsyncIterator[None]:
 
 async def _intake(app: web.Application) -> AsyncIterator[None]:
     """Look after uploads and jobs, and watch the folders."""
-    tasks = [asyncio.create_task(app[DESK].keep()), asyncio.create_task(app[EVENTS].watch())]
+    work = (app[DESK].keep(), app[FINISHER].keep(), app[EVENTS].watch())
+    tasks = [asyncio.create_task(one) for one in work]
     yield
     for task in tasks:
         task.cancel()

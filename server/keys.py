@@ -11,13 +11,14 @@ from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.express import Express
 from harmony4.server.intake.desk import Desk
+from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
 from harmony4.server.state import State
 
 if TYPE_CHECKING:
     from harmony4.server.intake.events import Events
 
-__all__ = ["CATALOGUE", "CONFIG", "DESK", "EVENTS", "EXPRESS", "LIBRARY", "STATE", "STATUS", "Status"]
+__all__ = ["CATALOGUE", "CONFIG", "DESK", "EVENTS", "EXPRESS", "FINISHER", "LIBRARY", "STATE", "STATUS", "Status"]
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
 DESK: Final = web.AppKey("desk", Desk)
 EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")
+FINISHER: Final = web.AppKey("finisher", Finisher)
 EXPRESS: Final = web.AppKey("express", Express)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATE: Final = web.AppKey("state", State)
