@@ -179,7 +179,7 @@ async def serve(
         relieve=library.relieve,
     )
     acceptor.start()
-    house = loop.create_task(keep_house(manager, library, config.write_timeout))
+    house = loop.create_task(keep_house(manager, library, config.write_timeout, config.read_timeout))
     try:
         if stop is None:
             stop = asyncio.Event()

@@ -54,7 +54,10 @@ class Config:
     )
     read_timeout: float = field(
         default=60.0,
-        metadata={"help": "seconds without a byte until an upload is given up", "range": (0.05, 86_400)},
+        metadata={
+            "help": "seconds for a request's head, and without a byte of its body",
+            "range": (0.05, 86_400),
+        },
     )
     keepalive_timeout: float = field(
         default=75.0, metadata={"help": "seconds an idle connection stays open", "range": (0, 86_400)}

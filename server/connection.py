@@ -25,6 +25,11 @@ __all__ = ["Connection"]
 
 _DRAIN_CHECKS: Final = 0.02
 """Seconds between two looks at what the kernel has still to take, while the server stops."""
+_LATE: Final = (
+    b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: 80\r\n\r\n"
+    b'{"type": "urn:harmony4:problem:http", "title": "Request Timeout", "status": 408}'
+)
 _SHORT: Final = 2**16
 """Bytes of an answer that somebody waits for rather than plays."""
 
@@ -34,6 +39,7 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_at_boundary",
+        "_begun",
         "_express",
         "_keys",
         "_opened",
@@ -54,6 +60,8 @@ class Connection(web.RequestHandler):
         self._at_boundary = True
         self._opened = 0.0
         self._partial = False
+        self._begun = 0.0
+        """When the head that has not come whole began, by the loop's time."""
         self._keys: deque[Key | None] = deque()
         """What the requests that aiohttp has not answered yet are called in the express lane."""
         self.address = "-"
@@ -100,7 +108,10 @@ class Connection(web.RequestHandler):
         new = self._request_count - before
         # The first bytes of a request: no whole one came of them, and nothing else could have been meant.
         waiter = self._waiter
-        self._partial = not new and waiter is not None and not waiter.done()
+        partial = not new and waiter is not None and not waiter.done()
+        if partial and not self._partial:
+            self._begun = self._loop.time()
+        self._partial = partial
         # Whether the parser stands between two requests: exactly one came, whole and without a body. The
         # bytes are looked at, too, for a parser whose queue is full keeps the second of two for later.
         self._at_boundary = (
@@ -111,6 +122,20 @@ class Connection(web.RequestHandler):
             and not self._upgraded
         )
         self._keys.extend([key if self._at_boundary else None] * new)
+
+    def end_if_late(self, now: float, limit: float) -> None:
+        """Close, with a problem, if a request's head takes longer than `limit` seconds to come.
+
+        `now` is the loop's time, seconds. Who connects and says nothing is closed like any idle connection.
+        """
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self._partial and now - self._begun >= limit:
+            self._partial = False
+            self.transport.write(_LATE)
+            self.transport.close()
+        elif not self._partial and not self._request_count and now - self._opened >= self._keepalive_timeout:
+            self.transport.close()
 
     def leave_if_idle(self, now: float, grace: float) -> None:
         """Close if there is no request, not even the beginning of one, and has been none for `grace` seconds.

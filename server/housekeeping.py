@@ -30,26 +30,31 @@ _Seen = dict[Connection, tuple[int, float]]
 """Bytes that a client had still to take, and the loop's time since when."""
 
 
-async def keep_house(manager: web.Server, library: Library, limit: float) -> None:
-    """Run until cancelled. `limit` is how long a client may take nothing, seconds."""
-    pause = min(_PAUSE, limit / _LOOKS)
+async def keep_house(manager: web.Server, library: Library, limit: float, patience: float) -> None:
+    """Run until cancelled. `limit` is how long a client may take nothing, `patience` how long the head of its
+    request may take, seconds.
+    """
+    pause = min(_PAUSE, min(limit, patience) / _LOOKS)
     loop = asyncio.get_running_loop()
     seen: _Seen = {}
     while True:
         await asyncio.sleep(pause)
         now = loop.time()
-        seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit)
+        seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit, patience)
         try:
             await library.let_go(now)
         except Exception:  # one bad round must not leave the server without the next ones
             _LOG.exception("the housekeeping failed; it goes on")
 
 
-def _look_after(connections: list[Connection], before: _Seen, now: float, limit: float) -> _Seen:
+def _look_after(
+    connections: list[Connection], before: _Seen, now: float, limit: float, patience: float
+) -> _Seen:
     """Cut off who takes nothing for `limit` seconds; what each one has still to take, and since when."""
     seen: _Seen = {}
     for one in connections:
         try:
+            one.end_if_late(now, patience)
             left = _left(one)
             if not left:
                 continue

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from harmony4.server.catalogue import SORTS
 from harmony4.server.errors import PROBLEM_TYPE, PROBLEMS
+from harmony4.server.facts import CONTAINER_TYPE
 from harmony4.server.seeking import MAX_TARGETS
 
 __all__ = ["document", "routes"]
@@ -19,11 +20,14 @@ _TITLES: Final = {
     "400": "The request is not valid",
     "404": "No such container, track or keyframe",
     "408": "The body did not come in time",
-    "409": "The blocks of the track do not decode alone",
+    "409": "The name is taken, or the blocks of the track do not decode alone",
     "410": "`v` names a version that is gone",
     "412": "A precondition does not hold",
     "413": "More than is taken at once",
     "415": "The body is of another type",
+    "422": "The media cannot be read",
+    "429": "More at once than one client may send",
+    "507": "There is no room for it",
     "416": "No byte of the range exists",
     "500": "The container is damaged",
     "503": "The container cannot be read at the moment, or the server stops",
@@ -128,7 +132,96 @@ def document() -> dict[str, Any]:
                     {"200": _answer("The facts", "Info"), **_problems("400", "404", "410", "500", "503")},
                 )
             },
+            "/video/export": {
+                "post": _operation(
+                    "export",
+                    "Media in, a container out",
+                    [
+                        _query(
+                            "name", "Path of the new container; without it the container is sent back", _TEXT
+                        ),
+                        *_EXPORT,
+                        _query("job", "1: answer when the body has arrived, and go on", {"enum": ["0", "1"]}),
+                        _request_header("If-Match"),
+                    ],
+                    {
+                        "200": {"description": "The container itself", "content": {CONTAINER_TYPE: {}}},
+                        "201": _answer("The container is in the library", "Exported"),
+                        "202": _answer("The container will be in the library", "Job"),
+                        **_problems(
+                            *("400", "408", "409", "412", "413", "415", "422", "429", "500", "503", "507")
+                        ),
+                    },
+                )
+                | {
+                    "requestBody": {
+                        "required": True,
+                        "content": {
+                            "*/*": {},
+                            "multipart/form-data": {
+                                "schema": {"type": "object", "properties": {"file": {}}, "required": ["file"]}
+                            },
+                        },
+                    }
+                }
+            },
+            "/jobs": {
+                "get": _operation("jobs", "Exports that are known", [], {"200": _answer("They are", "Jobs")})
+            },
+            "/jobs/{id}": {
+                "get": _operation(
+                    "job",
+                    "How far an export is",
+                    [_path("id", "string")],
+                    {"200": _answer("What is known of it", "Job"), **_problems("404")},
+                ),
+                "delete": _operation(
+                    "cancel",
+                    "Cancel an export",
+                    [_path("id", "string")],
+                    {
+                        "200": _answer("It has ended already", "Job"),
+                        "202": _answer("It will be", "Job"),
+                        **_problems("404", "507"),
+                    },
+                ),
+            },
+            "/events": {"get": _file("events", "What happens, as it happens", "text/event-stream", [])},
+            "/media/trash": {
+                "get": _operation("trash", "What was deleted", [], {"200": _answer("The trash", "Trash")}),
+                "delete": _operation(
+                    "purge",
+                    "Remove a container from the trash for good",
+                    [_ID],
+                    {"204": {"description": "It is gone"}, **_problems("400", "404", "507")},
+                ),
+            },
+            "/media/restore": {
+                "post": _operation(
+                    "restore",
+                    "Take a container out of the trash",
+                    [_ID, _query("to", "Another name than it had", _TEXT)],
+                    {"200": _answer("Its name", "Named"), **_problems("400", "404", "409", "507")},
+                )
+            },
+            "/media/rename": {
+                "post": _operation(
+                    "rename",
+                    "Give a container another name",
+                    [_NAME, _query("to", "The new name", _TEXT, True), _request_header("If-Match")],
+                    {"200": _answer("Its name", "Named"), **_problems("400", "404", "409", "412", "507")},
+                )
+            },
             "/media": {
+                "delete": _operation(
+                    "delete",
+                    "Move a container into the trash",
+                    [_NAME, _request_header("If-Match")],
+                    {
+                        "200": _answer("What it is called there", "Trashed"),
+                        **_problems("400", "404", "412", "507"),
+                    },
+                ),
                 "get": _operation(
                     "media",
                     "The library, page by page",
@@ -143,7 +236,7 @@ def document() -> dict[str, Any]:
                         ),
                     ],
                     {"200": _answer("A page of the library", "Media"), **_problems("400")},
-                )
+                ),
             },
             "/health": {
                 "get": _operation("health", "The process answers", [], {"200": _answer("It does", "Status")})
@@ -232,6 +325,14 @@ def _file(name: str, summary: str, kind: str, parameters: list[Any]) -> dict[str
 
 _NAME: Final = _query("name", "Path of the container below the library", {"type": "string"}, True)
 _TRACK: Final = _query("track", "Number of the track", {"type": "integer", "minimum": 0, "default": 0})
+_ID: Final = _query("id", "What it is called in the trash", {"type": "string"}, True)
+_EXPORT: Final = [
+    _query("block_size", "Greatest size of a block, such as 512KiB", {"type": "string"}),
+    _query("raw", "1: do not look inside", {"enum": ["0", "1"]}),
+    _query("fps_hint", "Frames per second of opaque media", {"type": "string"}),
+    _query("gop", "Frames from keyframe to keyframe of opaque media", {"type": "integer", "minimum": 1}),
+    _query("title", "A title, kept in the metadata", {"type": "string"}),
+]
 _VERSION: Final = _query(
     "v", "First 16 digits of the ETag: the answer may be kept for ever", {"type": "string"}
 )
@@ -280,7 +381,41 @@ _SEEK: Final = _object(
 )
 _MISS: Final = _object({"asked": _INT, "error": _object({"code": _TEXT, "message": _TEXT})})
 
+_EXPORTED: Final = {
+    "head": _TEXT,
+    "root": _TEXT,
+    "blocks": {"type": "integer"},
+    "duration": _INT,
+    "size": _INT,
+    "codec": _TEXT,
+    "kind": _TEXT,
+    "media_type": _TEXT,
+    "timing": {"enum": ["demux", "hint"]},
+    "note": {"type": ["string", "null"]},
+}
+_JOB: Final = _object(
+    {
+        "id": _TEXT,
+        "state": {"enum": ["receiving", "sealing", "done", "failed", "cancelled"]},
+        "name": {"type": ["string", "null"]},
+        "received": {"type": "integer"},
+        "size": {"type": ["integer", "null"]},
+        "blocks": {"type": "integer"},
+        "problem": {"type": ["object", "null"]},
+        "result": {"type": ["object", "null"]},
+    }
+)
+_TRASHED: Final = _object(
+    {"id": _TEXT, "name": _TEXT, "size": {"type": "integer"}, "deleted": {"type": "integer"}}
+)
+
 _SCHEMAS: Final = {
+    "Exported": _object({"job": _TEXT, "name": _TEXT, **_EXPORTED}),
+    "Job": _JOB,
+    "Jobs": _object({"jobs": {"type": "array", "items": _JOB}}),
+    "Trashed": _TRASHED,
+    "Trash": _object({"items": {"type": "array", "items": _TRASHED}}),
+    "Named": _object({"name": _TEXT}),
     "Problem": _object(
         {
             "type": {"enum": [f"urn:harmony4:problem:{code}" for code in PROBLEMS]},

@@ -27,5 +27,12 @@ export const info = (name, signal) => json("video/info", { name }, signal);
 export const seek = (name, pts) => json("video/seek", { name, pts });
 export const keyframes = (name, version, signal) => json("video/keyframes", { name, v: version }, signal);
 
+/** Where a file is sent to become the container `name`; the answer is a job. */
+export const exportUrl = (name) => `video/export?${new URLSearchParams({ name, job: "1" })}`;
+export const jobUrl = (id) => `jobs/${id}`;
+
+/** What happens to jobs and in the library. */
+export const listen = () => new EventSource("events");
+
 /** An address from the server ("/video/range/…") as one that is relative to this page. */
 export const local = (url) => new URL("." + url, document.baseURI).href;

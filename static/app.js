@@ -4,6 +4,7 @@ import { $, note } from "./dom.js";
 import { parseTime } from "./format.js";
 import * as library from "./library.js";
 import * as player from "./player.js";
+import * as upload from "./upload.js";
 
 const openName = () => new URLSearchParams(location.search).get("name");
 
@@ -40,8 +41,8 @@ function navigate(url) {
   scrollTo({ top: 0 });
 }
 
-$("items").addEventListener("click", (event) => {
-  const link = event.target.closest("a.item");
+for (const list of ["items", "uploads"]) $(list).addEventListener("click", (event) => {
+  const link = event.target.closest("a");
   if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
   navigate(link.getAttribute("href"));
@@ -85,5 +86,6 @@ $("link").addEventListener("click", async () => {
 
 addEventListener("popstate", follow); // new fragments come here too
 
+upload.start(() => library.load());
 follow();
 library.load();

@@ -38,7 +38,7 @@ export async function load({ more = false } = {}) {
   $("count").textContent = next === null ? count(shown, "container") : `first ${count(shown, "container")}`;
   if (shown) show(null);
   else if (q) show(note("Nothing found", `No name contains “${q}”.`));
-  else show(note("The library is empty", ["Put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
+  else show(note("The library is empty", ["Drop media on this page, or put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
   mark();
   return page.items;
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from harmony4.server.ingest import ExportOptions, export
 from needs import BUNNY, ORIGINAL, ROOT, needs_chromium, needs_ffmpeg, program
+from processes import until
 from serving import Server, running, write_container
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -108,7 +110,13 @@ def page(browser: Browser, server: Server) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 800})
     page = context.new_page()
     faults: list[str] = []
-    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    # That a name is taken is an answer like any other to the page, but Chromium logs it as an error.
+    page.on(
+        "console",
+        lambda message: (
+            faults.append(message.text) if message.type == "error" and "409 (" not in message.text else None
+        ),
+    )
     page.on("pageerror", lambda error: faults.append(str(error)))
     page.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
     page.on(
@@ -326,3 +334,59 @@ def test_screenshots(browser: Browser, server: Server, scheme: Any, width: int) 
     page.screenshot(path=SCREENSHOTS / f"player-{scheme}-{width}.png")
     assert page.evaluate("document.documentElement.scrollWidth") == width
     context.close()
+
+
+def test_upload(page: Page, tmp_path_factory: pytest.TempPathFactory, server: Server) -> None:
+    """A file that is chosen becomes a container that plays; a name that is taken is said, and replaced."""
+    film = tmp_path_factory.mktemp("upload") / "new film.mp4"
+    film.write_bytes(BUNNY.read_bytes())
+    page.goto(server.url)
+    page.wait_for_selector("#items a.item")
+    page.set_input_files("#files", film)
+    link = page.wait_for_selector("#uploads .upload a")
+    assert link is not None
+    assert "sealed" in page.inner_text("#uploads .more-facts")
+    page.wait_for_selector('#items a[data-name="new film.mp4.h4mk"]')
+    link.click()
+    page.wait_for_selector("#stage video")
+    page.evaluate(SHOWN)
+    assert server.get("/video/range?name=new%20film.mp4.h4mk").body == BUNNY.read_bytes()
+    assert server.get("/container?name=new%20film.mp4.h4mk").body == exported(BUNNY)
+    page.set_input_files("#files", film)
+    page.wait_for_selector("#uploads .upload:nth-child(2) .bad")
+    page.click("#uploads .upload:nth-child(2) button:text('Replace')")
+    page.wait_for_selector("#uploads .upload:nth-child(2) a")
+    (old,) = server.get("/media/trash").json["items"]
+    assert old["name"] == "new film.mp4.h4mk"
+
+
+def test_drop_and_cancel(page: Page, server: Server) -> None:
+    """A file that is dropped, made in the page: large enough to be cancelled while it is sent."""
+    page.goto(server.url)
+    page.wait_for_selector("#items a.item")
+    page.evaluate(
+        """() => {
+          const data = new DataTransfer();
+          data.items.add(new File([new Uint8Array(3000)], "small.bin"));
+          data.items.add(new File(Array(400).fill(new Uint8Array(2 ** 20)), "large.bin"));
+          for (const name of ["dragenter", "dragover", "drop"])
+            dispatchEvent(new DragEvent(name, { dataTransfer: data, cancelable: true, bubbles: true }));
+        }"""
+    )
+    page.click("#uploads .upload:nth-child(2) button")
+    page.wait_for_selector("#uploads .upload:nth-child(2) .bad")
+    assert "cancelled" in page.inner_text("#uploads .upload:nth-child(2) .bad")
+    page.wait_for_selector("#uploads .upload:nth-child(1) a")
+    until(
+        lambda: not any(one["state"] == "receiving" for one in server.get("/jobs").json["jobs"]),
+        "no job runs",
+    )
+    names = [one["name"] for one in server.get("/media").json["items"]]
+    assert "small.bin.h4mk" in names
+    assert "large.bin.h4mk" not in names
+
+
+def exported(path: Path) -> bytes:
+    out = io.BytesIO()
+    export(path, out, ExportOptions())
+    return out.getvalue()

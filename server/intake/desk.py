@@ -97,7 +97,7 @@ class Desk:
         """
         spool = await asyncio.to_thread(Spool, self._state)
         try:
-            job = await asyncio.to_thread(self.jobs.start, number, **about)
+            job = await asyncio.to_thread(self.jobs.start, number, received=0, blocks=0, **about)
         except BaseException:
             await asyncio.to_thread(spool.close)
             raise

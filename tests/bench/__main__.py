@@ -24,6 +24,7 @@ from bench.bulk import bulk
 from bench.checked import checked
 from bench.cold import cold
 from bench.firstbyte import firstbyte
+from bench.intake import intake
 from bench.long import long
 from bench.measure import ROOT, Others, Place, Table
 from bench.ranges import ranges
@@ -41,8 +42,9 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "firstbyte": firstbyte,
     "cold": cold,
     "slow": slow,
+    "intake": intake,
 }
-QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow")
+QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow", "intake")
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
 DISTURBED = 0.05

@@ -76,10 +76,10 @@ class Server:
                 ticks += sum(int(one) for one in text.rpartition(")")[2].split()[11:13])
         return ticks / os.sysconf("SC_CLK_TCK")
 
-    def memory(self) -> dict[str, int]:
-        """Bytes of `VmRSS`, `RssAnon`, `RssFile`: the sums over its processes."""
+    def memory(self, *, alone: bool = False) -> dict[str, int]:
+        """Bytes of `VmRSS`, `RssAnon`, `RssFile`: summed over its processes, or of the first one `alone`."""
         found = {"VmRSS": 0, "RssAnon": 0, "RssFile": 0}
-        for pid in tree(self.process.pid):
+        for pid in [self.process.pid] if alone else tree(self.process.pid):
             with contextlib.suppress(OSError):
                 for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
                     key, _, value = line.partition(":")
@@ -122,6 +122,14 @@ def ours(library: Path, home: Path, core: int, *options: str) -> Iterator[Server
 
 
 @contextlib.contextmanager
+def everywhere(library: Path, home: Path) -> Iterator[Server]:
+    """`harmony4 serve` on all cores."""
+    command = [harmony4(), "serve", os.fspath(library), "--port", "0", "--json", "--access-log"]
+    with _python("ours", command, home, None) as server:
+        yield server
+
+
+@contextlib.contextmanager
 def own(module: str, library: Path, home: Path, core: int, way: str) -> Iterator[Server]:
     """A server of ours that a module of these benchmarks starts another way."""
     command = [sys.executable, "-P", "-m", module, way, os.fspath(library)]
@@ -138,8 +146,8 @@ def peer(kind: str, folder: Path, home: Path, core: int, *more: str) -> Iterator
 
 
 @contextlib.contextmanager
-def _python(name: str, command: Sequence[str], home: Path, core: int) -> Iterator[Server]:
-    """A program that says in JSON, in its first line, where it listens."""
+def _python(name: str, command: Sequence[str], home: Path, core: int | None) -> Iterator[Server]:
+    """A program that says in JSON, in its first line, where it listens. `core`: None for all of them."""
     log = home / f"{name}.log"
     tests = Path(__file__).resolve().parents[1]
     environment = os.environ | {"PYTHONPATH": os.fspath(tests)}
@@ -149,7 +157,7 @@ def _python(name: str, command: Sequence[str], home: Path, core: int) -> Iterato
             stdout=subprocess.PIPE,
             stderr=errors,
             env=environment,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=(lambda: os.sched_setaffinity(0, {core})) if core is not None else None,
         )
     with quietly(process):
         assert process.stdout is not None

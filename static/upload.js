@@ -1,0 +1,155 @@
+// Files that are dropped on the page become containers: a row for each, with what was sent and what is sealed.
+
+import { Problem, exportUrl, jobUrl, listen } from "./api.js";
+import { $, element } from "./dom.js";
+import { bytes, count } from "./format.js";
+import { href } from "./library.js";
+
+const AT_ONCE = 2;
+const waiting = [];
+let running = 0;
+let stream = null;
+let finished = () => {};
+
+/** Take files by drop and by the button; `done` is called after each one that has become a container. */
+export function start(done) {
+  finished = done;
+  $("files").addEventListener("change", (event) => {
+    take([...event.target.files]);
+    event.target.value = ""; // the same file can be chosen again
+  });
+  let depth = 0; // dragenter and dragleave come for every element on the way
+  const holds = (event) => event.dataTransfer?.types.includes("Files");
+  addEventListener("dragenter", (event) => holds(event) && (depth++, $("drop").hidden = false));
+  addEventListener("dragleave", (event) => holds(event) && (depth--, $("drop").hidden = depth > 0 ? false : true));
+  addEventListener("dragover", (event) => holds(event) && event.preventDefault());
+  addEventListener("drop", (event) => {
+    if (!holds(event)) return;
+    event.preventDefault();
+    depth = 0;
+    $("drop").hidden = true;
+    take([...event.dataTransfer.files]);
+  });
+}
+
+function take(files) {
+  for (const file of files) waiting.push(new Upload(file));
+  next();
+}
+
+function next() {
+  while (running < AT_ONCE && waiting.length) {
+    running += 1;
+    waiting.shift().send();
+  }
+  if (!running && !waiting.length) {
+    stream?.close();
+    stream = null;
+  }
+}
+
+class Upload {
+  constructor(file) {
+    this.file = file;
+    this.name = `${file.name}.h4mk`;
+    this.job = null;
+    this.heardOf = new Map();
+    this.over = false;
+    this.blocks = 0;
+    this.bar = element("progress", { max: Math.max(file.size, 1), value: 0, "aria-label": `Upload of ${file.name}` });
+    this.says = element("span", { class: "more-facts" }, "waits");
+    this.button = element("button", { type: "button", class: "quiet" }, "Cancel");
+    this.button.addEventListener("click", () => this.press());
+    this.label = element("span", { class: "name" }, file.name);
+    this.row = element("li", { class: "upload" }, this.label, this.button, this.bar, this.says);
+    $("uploads").append(this.row);
+  }
+
+  send(headers = {}) {
+    this.over = false;
+    this.says.classList.remove("bad");
+    this.says.textContent = "begins";
+    this.button.textContent = "Cancel";
+    stream ??= listen();
+    stream.addEventListener("job", (this.heard = (event) => this.hear(JSON.parse(event.data))));
+    if (/\.h4mk$/i.test(this.file.name)) {
+      this.fail(new Problem({ detail: "This is a container already: copy it into the library's folder." }));
+      return;
+    }
+    const request = (this.request = new XMLHttpRequest());
+    request.open("POST", exportUrl(this.name));
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.responseType = "json";
+    request.upload.addEventListener("progress", (event) => {
+      this.bar.value = event.loaded;
+      this.show(`${bytes(event.loaded)} of ${bytes(this.file.size)} sent`);
+    });
+    request.addEventListener("load", () => {
+      if (request.status !== 202) this.fail(new Problem(request.response, request.status));
+      else {
+        this.job = request.response;
+        this.hear(this.heardOf.get(this.job.id) ?? this.job); // an event may have been faster than the answer
+      }
+    });
+    request.addEventListener("error", () => this.fail(new Problem({ detail: "the connection was lost" })));
+    request.addEventListener("abort", () => this.fail(new Problem({ detail: "cancelled" })));
+    request.send(this.file);
+  }
+
+  /** A job's facts; until the server has said which one is ours, it is known by its name. */
+  hear(job) {
+    if (this.over || (this.job ? job.id !== this.job.id : job.name !== this.name)) return;
+    this.heardOf.set(job.id, job);
+    if (!this.job && job.state !== "receiving") return; // an older one of that name, or ours, which the answer names
+    this.blocks = job.blocks;
+    if (job.state === "done") this.finish(job);
+    else if (job.state === "failed" || job.state === "cancelled") this.fail(new Problem(job.problem));
+    else if (this.job) this.show(`all ${bytes(this.file.size)} sent`);
+  }
+
+  show(text) {
+    this.says.textContent = this.blocks ? `${text} · ${count(this.blocks, "block")} sealed` : text;
+  }
+
+  finish(job) {
+    this.end("Close");
+    this.bar.value = this.bar.max;
+    this.label.replaceChildren(element("a", { href: href(job.name) }, this.file.name));
+    this.says.textContent = `${count(job.blocks, "block")} sealed · ${bytes(job.result.size)}`;
+    finished(job.name);
+  }
+
+  fail(problem) {
+    if (this.over) return;
+    this.end(problem.code === "exists" ? "Replace" : "Close");
+    this.says.textContent = problem.message;
+    this.says.classList.add("bad");
+  }
+
+  end(label) {
+    this.over = true;
+    this.button.textContent = label;
+    stream?.removeEventListener("job", this.heard);
+    running -= 1;
+    next();
+  }
+
+  press() {
+    if (!this.over) {
+      if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" });
+      else if (this.request) this.request.abort();
+      else this.drop();
+    } else if (this.button.textContent === "Replace") {
+      running += 1;
+      this.job = null;
+      this.send({ "If-Match": "*" });
+    } else this.row.remove();
+  }
+
+  /** It has not begun, and never will. */
+  drop() {
+    waiting.splice(waiting.indexOf(this), 1);
+    this.row.remove();
+  }
+}
