@@ -27,7 +27,18 @@ from harmony4.server.housekeeping import keep_house
 from harmony4.server.intake import changes, events, exports, tus
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
-from harmony4.server.keys import CATALOGUE, CONFIG, DESK, EVENTS, EXPRESS, FINISHER, LIBRARY, STATE, STATUS, Status
+from harmony4.server.keys import (
+    CATALOGUE,
+    CONFIG,
+    DESK,
+    EVENTS,
+    EXPRESS,
+    FINISHER,
+    LIBRARY,
+    STATE,
+    STATUS,
+    Status,
+)
 from harmony4.server.library import Library
 from harmony4.server.listening import address_url, listen
 from harmony4.server.state import FOLDER, State

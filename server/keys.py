@@ -18,7 +18,18 @@ from harmony4.server.state import State
 if TYPE_CHECKING:
     from harmony4.server.intake.events import Events
 
-__all__ = ["CATALOGUE", "CONFIG", "DESK", "EVENTS", "EXPRESS", "FINISHER", "LIBRARY", "STATE", "STATUS", "Status"]
+__all__ = [
+    "CATALOGUE",
+    "CONFIG",
+    "DESK",
+    "EVENTS",
+    "EXPRESS",
+    "FINISHER",
+    "LIBRARY",
+    "STATE",
+    "STATUS",
+    "Status",
+]
 
 
 @dataclass(slots=True)

@@ -82,9 +82,7 @@ class Finisher:
             held.release()
             await after.aclose()
 
-    async def _export(
-        self, one: Export, held: Held, asked: Asked, match: Match | None, again: bool
-    ) -> None:
+    async def _export(self, one: Export, held: Held, asked: Asked, match: Match | None, again: bool) -> None:
         assert asked.name is not None
         try:
             async with aclosing(self._pieces(held)) as pieces:
@@ -121,7 +119,7 @@ class Finisher:
         """Remove uploads that have expired, take up those that were left; until cancelled."""
         while True:
             try:
-                if self._state.path.exists():  # noqa: ASYNC240 - a look at what is in memory
+                if self._state.path.exists():
                     await asyncio.to_thread(self.uploads.sweep)
                     left = self.uploads.complete()
                     while (held := await asyncio.to_thread(next, left, None)) is not None:

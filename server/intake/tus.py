@@ -89,7 +89,7 @@ async def post_collection(request: web.Request) -> web.Response:
     """A new upload, whose first bytes may come with it: 201.
 
     Refused before anything is stored: 400, 409, 412, 413, 415, 429, 503, 507. Where the bytes that come with
-    it break off or do not have their checksum (460), nothing is kept: the client has no address to go on with.
+    it break off or do not have their checksum (460), nothing is kept: the client has no address to go on.
     """
     method = request.headers.get(_OVERRIDE, "POST").upper()
     if method == "OPTIONS":
@@ -205,7 +205,7 @@ async def _receive(request: web.Request, held: Held, checksum: Checksum | None) 
         await _append(held, body.pieces, request.app[DESK].room, found)
         if checksum is not None and found is not None:
             if found.digest() != checksum.digest:
-                raise Problem("upload-checksum", "the bytes do not have this checksum; nothing of them is kept")
+                raise Problem("upload-checksum", "other bytes have come; none of them is kept")
             await asyncio.to_thread(held.note, sure=None)
     finally:
         aside.cancel()
