@@ -242,8 +242,9 @@ class Desk:
         swept = float("-inf")
         while True:
             try:
-                for one in await asyncio.to_thread(self._unwanted):
-                    one.pipe.fail(CancelledProblem())
+                if self._running:
+                    for one in await asyncio.to_thread(self._unwanted, list(self._running)):
+                        one.pipe.fail(CancelledProblem())
                 if loop.time() - swept >= _SWEEP:
                     await asyncio.to_thread(self._sweep)
                     swept = loop.time()
@@ -257,8 +258,8 @@ class Desk:
             if one.job.id == number:
                 one.pipe.fail(CancelledProblem())
 
-    def _unwanted(self) -> list[Export]:
-        return [one for one in list(self._running) if self.jobs.is_unwanted(one.job.id)]
+    def _unwanted(self, running: list[Export]) -> list[Export]:
+        return [one for one in running if self.jobs.is_unwanted(one.job.id)]
 
     def _sweep(self) -> None:
         if self._state.path.exists():
