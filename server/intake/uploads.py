@@ -211,7 +211,8 @@ class Uploads:
             if not hold(lock):
                 if want:
                     with suppress(OSError):
-                        os.utime(path)
+                        now = time.time_ns()  # the kernel's own is some ms behind
+                        os.utime(path, ns=(now, now))
                 os.close(lock)
                 return None
             taken = Held(folder, number, lock, self._known(number))
@@ -252,7 +253,8 @@ class Uploads:
         with suppress(OSError):
             for path in list(folder.iterdir()):
                 number = path.name.partition(".")[0]
-                if number in kept or (path.suffix == ".json" and _read(path) is not None):
+                whole = path.suffix == ".json" and _read(path) is not None
+                if whole or (number in kept and path.suffix != ".part"):
                     continue
                 with suppress(OSError):
                     if path.stat().st_mtime < now - _STARTING and not self.is_held(number):
