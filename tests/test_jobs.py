@@ -49,7 +49,9 @@ def jobs(state: State) -> Jobs:
 @contextmanager
 def worker(state: State, code: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Another process that works on a job, and its id; killed (SIGKILL) when the block is left."""
-    code = f"job = jobs.start(name='film.h4mk', received=7)\n{code}\nprint(job.id, flush=True)\nsys.stdin.read()"
+    code = (
+        f"job = jobs.start(name='film.h4mk', received=7)\n{code}\nprint(job.id, flush=True)\nsys.stdin.read()"
+    )
     command = [sys.executable, "-c", HEAD + code, str(state.path)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
@@ -140,7 +142,7 @@ def test_progress_is_written_a_few_times_a_second(jobs: Jobs) -> None:
             status = path.stat()
             versions.add((status.st_ino, status.st_mtime_ns))
         passed = time.monotonic() - begin
-        assert 2 <= len(versions) <= passed * 4 + 1
+        assert 2 <= len(versions) <= passed * 4 + 2
         assert 0 < jobs.read(job.id)["received"] <= received
         job.note(received=received + 1)
         assert job.facts["received"] == received + 1
@@ -389,8 +391,20 @@ def test_a_broken_file_is_swept_when_it_is_old(jobs: Jobs) -> None:
 
 @pytest.mark.parametrize(
     "number",
-    ["", ".", "..", "../x", "../../x", "/etc/passwd", "0" * 31, "0" * 33, "A" * 32, "g" * 32, "０" * 32]
-    + ["0" * 32 + "\n", "\0" * 32, "0" * 31 + "/", "*" * 32, "\udcff" * 32, "../" + "0" * 29],
+    [
+        *("", ".", "..", "../x", "../../x", "/etc/passwd", "../" + "0" * 29, "0" * 31 + "/"),
+        *(
+            "0" * 31,
+            "0" * 33,
+            "0" * 32 + "\n",
+            "A" * 32,
+            "g" * 32,
+            "０" * 32,
+            "\0" * 32,
+            "*" * 32,
+            "\udcff" * 32,
+        ),
+    ],
 )
 def test_no_ids(jobs: Jobs, state: State, number: str) -> None:
     """Each of them would find a job if it were taken for a path."""

@@ -116,8 +116,14 @@ def test_put_waits_for_room(loop: str) -> None:
             assert not putting.done()
         assert await asyncio.to_thread(pipe.read, 1) == b"2"
         assert await putting is True
+        # And again: it waits, and everything else on the loop goes on.
+        putting = asyncio.create_task(pipe.put(b"3"))
+        await turns()
+        assert not putting.done()
+        assert await asyncio.to_thread(pipe.read, 9) == b"2" * 9
+        assert await putting is True
         pipe.end()
-        assert await asyncio.to_thread(pipe.read, 100) == b"2" * 9
+        assert await asyncio.to_thread(pipe.read, 100) == b"3"
 
     go(loop, main)
 

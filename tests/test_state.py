@@ -1,4 +1,4 @@
-"""server/state.py: the server's own folder, its locks, spools, and files that are held; with real processes."""
+"""server/state.py: the server's own folder, its locks, spools, and files that are held; real processes."""
 
 from __future__ import annotations
 
@@ -207,8 +207,9 @@ def test_a_spool_closes_its_file(tmp_path: Path) -> None:
     for _ in range(10):
         with Spool(state):
             pass
-    assert (again := os.open(tmp_path, os.O_RDONLY)) == free
+    again = os.open(tmp_path, os.O_RDONLY)
     os.close(again)
+    assert again == free
 
 
 MAKE = """
@@ -320,7 +321,9 @@ def test_wait_until_it_is_free(tmp_path: Path) -> None:
     os.close(two)
 
 
-@pytest.mark.xfail(strict=True, reason="held() takes the lock exclusively for a moment: lookers see each other")
+@pytest.mark.xfail(
+    strict=True, reason="held() takes the lock exclusively for a moment: lookers see each other"
+)
 def test_who_looks_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two that look at the same moment: the second comes when the first has not closed the file yet."""
     path = tmp_path / "live"
