@@ -24,7 +24,7 @@ from harmony4.server.intake.uploads import Uploads
 from harmony4.server.state import State
 from media_factory import media
 from needs import BUNNY, ROOT, needs_ffmpeg
-from processes import needs_proc, served, until
+from processes import alive, needs_proc, served, until
 from serving import LOOPS, Answer, Server, running, write_container
 
 VERSION: Final = {"Tus-Resumable": "1.0.0"}
@@ -99,13 +99,16 @@ class Client:
     @contextmanager
     def sending(self, target: str, offset: int, total: int, **more: str) -> Iterator[socket.socket]:
         """A PATCH of `total` bytes whose head has been sent."""
-        parts = urlsplit(self.url)
         fields = VERSION | CHUNK | {"Upload-Offset": str(offset), "Content-Length": str(total), "Host": "x"}
         fields |= {name.replace("_", "-"): value for name, value in more.items()}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-        with socket.create_connection((str(parts.hostname), parts.port), timeout=60) as connection:
+        with self.connected() as connection:
             connection.sendall(f"PATCH {target} HTTP/1.1\r\n{head}\r\n".encode())
             yield connection
+
+    def connected(self) -> socket.socket:
+        parts = urlsplit(self.url)
+        return socket.create_connection((str(parts.hostname), parts.port), timeout=60)
 
 
 def arrived(root: Path, target: str) -> int:
@@ -422,13 +425,43 @@ def test_more_than_it_has(client: Client, root: Path) -> None:
     assert client.offset(target) == 0
     fields = VERSION | CHUNK | {"Upload-Offset": "0", "Transfer-Encoding": "chunked", "Host": "x"}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    parts = urlsplit(client.url)
-    with socket.create_connection((str(parts.hostname), parts.port), timeout=60) as connection:
+    with client.connected() as connection:
         connection.sendall(f"PATCH {target} HTTP/1.1\r\n{head}\r\n3\r\nabc\r\n".encode())
         until(lambda: arrived(root, target) == 3, "the arrival of three bytes")
         connection.sendall(b"3\r\ndef\r\n0\r\n\r\n")
         assert b" 413 " in connection.recv(100)
     assert (client.offset(target), arrived(root, target)) == (3, 3)
+
+
+def test_more_than_it_has_behind_the_last_byte(client: Client, root: Path, expected: bytes) -> None:
+    """It is refused, and what belongs to the upload becomes a container."""
+    target = client.new(len(DATA))
+    client.patch(target, 0, DATA[:-3])
+    fields = VERSION | CHUNK | {"Upload-Offset": str(len(DATA) - 3), "Host": "x"}
+    fields["Transfer-Encoding"] = "chunked"
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    with client.connected() as connection:
+        rest = DATA[-3:]
+        connection.sendall(f"PATCH {target} HTTP/1.1\r\n{head}\r\n3\r\n".encode() + rest + b"\r\n")
+        until(lambda: arrived(root, target) == len(DATA), "the arrival of the last byte")
+        connection.sendall(b"3\r\nxyz\r\n0\r\n\r\n")
+        assert b" 413 " in connection.recv(100)
+    number = client.head(target).headers["Harmony4-Job"]
+    assert client.ended(number)["state"] == "done"
+    assert (root / "a.h4mk").read_bytes() == expected
+
+
+def test_a_client_that_leaves_after_the_last_byte(client: Client, root: Path, expected: bytes) -> None:
+    """It need not hear the answer."""
+    target = client.new(len(DATA))
+    with client.sending(target, 0, len(DATA)) as connection:
+        connection.sendall(DATA)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    offset = client.offset(target)  # a reset may take with it what nobody has read
+    if offset < len(DATA):
+        client.patch(target, offset, DATA[offset:])
+    assert client.ended(client.head(target).headers["Harmony4-Job"])["state"] == "done"
+    assert (root / "a.h4mk").read_bytes() == expected
 
 
 def test_who_waits_for_a_word(client: Client) -> None:
@@ -766,7 +799,7 @@ def _kill(pid: int, workers: Callable[[], list[int]]) -> None:
     others = workers()
     for one in (pid, *others):
         os.kill(one, signal.SIGKILL)
-    until(lambda: not any(Path(f"/proc/{one}/stat").exists() for one in others), "the workers' death")
+    until(lambda: not any(map(alive, others)), "the workers' death")
 
 
 @needs_proc

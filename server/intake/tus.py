@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import aiofiles
 from aiohttp import web
 
-from harmony4.crypto.errors import LimitError, StorageError, UsageError
+from harmony4.crypto.errors import HarmonyError, LimitError, StorageError, UsageError
 from harmony4.server.errors import Problem
 from harmony4.server.intake.admission import Room
 from harmony4.server.intake.body import go_on, open_body, wait_to_go_on
@@ -170,7 +170,12 @@ async def patch_upload(request: web.Request) -> web.Response:
         stack.callback(held.release)
         _check_offset(offset, held.offset)
         _check_fits(request, held.known.length - offset)
-        await _receive(request, held, checksum)
+        try:
+            await _receive(request, held, checksum)
+        except (HarmonyError, Problem):
+            if held.is_complete:  # what broke off, or was too much, came behind the last byte
+                await finisher.begin(held, stack.pop_all())
+            raise
         return await _go_on(request, held, stack, 204, {})
 
 
