@@ -26,6 +26,8 @@ from serving import Server, running
 
 EXAMPLE = "".join(documented("## Behind nginx")[1:])
 PIECE = 3 * 2**20
+SLOW = 20 * 2**20
+"""Bytes a second that a browser may send where it is to be interrupted."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,10 @@ def test_tus_js_client(
     """A real film out of a real browser, aborted in its middle and taken up again."""
     source, expected = large
     page.set_input_files("#file", source)
+    if breaks:  # over loopback all of it may be gone before the page hears of a byte
+        session = page.context.new_cdp_session(page)
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": SLOW}
+        session.send("Network.emulateNetworkConditions", slow)
     seen = page.evaluate(UPLOAD, [options, breaks])
     assert seen["breaks"] == len(breaks)
     assert seen["progress"] == source.stat().st_size
