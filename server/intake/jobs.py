@@ -116,7 +116,7 @@ class Jobs:
         """Where the files are. Raises StorageError."""
         return self._state.folder("jobs")
 
-    def start(self, number: str | None = None, **facts: object) -> Job:
+    def start(self, number: str | None = None, /, **facts: object) -> Job:
         """A new job in the state `receiving`, or one with an id of its own (`new_id`), which may have been
         left.
 
