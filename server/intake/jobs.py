@@ -159,6 +159,10 @@ class Jobs:
                 _write(self.folder, facts)
         return facts
 
+    def is_known(self, number: str) -> bool:
+        """Whether there is such a job."""
+        return (self._state.path / "jobs" / f"{number}.json").exists()
+
     def _is_held(self, number: str) -> bool:
         return held(self._state.path / "jobs" / f"{number}.live")
 

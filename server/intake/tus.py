@@ -275,15 +275,24 @@ async def _take(request: web.Request) -> Held:
 
 
 async def _look(request: web.Request) -> Look:
-    """The upload as it is, a moment later while somebody sends. Raises NotFoundError."""
-    uploads, number = request.app[FINISHER].uploads, request.match_info["id"]
+    """The upload as it is, a moment later while somebody sends or its job begins. Raises NotFoundError."""
     loop = asyncio.get_running_loop()
     until = loop.time() + _WAIT
-    seen = await asyncio.to_thread(uploads.look, number)
-    while seen.known.job is None and loop.time() < until and await asyncio.to_thread(uploads.is_held, number):
+    seen, moves = await asyncio.to_thread(_look_closely, request)
+    while moves and loop.time() < until:
         await asyncio.sleep(_POLL)
-        seen = await asyncio.to_thread(uploads.look, number)
+        seen, moves = await asyncio.to_thread(_look_closely, request)
     return seen
+
+
+def _look_closely(request: web.Request) -> tuple[Look, bool]:
+    """The upload, and whether it is about to be otherwise; in a thread."""
+    uploads, number = request.app[FINISHER].uploads, request.match_info["id"]
+    seen = uploads.look(number)
+    job = seen.known.job
+    if seen.known.done or (job is not None and request.app[DESK].jobs.is_known(job)):
+        return seen, False
+    return seen, uploads.is_held(number)
 
 
 # -- what a request says
