@@ -26,14 +26,16 @@ from harmony4.server.express import Express
 from harmony4.server.guard import session
 from harmony4.server.guard.guard import Guard
 from harmony4.server.housekeeping import keep_house
-from harmony4.server.intake import changes, events, exports
+from harmony4.server.intake import changes, events, exports, tus
 from harmony4.server.intake.desk import Desk
+from harmony4.server.intake.finishing import Finisher
 from harmony4.server.keys import (
     CATALOGUE,
     CONFIG,
     DESK,
     EVENTS,
     EXPRESS,
+    FINISHER,
     GUARD,
     LIBRARY,
     STATE,
@@ -71,11 +73,13 @@ def create_app(config: Config) -> web.Application:
     app[STATUS] = Status()
     app[EXPRESS] = express
     app[DESK] = Desk(config, library, state)
+    app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library.root, app[DESK].jobs)
     app[GUARD] = guard
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)
     app.on_response_prepare.append(guard.mark)
+    app.on_response_prepare.append(tus.name_version)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(guard.watch)
     app.cleanup_ctx.append(_readers)
@@ -85,6 +89,7 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(seeking.routes())
     app.add_routes(media.routes())
     app.add_routes(exports.routes())
+    app.add_routes(tus.routes())
     app.add_routes(changes.routes())
     app.add_routes(events.routes())
     app.add_routes(health.routes())
@@ -101,7 +106,8 @@ async def _readers(app: web.Application) -> AsyncIterator[None]:
 
 async def _intake(app: web.Application) -> AsyncIterator[None]:
     """Look after uploads and jobs, and watch the folders."""
-    tasks = [asyncio.create_task(app[DESK].keep()), asyncio.create_task(app[EVENTS].watch())]
+    work = (app[DESK].keep(), app[FINISHER].keep(), app[EVENTS].watch())
+    tasks = [asyncio.create_task(one) for one in work]
     yield
     for task in tasks:
         task.cancel()

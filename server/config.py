@@ -96,6 +96,13 @@ class Config:
     demux_cpu: int = field(
         default=600, metadata={"help": "CPU seconds for one demuxer", "range": (1, 86_400)}
     )
+    upload_ttl: float = field(
+        default=86_400.0,
+        metadata={
+            "help": "seconds after its last byte that an unfinished upload is kept",
+            "range": (1, 31_536_000),
+        },
+    )
     job_ttl: float = field(
         default=86_400.0,
         metadata={"help": "seconds that a finished job is remembered", "range": (0, 31_536_000)},

@@ -12,6 +12,7 @@ from harmony4.server.config import Config
 from harmony4.server.express import Express
 from harmony4.server.guard.guard import Guard
 from harmony4.server.intake.desk import Desk
+from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
 from harmony4.server.state import State
 
@@ -24,6 +25,7 @@ __all__ = [
     "DESK",
     "EVENTS",
     "EXPRESS",
+    "FINISHER",
     "GUARD",
     "LIBRARY",
     "STATE",
@@ -43,6 +45,7 @@ CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
 DESK: Final = web.AppKey("desk", Desk)
 EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")
+FINISHER: Final = web.AppKey("finisher", Finisher)
 EXPRESS: Final = web.AppKey("express", Express)
 GUARD: Final = web.AppKey("guard", Guard)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)

@@ -14,6 +14,7 @@ from harmony4.server.facts import CONTAINER_TYPE
 from harmony4.server.guard.policy import needed_scope
 from harmony4.server.guard.scopes import SCOPES
 from harmony4.server.guard.sessions import COOKIE
+from harmony4.server.intake.tusfields import CHUNK_TYPE
 from harmony4.server.seeking import MAX_TARGETS
 
 __all__ = ["document", "routes"]
@@ -24,6 +25,7 @@ _TITLES: Final = {
     "401": "A token is needed, or what was shown does not hold",
     "403": "The token does not allow this, or the page that asks is of another origin",
     "404": "No such container, track or keyframe",
+    "405": "The route does not know this method",
     "408": "The body did not come in time",
     "409": "The name is taken, or the blocks of the track do not decode alone",
     "410": "`v` names a version that is gone",
@@ -31,6 +33,8 @@ _TITLES: Final = {
     "413": "More than is taken at once",
     "415": "The body is of another type",
     "422": "The media cannot be read",
+    "423": "Somebody else is at the upload",
+    "460": "The bytes do not have the checksum",
     "507": "There is no room for it",
     "416": "No byte of the range exists",
     "421": "The server is not called as `Host` says",
@@ -271,6 +275,57 @@ def _uploads() -> dict[str, Any]:
                 }
             }
         },
+        "/uploads/": {
+            "options": _operation("tus_options", "What the server can do of tus 1.0", [], _TUS_OPTIONS),
+            "post": _operation(
+                "tus_create",
+                "A new upload, which becomes a container when its last byte has come (tus 1.0)",
+                [
+                    _request_header("Tus-Resumable", True),
+                    _request_header("Upload-Length", True),
+                    _request_header("Upload-Metadata", True),
+                    _request_header("Upload-Checksum"),
+                    _request_header("If-Match"),
+                ],
+                {
+                    "201": _tus("Its address", "Location", *_TUS_PROGRESS),
+                    **_problems(
+                        *("400", "408", "409", "412", "413", "415", "429", "460", "503", "507"),
+                    ),
+                },
+            )
+            | {"requestBody": {"required": False, "content": {CHUNK_TYPE: {}}}},
+        },
+        "/uploads/{id}": {
+            "options": _operation("tus_options_one", "The same", [_path("id", "string")], _TUS_OPTIONS),
+            "head": _operation(
+                "tus_head",
+                "How far an upload is (tus 1.0)",
+                [_path("id", "string"), _request_header("Tus-Resumable", True)],
+                {
+                    "200": _tus("So far", "Upload-Length", "Upload-Metadata", *_TUS_PROGRESS),
+                    "404": {"description": "There is no such upload, or it has expired"},
+                    "412": {"description": _TITLES["412"]},
+                },
+            ),
+            "patch": _operation(
+                "tus_patch", "Bytes at the end of an upload (tus 1.0)", _TUS_PATCH, _TUS_PATCHED
+            )
+            | {"requestBody": {"required": True, "content": {CHUNK_TYPE: {}}}},
+            "post": _operation(
+                "tus_post",
+                "The same, and the others, for clients that can only POST",
+                [_request_header("X-HTTP-Method-Override", True), *_TUS_PATCH],
+                {**_TUS_PATCHED, **_problems("405")},
+            )
+            | {"requestBody": {"required": False, "content": {CHUNK_TYPE: {}}}},
+            "delete": _operation(
+                "tus_delete",
+                "Give an upload up (tus 1.0)",
+                [_path("id", "string"), _request_header("Tus-Resumable", True)],
+                {"204": _tus("It is gone"), **_problems("404", "412", "423", "507")},
+            ),
+        },
         "/jobs": {
             "get": _operation("jobs", "Exports that are known", [], {"200": _answer("They are", "Jobs")})
         },
@@ -376,8 +431,13 @@ def _path(name: str, kind: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
 
 
-def _request_header(name: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": False, "schema": {"type": "string"}}
+def _request_header(name: str, required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
+
+
+def _tus(text: str, *headers: str) -> dict[str, Any]:
+    """An answer by tus: all that it says is in its headers."""
+    return {"description": text, "headers": dict.fromkeys(("Tus-Resumable", *headers), _HEADER)}
 
 
 def _answer(text: str, *schemas: str) -> dict[str, Any]:
@@ -433,6 +493,21 @@ _STREAM_HEADERS: Final = dict.fromkeys(
 )
 _TIME_HEADERS: Final = dict.fromkeys(("Content-Location", "Harmony4-PTS", "Harmony4-End-PTS"), _HEADER)
 _BYTES: Final[dict[str, Any]] = {"*/*": {}}
+
+_TUS_PROGRESS: Final = ("Upload-Offset", "Upload-Expires", "Harmony4-Job")
+_TUS_OPTIONS: Final = {
+    "204": _tus("In the headers", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm")
+}
+_TUS_PATCH: Final = [
+    _path("id", "string"),
+    _request_header("Tus-Resumable", True),
+    _request_header("Upload-Offset", True),
+    _request_header("Upload-Checksum"),
+]
+_TUS_PATCHED: Final[dict[str, Any]] = {
+    "204": _tus("The bytes are there", *_TUS_PROGRESS),
+    **_problems(*("400", "404", "408", "409", "412", "413", "415", "423", "429", "460", "503", "507")),
+}
 
 _INT: Final = {"type": ["integer", "string"], "description": "A decimal string beyond 2^53 - 1"}
 _TEXT: Final = {"type": "string"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -89,6 +89,8 @@ class Desk:
         self.jobs: Final = Jobs(state)
         self.shelf: Final = Shelf(library, state)
         self.room: Final = Room(library.root, state, quota=config.quota, least=config.min_free)
+        self.stopping = False
+        """What runs now has had its time."""
         self._config = config
         self._state = state
         self._running: set[Export] = set()
@@ -99,14 +101,15 @@ class Desk:
 
     # -- an export
 
-    async def start(self, options: ExportOptions, **about: Any) -> Export:
+    async def start(self, options: ExportOptions, *, number: str | None = None, **about: Any) -> Export:
         """Begin an export, whose bytes come by `feed`.
 
-        `about` is what its job says of it. Raises StorageError.
+        `about` is what its job says of it; `number`: the job's id, if it has one already. Raises
+        StorageError.
         """
         spool = await asyncio.to_thread(Spool, self._state)
         try:
-            job = await asyncio.to_thread(self.jobs.start, received=0, blocks=0, **about)
+            job = await asyncio.to_thread(self.jobs.start, number, received=0, blocks=0, **about)
         except BaseException:
             await asyncio.to_thread(spool.close)
             raise
@@ -214,6 +217,10 @@ class Desk:
     async def _fail(self, one: Export, error: BaseException) -> None:
         if one.pipe.failure is not None and not isinstance(error, CancelledProblem):
             error = one.pipe.failure
+        if one.job.facts.get("restarts") and isinstance(error, Problem) and error.code == "stopping":
+            await asyncio.to_thread(one.job.leave)
+            await self.close(one)
+            return
         state = "cancelled" if isinstance(error, CancelledProblem) else "failed"
         if not isinstance(error, HarmonyError | Problem):
             _LOG.error("an export failed", exc_info=error)
@@ -238,7 +245,11 @@ class Desk:
             finally:
                 await after.aclose()
 
-        task = asyncio.get_running_loop().create_task(behind())
+        self.behind(behind())
+
+    def behind(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something without anybody who waits, but `stop`."""
+        task = asyncio.get_running_loop().create_task(work)
         self._behind.add(task)
         task.add_done_callback(self._behind.discard)
 
@@ -281,6 +292,7 @@ class Desk:
         """
         if self._behind:
             await asyncio.wait(self._behind, timeout=patience)
+        self.stopping = True
         for one in list(self._running):
             one.stop(Problem("stopping", "the server is stopping"))
         if self._behind:

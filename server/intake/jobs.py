@@ -5,6 +5,7 @@
     STATE/jobs/ID.cancel  somebody wants it to stop
 
 A job whose holder is gone before it was finished has failed: whoever looks at it first says so in its file.
+Unless it says `restarts`: then somebody will take it up again, under its old id.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Final
 from harmony4.crypto.errors import NotFoundError, StorageError
 from harmony4.server.state import State, held, hold
 
-__all__ = ["ACTIVE", "Job", "Jobs"]
+__all__ = ["ACTIVE", "Job", "Jobs", "new_id"]
 
 ACTIVE: Final = frozenset({"receiving", "sealing"})
 """States in which somebody works on a job; the others, `done`, `failed` and `cancelled`, are final."""
@@ -91,6 +92,18 @@ class Job:
                 for name in ("live", "cancel"):
                     (self._folder / f"{self.id}.{name}").unlink(missing_ok=True)
 
+    def leave(self) -> None:
+        """Give it out of hand as it is: somebody else will take it up (`restarts`)."""
+        with self._lock:
+            if self._live >= 0:
+                os.close(self._live)
+                self._live = -1
+
+
+def new_id() -> str:
+    """An id for a job, not to be guessed."""
+    return secrets.token_hex(16)
+
 
 class Jobs:
     """All jobs of a library. Its methods touch the disk: call them in threads."""
@@ -103,11 +116,15 @@ class Jobs:
         """Where the files are. Raises StorageError."""
         return self._state.folder("jobs")
 
-    def start(self, **facts: object) -> Job:
-        """A new job in the state `receiving`. Raises StorageError."""
-        folder, number = self.folder, secrets.token_hex(16)
+    def start(self, number: str | None = None, /, **facts: object) -> Job:
+        """A new job in the state `receiving`, or one with an id of its own (`new_id`), which may have been
+        left.
+
+        Raises StorageError.
+        """
+        folder, number = self.folder, number or new_id()
         try:
-            live = os.open(folder / f"{number}.live", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            live = os.open(folder / f"{number}.live", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise StorageError(f"a job cannot be noted: {error.strerror}") from error
         hold(live, wait=True)
@@ -128,7 +145,12 @@ class Jobs:
 
     def _read(self, number: str) -> Facts | None:
         facts = _load(self._state.path / "jobs" / f"{number}.json")
-        if facts is not None and facts["state"] in ACTIVE and not self._is_held(number):
+        if (
+            facts is not None
+            and facts["state"] in ACTIVE
+            and not facts.get("restarts")
+            and not self._is_held(number)
+        ):
             again = _load(self._state.path / "jobs" / f"{number}.json")
             if again is None or again["state"] not in ACTIVE:  # it ended just now
                 return again
@@ -136,6 +158,10 @@ class Jobs:
             with suppress(StorageError):
                 _write(self.folder, facts)
         return facts
+
+    def is_known(self, number: str) -> bool:
+        """Whether there is such a job."""
+        return (self._state.path / "jobs" / f"{number}.json").exists()
 
     def _is_held(self, number: str) -> bool:
         return held(self._state.path / "jobs" / f"{number}.live")
@@ -166,7 +192,7 @@ class Jobs:
         folder, now = self._state.path / "jobs", time.time()
         for number in list(self._numbers()):
             facts = self._read(number)
-            if facts is None or facts["state"] not in ACTIVE:
+            if facts is None or facts["state"] not in ACTIVE or not self._is_held(number):
                 _forget(folder / f"{number}.json", now - age)
         with suppress(OSError):
             for path in list(folder.iterdir()):
