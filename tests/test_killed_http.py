@@ -21,7 +21,7 @@ NOISE = random.Random(9).randbytes(6 * 2**20)
 
 
 def test_killed_at_thirty_moments(tmp_path: Path) -> None:
-    """Uploads by `/video/export`, three at a time, in a form, chunked and plain; SIGKILL at a random moment."""
+    """Uploads by `/video/export`, three at a time: in a form, chunked, plain; SIGKILL at random moments."""
     numbers = random.Random(30)
     kept: set[str] = set()
     complete = 0
