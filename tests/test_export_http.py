@@ -410,3 +410,55 @@ def test_heads_that_do_not_come(tmp_path: Path) -> None:
         assert server.raw(b"") == b""  # who says nothing at all
     with running(tmp_path, read_timeout=0.3) as server:
         assert b" 408 " in server.raw(b"POST /video/export?name=a.h4mk HTTP/1.1\r\nHost: localhost\r\nConte")
+
+
+def bomb(samples: int) -> bytes:
+    """An MP4 whose table really has so many samples of a byte: four bytes of it become many in memory."""
+
+    def box(kind: bytes, *parts: bytes) -> bytes:
+        body = b"".join(parts)
+        return (8 + len(body)).to_bytes(4) + kind + body
+
+    entry = box(b"avc1", bytes(6), b"\0\1", bytes(16), b"\1\x40\0\xb4", bytes(50))
+    table = box(
+        b"stbl",
+        box(b"stsd", bytes(7), b"\1", entry),
+        box(b"stts", bytes(7), b"\1", samples.to_bytes(4), (1).to_bytes(4)),
+        box(b"stsc", bytes(7), b"\1", (1).to_bytes(4), samples.to_bytes(4), (1).to_bytes(4)),
+        box(b"stsz", bytes(8), samples.to_bytes(4), (1).to_bytes(4) * samples),
+        box(b"stco", bytes(7), b"\1", (40).to_bytes(4)),
+    )
+    media_box = box(
+        b"mdia",
+        box(b"mdhd", bytes(12), (1000).to_bytes(4), (1).to_bytes(4), bytes(4)),
+        box(b"hdlr", bytes(8), b"vide", bytes(13)),
+        box(b"minf", table),
+    )
+    moov = box(b"moov", box(b"mvhd", bytes(12), (1000).to_bytes(4), bytes(80)), box(b"trak", media_box))
+    return box(b"ftyp", b"isom", bytes(4), b"isom") + moov + box(b"mdat", bytes(1000))
+
+
+@pytest.mark.ffmpeg
+@pytest.mark.parametrize("limits", [{"demux_memory": 2**29}, {"demux_memory": 2**34, "demux_cpu": 1}])
+def test_a_demuxer_that_bloats_or_takes_too_long_leaves_others_alone(
+    tmp_path: Path, limits: dict[str, int]
+) -> None:
+    """It has a process and limits of its own, and so has the next one."""
+    data = media("plain.mp4").read_bytes()
+    with running(tmp_path, **limits) as server:
+        answers: dict[str, tuple[int, str | None]] = {}
+
+        def send(name: str, body: bytes) -> None:
+            answer = server.request("POST", f"/video/export?name={name}.h4mk", body=body)
+            answers[name] = answer.status, answer.problem if answer.status != 201 else None
+
+        bodies = {"good": data, "huge": bomb(3 * 10**7), "fine": data}
+        threads = [threading.Thread(target=send, args=one) for one in bodies.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(100)
+        assert answers == {"good": (201, None), "huge": (422, "media"), "fine": (201, None)}
+        assert sorted(path.name for path in tmp_path.glob("*.h4mk")) == ["fine.h4mk", "good.h4mk"]
+        assert (tmp_path / "good.h4mk").read_bytes() == made(data)
+        until(lambda: hidden(tmp_path, "spool") == [], "the spools are gone")

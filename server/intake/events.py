@@ -104,6 +104,14 @@ class Events:
 
     async def watch(self) -> None:
         """Look what happens, until cancelled."""
+        loop = asyncio.get_running_loop()
+
+        def heard(facts: dict[str, Any]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody listens
+                loop.call_soon_threadsafe(self._tell, facts)
+
+        # Those of this process need no watching; the folder may not even be there yet.
+        self._jobs.heard = heard
         while True:
             try:
                 await self._watch()
@@ -115,8 +123,9 @@ class Events:
 
     async def _watch(self) -> None:
         folders = [self._root]
-        with suppress(HarmonyError):  # a library that cannot be written has no jobs
-            folders.append(await asyncio.to_thread(lambda: self._jobs.folder))
+        if not self._jobs.path.is_relative_to(self._root):
+            with suppress(HarmonyError):  # where nothing can be written there are no jobs
+                folders.append(await asyncio.to_thread(lambda: self._jobs.folder))
         await self._compare()
         loop = asyncio.get_running_loop()
         compared = loop.time()
@@ -146,9 +155,11 @@ class Events:
 
     async def _tell_job(self, number: str) -> None:
         with suppress(HarmonyError):
-            facts = await asyncio.to_thread(self._jobs.read, number)
-            for one in self._listeners:
-                one.tell("job", number, shown(facts))
+            self._tell(await asyncio.to_thread(self._jobs.read, number))
+
+    def _tell(self, job: dict[str, Any]) -> None:
+        for one in self._listeners:
+            one.tell("job", job["id"], shown(job))
 
     async def _compare(self) -> None:
         found: Found = {one.raw: one.identity for one in await asyncio.to_thread(scan, self._root)}

@@ -16,7 +16,7 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +41,7 @@ _INTERRUPTED: Final = {
 }
 
 Facts = dict[str, Any]
+Heard = Callable[[Facts], object]
 
 
 class Job:
@@ -49,8 +50,9 @@ class Job:
     `cancelled` is looked up in the file system no more often than progress is noted.
     """
 
-    def __init__(self, folder: Path, facts: Facts, live: int) -> None:
+    def __init__(self, folder: Path, facts: Facts, live: int, heard: Heard) -> None:
         self._folder = folder
+        self._heard = heard
         self._live = live
         self._lock = threading.Lock()
         self._noted = float("-inf")
@@ -76,6 +78,7 @@ class Job:
             if now or time.monotonic() - self._noted >= _PAUSE:
                 self._cancelled = (self._folder / f"{self.id}.cancel").exists()
                 _write(self._folder, self.facts)
+                self._heard(dict(self.facts))
                 self._noted = time.monotonic()
 
     def finish(self, state: str, **changes: object) -> None:
@@ -86,6 +89,7 @@ class Job:
             self.facts |= {"state": state, **changes}
             try:
                 _write(self._folder, self.facts)
+                self._heard(dict(self.facts))
             finally:
                 os.close(self._live)
                 self._live = -1
@@ -110,10 +114,17 @@ class Jobs:
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.heard: Heard = lambda facts: None
+        """Called, in a thread, with what is noted of a job by this process."""
+
+    @property
+    def path(self) -> Path:
+        """Where the files are, if there are any."""
+        return self._state.path / "jobs"
 
     @property
     def folder(self) -> Path:
-        """Where the files are. Raises StorageError."""
+        """The same, made if it is missing. Raises StorageError."""
         return self._state.folder("jobs")
 
     def start(self, number: str | None = None, /, **facts: object) -> Job:
@@ -128,7 +139,7 @@ class Jobs:
         except OSError as error:
             raise StorageError(f"a job cannot be noted: {error.strerror}") from error
         hold(live, wait=True)
-        job = Job(folder, {"id": number, "state": "receiving", **facts}, live)
+        job = Job(folder, {"id": number, "state": "receiving", **facts}, live, self.heard)
         try:
             job.note(now=True)
         except BaseException:
@@ -144,14 +155,14 @@ class Jobs:
         return facts
 
     def _read(self, number: str) -> Facts | None:
-        facts = _load(self._state.path / "jobs" / f"{number}.json")
+        facts = _load(self.path / f"{number}.json")
         if (
             facts is not None
             and facts["state"] in ACTIVE
             and not facts.get("restarts")
             and not self._is_held(number)
         ):
-            again = _load(self._state.path / "jobs" / f"{number}.json")
+            again = _load(self.path / f"{number}.json")
             if again is None or again["state"] not in ACTIVE:  # it ended just now
                 return again
             facts = again | {"state": "failed", "problem": _INTERRUPTED}
@@ -161,10 +172,10 @@ class Jobs:
 
     def is_known(self, number: str) -> bool:
         """Whether there is such a job."""
-        return (self._state.path / "jobs" / f"{number}.json").exists()
+        return (self.path / f"{number}.json").exists()
 
     def _is_held(self, number: str) -> bool:
-        return held(self._state.path / "jobs" / f"{number}.live")
+        return held(self.path / f"{number}.live")
 
     def cancel(self, number: str) -> Facts:
         """Ask for a job to be stopped; returns what is known of it. Raises NotFoundError, StorageError."""
@@ -178,7 +189,7 @@ class Jobs:
 
     def is_unwanted(self, number: str) -> bool:
         """Whether somebody has asked for a job to be stopped."""
-        return (self._state.path / "jobs" / f"{number}.cancel").exists()
+        return (self.path / f"{number}.cancel").exists()
 
     def all(self) -> Iterator[Facts]:
         """All jobs that are known, in the order of their ids."""
@@ -189,7 +200,7 @@ class Jobs:
 
     def sweep(self, age: float) -> None:
         """Forget jobs that ended more than `age` seconds ago, and what crashes have left."""
-        folder, now = self._state.path / "jobs", time.time()
+        folder, now = self.path, time.time()
         for number in list(self._numbers()):
             facts = self._read(number)
             if facts is None or facts["state"] not in ACTIVE or not self._is_held(number):
@@ -204,7 +215,7 @@ class Jobs:
 
     def _numbers(self) -> list[str]:
         try:
-            paths = list((self._state.path / "jobs").iterdir())
+            paths = list(self.path.iterdir())
         except OSError:
             return []
         return [path.stem for path in paths if path.suffix == ".json" and _ID.fullmatch(path.stem)]
