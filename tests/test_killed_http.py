@@ -44,7 +44,8 @@ def test_killed_at_thirty_moments(tmp_path: Path) -> None:
         assert [path for path in tmp_path.iterdir() if path.name not in there] == [tmp_path / ".harmony4"]
     with served(tmp_path) as server:
         _swept(server, tmp_path)
-        status, body = server.connect().get("/jobs")
+        with server.connect() as line:
+            status, body = line.get("/jobs")
         assert status == 200
         states = [job["state"] for job in json.loads(body)["jobs"]]
         assert not ACTIVE.intersection(states)

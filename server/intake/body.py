@@ -105,8 +105,7 @@ async def go_on(request: web.Request) -> None:
 
 def check_head(request: web.Request) -> Asked:
     """What a request asks for, as far as its head says it. Raises UsageError, Problem: 400, 415."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem("content-type", "media are taken as they are: send no Content-Encoding")
+    _check_coding(request)
     kind = request.content_type
     if kind.startswith("multipart/") and kind != "multipart/form-data":
         raise Problem("content-type", "expected the media, or multipart/form-data with a field `file`")
@@ -116,6 +115,11 @@ def check_head(request: web.Request) -> Asked:
     if kind != "multipart/form-data":
         check_job(asked)
     return asked
+
+
+def _check_coding(request: web.Request) -> None:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem("content-type", "media are taken as they are: send no Content-Encoding")
 
 
 def check_job(asked: Asked) -> None:
@@ -129,6 +133,7 @@ async def open_body(request: web.Request, patience: float) -> Body:
 
     `patience`: seconds without a byte. Raises UsageError, Problem: 400, 408.
     """
+    _check_coding(request)
     fields = dict(request.query)
     if request.content_type != "multipart/form-data":
         return Body(parse_asked(fields), _plain(request, patience))
@@ -203,6 +208,7 @@ def _reading() -> Iterator[None]:
     except TimeoutError:
         raise Problem("timeout", "nothing comes any more") from None
     except (
+        web.RequestPayloadError,
         ClientError,
         ConnectionError,
         HttpProcessingError,
