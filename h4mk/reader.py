@@ -194,15 +194,15 @@ class H4MKReader:
     def _load(self, tag: str, kept: dict[int, _T], load: Callable[[ReadAt, int], _T], track: int) -> _T:
         """Load a table once; one that is damaged is not read again, either."""
         with self._lock:
-            if track not in kept:  # another thread may have loaded it while this one waited
-                known = self._damaged.get((tag, track))
-                if known is not None:
-                    raise copy.copy(known)
-                try:
-                    kept[track] = load(self._source, track)
-                except FormatError as error:
-                    self._damaged[tag, track] = copy.copy(error)  # without its traceback
-                    raise
+            known = self._damaged.get((tag, track))
+            if known is not None:
+                raise copy.copy(known)
+            try:
+                # Another thread may have loaded it while this one waited.
+                kept[track] = kept[track] if track in kept else load(self._source, track)
+            except FormatError as error:
+                self._damaged[tag, track] = copy.copy(error)  # without its traceback
+                raise
             return kept[track]
 
     def token(self, index: int, track: int = 0) -> TokenRecord:

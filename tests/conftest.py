@@ -14,8 +14,13 @@ program is missing.
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
 
 from needs import PACKAGES, PROGRAMS, program
+
+# A test that is slow once, on a machine with other work, is not wrong.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 HELPERS = ("independent", "media_factory", "programs", "serving")
 for _helper in HELPERS:  # their assert statements explain themselves as those in test modules do

@@ -1,5 +1,6 @@
 """Where a container's bytes come from: memory, files, anything with read_at."""
 
+import contextlib
 import mmap
 import os
 import threading
@@ -169,3 +170,13 @@ def test_impatient_readers_do_not_wait_for_the_disk(tmp_path: Path) -> None:
     source.close()
     with impatient(), pytest.raises(NotResidentError):
         source.read_at(0, 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system cannot read without waiting")
+def test_impatient_readers_of_a_file_that_became_shorter(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1000)
+    with contextlib.closing(FileSource(path)) as source:
+        os.truncate(path, 500)
+        with impatient(), pytest.raises(NotResidentError):
+            source.read_at(490, 20)

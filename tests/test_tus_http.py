@@ -99,7 +99,11 @@ class Client:
     @contextmanager
     def sending(self, target: str, offset: int, total: int, **more: str) -> Iterator[socket.socket]:
         """A PATCH of `total` bytes whose head has been sent."""
-        fields = VERSION | CHUNK | {"Upload-Offset": str(offset), "Content-Length": str(total), "Host": "x"}
+        fields = (
+            VERSION
+            | CHUNK
+            | {"Upload-Offset": str(offset), "Content-Length": str(total), "Host": "localhost"}
+        )
         fields |= {name.replace("_", "-"): value for name, value in more.items()}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         with self.connected() as connection:
@@ -423,7 +427,7 @@ def test_more_than_it_has(client: Client, root: Path) -> None:
     target = client.new(5)
     assert client.patch(target, 0, b"abcdef").problem == "limit"
     assert client.offset(target) == 0
-    fields = VERSION | CHUNK | {"Upload-Offset": "0", "Transfer-Encoding": "chunked", "Host": "x"}
+    fields = VERSION | CHUNK | {"Upload-Offset": "0", "Transfer-Encoding": "chunked", "Host": "localhost"}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     with client.connected() as connection:
         connection.sendall(f"PATCH {target} HTTP/1.1\r\n{head}\r\n3\r\nabc\r\n".encode())
@@ -437,7 +441,7 @@ def test_more_than_it_has_behind_the_last_byte(client: Client, root: Path, expec
     """It is refused, and what belongs to the upload becomes a container."""
     target = client.new(len(DATA))
     client.patch(target, 0, DATA[:-3])
-    fields = VERSION | CHUNK | {"Upload-Offset": str(len(DATA) - 3), "Host": "x"}
+    fields = VERSION | CHUNK | {"Upload-Offset": str(len(DATA) - 3), "Host": "localhost"}
     fields["Transfer-Encoding"] = "chunked"
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     with client.connected() as connection:
