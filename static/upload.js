@@ -72,6 +72,7 @@ class Upload {
     this.button.textContent = "Cancel";
     stream ??= listen();
     stream.addEventListener("job", (this.heard = (event) => this.hear(JSON.parse(event.data))));
+    stream.addEventListener("open", (this.opened = () => this.ask()));
     if (/\.h4mk$/i.test(this.file.name)) {
       this.fail(new Problem({ detail: "This is a container already: copy it into the library's folder." }));
       return;
@@ -90,11 +91,19 @@ class Upload {
       else {
         this.job = request.response;
         this.hear(this.heardOf.get(this.job.id) ?? this.job); // an event may have been faster than the answer
+        this.ask(); // or have come before anybody listened
       }
     });
     request.addEventListener("error", () => this.fail(new Problem({ detail: "the connection was lost" })));
     request.addEventListener("abort", () => this.fail(new Problem({ detail: "cancelled" })));
     request.send(this.file);
+  }
+
+  /** What has become of the job, for what was told while nobody listened. */
+  async ask() {
+    if (!this.job || this.over) return;
+    const answer = await fetch(jobUrl(this.job.id)).catch(() => null);
+    if (answer?.ok) this.hear(await answer.json());
   }
 
   /** A job's facts; until the server has said which one is ours, it is known by its name. */
@@ -131,6 +140,7 @@ class Upload {
     this.over = true;
     this.button.textContent = label;
     stream?.removeEventListener("job", this.heard);
+    stream?.removeEventListener("open", this.opened);
     running -= 1;
     next();
   }
