@@ -1,0 +1,166 @@
+"""The routes that read, and those of the server itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harmony4.server.catalogue import SORTS
+from harmony4.server.openapi.parts import (
+    DOWNLOAD,
+    HEADER,
+    NAME,
+    TIME,
+    TIME_HEADERS,
+    TRACK,
+    VERSION,
+    answer,
+    both,
+    file,
+    json_of,
+    operation,
+    path,
+    problems,
+    query,
+)
+
+__all__ = ["paths"]
+
+
+def paths() -> dict[str, Any]:
+    """Path -> path item."""
+    return {
+        "/video/range": both(
+            "range",
+            "A track's stream or the blocks of a time, whole or ranges of it",
+            [NAME, TRACK, *TIME, VERSION, DOWNLOAD],
+            TIME_HEADERS,
+            "409",
+        ),
+        "/video/range/{track}.{ext}": both(
+            "range_named",
+            "The same under a path that ends in the media's true extension",
+            [path("track", "integer"), path("ext", "string"), NAME, *TIME, VERSION, DOWNLOAD],
+            TIME_HEADERS,
+            "409",
+        ),
+        "/container": both(
+            "container",
+            "The sealed file itself, whole or ranges of it",
+            [NAME, VERSION, DOWNLOAD],
+            {},
+        ),
+        "/video/seek": {
+            "get": operation(
+                "seek",
+                "The keyframe at or before a time, or before each of several",
+                [
+                    NAME,
+                    query(
+                        "pts",
+                        "Microseconds; several with commas between them",
+                        {"type": "string", "pattern": "^[0-9]{1,19}(,[0-9]{1,19})*$"},
+                        True,
+                    ),
+                    TRACK,
+                    VERSION,
+                ],
+                {
+                    "200": answer("The keyframe at or before `pts`", "Seek", "Seeks"),
+                    **problems("400", "404", "410", "500", "503"),
+                },
+            ),
+            "post": operation(
+                "seek_many",
+                "The keyframes at or before up to 10 000 times, in the order asked",
+                [NAME, TRACK, VERSION],
+                {
+                    "200": answer("The keyframes", "Seeks"),
+                    **problems("400", "404", "408", "410", "413", "415", "500", "503"),
+                },
+            )
+            | {"requestBody": {"required": True, "content": json_of("Targets")}},
+        },
+        "/video/keyframes": {
+            "get": operation(
+                "keyframes",
+                "A track's keyframes, as two columns",
+                [
+                    NAME,
+                    TRACK,
+                    query("start", "Number of the first one", {"type": "integer", "minimum": 0}),
+                    query(
+                        "limit",
+                        "How many at most",
+                        {"type": "integer", "minimum": 1, "maximum": 100_000},
+                    ),
+                    VERSION,
+                ],
+                {
+                    "200": answer("The keyframes", "Keyframes"),
+                    **problems("400", "404", "410", "500", "503"),
+                },
+            )
+        },
+        "/video/info": {
+            "get": operation(
+                "info",
+                "Structure, tracks, metadata and integrity state",
+                [NAME, VERSION],
+                {"200": answer("The facts", "Info"), **problems("400", "404", "410", "500", "503")},
+            )
+        },
+        "/media": {
+            "get": operation(
+                "media",
+                "The library, page by page",
+                [
+                    query("cursor", "`next` of an earlier answer", {"type": "string"}),
+                    query("limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                    query("q", "Text to find in names, in any case", {"type": "string"}),
+                    query(
+                        "sort",
+                        "Order; with - in reverse",
+                        {"enum": [m + s for s in SORTS for m in ("", "-")]},
+                    ),
+                ],
+                {"200": answer("A page of the library", "Media"), **problems("400")},
+            ),
+        },
+        "/health": {
+            "get": operation("health", "The process answers", [], {"200": answer("It does", "Status")})
+        },
+        "/ready": {
+            "get": operation(
+                "ready",
+                "The library can be read",
+                [],
+                {"200": answer("It can", "Status"), **problems("503")},
+            )
+        },
+        "/session": {
+            "get": operation(
+                "session",
+                "The server's mode, and what the caller may do",
+                [],
+                {"200": answer("What the caller may do", "Session"), **problems("401", "429")},
+            ),
+            "post": operation(
+                "sign_in",
+                "A cookie for whoever shows a token",
+                [],
+                {
+                    "200": answer("What the caller may do", "Session") | {"headers": {"Set-Cookie": HEADER}},
+                    **problems("401", "403", "429"),
+                },
+            ),
+            "delete": operation(
+                "sign_out",
+                "Take the cookie away",
+                [],
+                {"204": {"description": "It is gone"}, **problems("403")},
+            ),
+        },
+        "/": {"get": file("page", "The page", "text/html", [])},
+        "/static/{file}": {"get": file("static", "A file of the page", "*/*", [path("file", "string")])},
+        "/openapi.json": {"get": file("openapi", "This description", "application/json", [])},
+    }

@@ -1,0 +1,114 @@
+"""The JSON that the routes answer and take, as JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from harmony4.server.errors import PROBLEMS
+from harmony4.server.guard.scopes import SCOPES
+from harmony4.server.openapi.parts import INT, TEXT, object_of
+from harmony4.server.seeking import MAX_TARGETS
+
+__all__ = ["SCHEMAS"]
+
+_SEEK: Final = object_of(
+    {
+        "track": {"type": "integer"},
+        "asked": INT,
+        "pts": INT,
+        "offset": INT,
+        "block_index": {"type": "integer"},
+        "next_pts": {"type": ["integer", "string", "null"]},
+        "size": INT,
+        "header_ranges": {"type": "array", "items": {"type": "array", "items": INT}},
+        "range_url": TEXT,
+    }
+)
+_MISS: Final = object_of({"asked": INT, "error": object_of({"code": TEXT, "message": TEXT})})
+_EXPORTED: Final = {
+    "head": TEXT,
+    "root": TEXT,
+    "blocks": {"type": "integer"},
+    "duration": INT,
+    "size": INT,
+    "codec": TEXT,
+    "kind": TEXT,
+    "media_type": TEXT,
+    "timing": {"enum": ["demux", "hint"]},
+    "note": {"type": ["string", "null"]},
+}
+_JOB: Final = object_of(
+    {
+        "id": TEXT,
+        "state": {"enum": ["receiving", "sealing", "done", "failed", "cancelled"]},
+        "name": {"type": ["string", "null"]},
+        "received": {"type": "integer"},
+        "size": {"type": ["integer", "null"]},
+        "blocks": {"type": "integer"},
+        "problem": {"type": ["object", "null"]},
+        "result": {"type": ["object", "null"]},
+    }
+)
+_TRASHED: Final = object_of(
+    {"id": TEXT, "name": TEXT, "size": {"type": "integer"}, "deleted": {"type": "integer"}}
+)
+SCHEMAS: Final = {
+    "Exported": object_of({"job": TEXT, "name": TEXT, **_EXPORTED}),
+    "Job": _JOB,
+    "Jobs": object_of({"jobs": {"type": "array", "items": _JOB}}),
+    "Trashed": _TRASHED,
+    "Trash": object_of({"items": {"type": "array", "items": _TRASHED}}),
+    "Named": object_of({"name": TEXT}),
+    "Problem": object_of(
+        {
+            "type": {"enum": [f"urn:harmony4:problem:{code}" for code in PROBLEMS]},
+            "title": TEXT,
+            "status": {"type": "integer"},
+        },
+        detail=TEXT,
+        where={"type": "integer"},
+        expected=TEXT,
+        found=TEXT,
+    ),
+    "Seek": _SEEK,
+    "Seeks": object_of({"results": {"type": "array", "items": {"oneOf": [_SEEK, _MISS]}}}),
+    "Targets": object_of({"pts": {"type": "array", "maxItems": MAX_TARGETS, "items": INT | {"minimum": 0}}})
+    | {"additionalProperties": False},
+    "Keyframes": object_of(
+        {
+            "track": {"type": "integer"},
+            "count": {"type": "integer"},
+            "start": {"type": "integer"},
+            "pts": {"type": "array", "items": INT},
+            "offset": {"type": "array", "items": INT},
+        }
+    ),
+    "Info": object_of(
+        {
+            "name": TEXT,
+            "state": {"enum": ["sealed", "incomplete", "original"]},
+            "size": INT,
+            "duration": INT,
+            "blocks": {"type": "integer"},
+            "tracks": {"type": "array", "items": {"type": "object"}},
+        }
+    ),
+    "Media": object_of(
+        {
+            "items": {
+                "type": "array",
+                "items": object_of({"name": {"type": ["string", "null"]}, "size": {"type": "integer"}}),
+            },
+            "next": {"type": ["string", "null"]},
+        }
+    ),
+    "Status": object_of({"status": TEXT}),
+    "Session": object_of(
+        {
+            "mode": {"enum": ["open", "public_read", "auth"]},
+            "name": {"type": ["string", "null"]},
+            "scopes": {"type": "array", "items": {"enum": list(SCOPES)}},
+            "expires": {"type": ["integer", "null"]},
+        }
+    ),
+}
