@@ -8,24 +8,30 @@ export class Problem extends Error {
   }
 }
 
-async function json(path, query, signal) {
+async function json(path, query = {}, options = {}) {
   const filled = Object.entries(query).filter(([, value]) => value !== undefined && value !== "");
   let response;
   try {
-    response = await fetch(`${path}?${new URLSearchParams(filled)}`, { signal });
+    response = await fetch(filled.length ? `${path}?${new URLSearchParams(filled)}` : path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Problem({ detail: "the server cannot be reached" }, 0);
   }
+  if (response.status === 204) return null;
   const body = await response.json().catch(() => null);
   if (!response.ok || body === null) throw new Problem(body, response.status);
   return body;
 }
 
-export const media = (query, signal) => json("media", query, signal);
-export const info = (name, signal) => json("video/info", { name }, signal);
+export const media = (query, signal) => json("media", query, { signal });
+export const info = (name, signal) => json("video/info", { name }, { signal });
 export const seek = (name, pts) => json("video/seek", { name, pts });
-export const keyframes = (name, version, signal) => json("video/keyframes", { name, v: version }, signal);
+export const keyframes = (name, version, signal) => json("video/keyframes", { name, v: version }, { signal });
+
+/** Who we are, and the two ways to become somebody else. */
+export const session = () => json("session");
+export const signIn = (token) => json("session", {}, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+export const signOut = () => json("session", {}, { method: "DELETE" });
 
 /** Where a file is sent to become the container `name`; the answer is a job. */
 export const exportUrl = (name) => `video/export?${new URLSearchParams({ name, job: "1" })}`;

@@ -4,6 +4,7 @@ import { $, note } from "./dom.js";
 import { parseTime } from "./format.js";
 import * as library from "./library.js";
 import * as player from "./player.js";
+import * as session from "./session.js";
 import * as upload from "./upload.js";
 
 const openName = () => new URLSearchParams(location.search).get("name");
@@ -86,6 +87,12 @@ $("link").addEventListener("click", async () => {
 
 addEventListener("popstate", follow); // new fragments come here too
 
+function everything() {
+  shown = null;
+  follow();
+  library.load();
+}
+
 upload.start(() => library.load());
-follow();
-library.load();
+session.start(everything);
+everything();

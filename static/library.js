@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
 import { bytes, clock, count } from "./format.js";
+import * as session from "./session.js";
 
 const PAGE = 100;
 let running = null;
@@ -25,7 +26,13 @@ export async function load({ more = false } = {}) {
     page = await api.media(query, signal);
   } catch (error) {
     if (error.name === "AbortError") return [];
-    show(note("The library cannot be shown", error.message));
+    $("items").replaceChildren();
+    $("more").hidden = true;
+    $("count").textContent = "";
+    if (error.code === "unauthorized") {
+      show(note("Sign in to see the library", "The server shows it to those who have a token."));
+      session.look();
+    } else show(note("The library cannot be shown", error.message));
     return [];
   }
   next = page.next;

@@ -4,6 +4,7 @@ import { Problem, exportUrl, jobUrl, listen } from "./api.js";
 import { $, element } from "./dom.js";
 import { bytes, count } from "./format.js";
 import { href } from "./library.js";
+import * as session from "./session.js";
 
 const AT_ONCE = 2;
 const waiting = [];
@@ -33,6 +34,10 @@ export function start(done) {
 }
 
 function take(files) {
+  if (!session.may("write")) {
+    session.ask("Adding media needs a token that may write.");
+    return;
+  }
   for (const file of files) waiting.push(new Upload(file));
   next();
 }

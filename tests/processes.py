@@ -30,11 +30,11 @@ needs_proc: Final = pytest.mark.skipif(
 )
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
-    """Ask again and again, for what tells nobody that it has happened; fails after ROOM seconds."""
-    deadline = time.monotonic() + ROOM
+def until(condition: Callable[[], bool], what: str, seconds: float = ROOM) -> None:
+    """Ask again and again, for what tells nobody that it has happened; fails after so many seconds."""
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
         time.sleep(0.01)  # only to leave the processor to those that are waited for
 
 

@@ -20,11 +20,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from chromium import chromium
 from harmony4.server.ingest import ExportOptions, export
 from media_factory import media
-from needs import BUNNY, needs_aria2, needs_chromium, needs_curl, needs_ffmpeg, needs_nginx, program
+from needs import BUNNY, needs_aria2, needs_chromium, needs_curl, needs_ffmpeg, needs_nginx
 from programs import command, documented, environment, nginx, run_program
 from serving import LOOPS, Server, running
 
@@ -288,11 +289,8 @@ PIECE = """async ([url, range]) => {
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=arguments)
+    with chromium() as browser:
         yield browser.new_page()
-        browser.close()
 
 
 @needs_chromium

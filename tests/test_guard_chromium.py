@@ -11,25 +11,20 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page
 
+from chromium import chromium
 from harmony4.server import app as server_app
 from harmony4.server.config import Config
 from harmony4.server.guard.sessions import COOKIE
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import State
-from needs import needs_chromium, program
+from needs import needs_chromium
 from serving import Server, running, write_container
 
 pytestmark = needs_chromium
 
 ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
     # A name of the attacker's that leads to this machine, as DNS rebinding makes it.
     "--host-resolver-rules=MAP *.evil.test 127.0.0.1, MAP evil.test 127.0.0.1",
     # Chromium's own defence against pages that look into local networks would hide ours.
@@ -41,10 +36,8 @@ UPLOAD = "/test/upload"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium(*ARGUMENTS) as one:
+        yield one
 
 
 @pytest.fixture

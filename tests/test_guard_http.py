@@ -27,6 +27,7 @@ from harmony4.server.guard.throttle import FREE
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.keys import EXPRESS, GUARD
 from harmony4.server.state import State
+from processes import until
 from serving import LOOPS, VIDEO, Answer, Server, running, write_container
 
 DATA = [b"one" * 100, b"two" * 100, b"three" * 100]
@@ -87,14 +88,6 @@ def bearer(text: str) -> dict[str, str]:
 
 def ask(server: Server, target: str, headers: dict[str, str] | None = None, method: str = "GET") -> Answer:
     return server.request(method, target, headers or {})
-
-
-def until(condition: Callable[[], bool], seconds: float = 1.0) -> None:
-    """Tokens are looked at a few times a second: wait for it, but no longer than was promised."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 # -- modes
@@ -215,10 +208,10 @@ def test_tokens_come_and_go_without_a_restart(place: Place) -> None:
     with running(place.root, auth=True) as server:
         text, other = place.token("read"), place.token("read")
         # Not by asking again and again: that is what a guesser does.
-        until(lambda: len(server.app[GUARD].tokens) == 2)
+        until(lambda: len(server.app[GUARD].tokens) == 2, "the guard's look at its files")
         assert ask(server, SEEK, bearer(text)).status == ask(server, SEEK, bearer(other)).status == 200
         place.file.revoke(text.split("_")[1])
-        until(lambda: ask(server, SEEK, bearer(text)).status == 401)
+        until(lambda: ask(server, SEEK, bearer(text)).status == 401, "the guard's look at its files")
         assert ask(server, SEEK, bearer(other)).status == 200
 
 
@@ -229,14 +222,14 @@ def test_a_file_that_is_damaged_lets_nobody_in(place: Place, caplog: pytest.LogC
         url = place.signed(SEEK)
         assert ask(server, SEEK, bearer(text)).status == ask(server, url).status == 200
         place.file.path.write_bytes(b"{")
-        until(lambda: ask(server, SEEK, bearer(text)).status == 401)
+        until(lambda: ask(server, SEEK, bearer(text)).status == 401, "the guard's look at its files")
         assert ask(server, url).status == 401
         assert sum("no token is accepted" in one.message for one in caplog.records) == 1
         place.file.path.write_bytes(whole)
-        until(lambda: ask(server, SEEK, bearer(text)).status == 200)
+        until(lambda: ask(server, SEEK, bearer(text)).status == 200, "the guard's look at its files")
         assert ask(server, url).status == 200
         secret_path(place.state).unlink()  # a new one is made, and what the old one signed is void
-        until(lambda: ask(server, url).status == 401)
+        until(lambda: ask(server, url).status == 401, "the guard's look at its files")
         assert ask(server, place.signed(SEEK)).status == 200
         assert ask(server, SEEK, bearer(text)).status == 200
 
@@ -418,14 +411,14 @@ def test_a_session(place: Place) -> None:
         assert gone.status == 204
         assert SimpleCookie(gone.headers["Set-Cookie"])[COOKIE]["max-age"] == "0"
         place.file.revoke(text.split("_")[1])
-        until(lambda: ask(server, SEEK, headers).status == 401)
+        until(lambda: ask(server, SEEK, headers).status == 401, "the guard's look at its files")
         assert ask(server, "/session", headers).json["scopes"] == []
 
 
 def test_sessions_over_https(place: Place) -> None:
     with running(place.root, auth=True) as server:
         text = place.token("read", expires=int(time.time()) + 100)
-        until(lambda: bool(server.app[GUARD].tokens))
+        until(lambda: bool(server.app[GUARD].tokens), "the guard's look at its files")
         answer, cookie = sign_in(server, text, **{"X-Forwarded-Proto": "https"})
         assert "Secure" in cookie
         assert answer.json["expires"] <= time.time() + 100
@@ -626,7 +619,7 @@ def test_the_express_lane_ends_with_the_token(place: Place, loop: str, target: s
         assert b"Access-Control-Allow" not in one(target, line, lines[1], "Origin: https://evil.test")[1]
         assert one(target, line, f"Origin: {APP}")[0] == 401
         place.file.revoke(text.split("_")[1])
-        until(lambda: one(target, *lines)[0] == 401)
+        until(lambda: one(target, *lines)[0] == 401, "the guard's look at its files")
         assert not lane._plans
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
+from chromium import chromium
 from harmony4.server.ingest import ExportOptions, export
 from needs import BUNNY, ORIGINAL, ROOT, needs_chromium, needs_ffmpeg, program
 from processes import until
@@ -20,15 +21,6 @@ from serving import Server, running, write_container
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--autoplay-policy=no-user-gesture-required",
-]
 SCREENSHOTS = ROOT / "tests" / "screenshots"
 
 # name: (extension, encoder arguments). 6 s, 25 frames a second, a keyframe a second unless said otherwise.
@@ -98,10 +90,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program("chromium"), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
+    with chromium("--autoplay-policy=no-user-gesture-required") as one:
+        yield one
 
 
 @pytest.fixture

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
+from chromium import chromium
 from harmony4.server.ingest import ExportOptions, export
 from media_factory import media
-from needs import BUNNY, ROOT, needs_chromium, needs_ffmpeg, needs_nginx, program
+from needs import BUNNY, ROOT, needs_chromium, needs_ffmpeg, needs_nginx
 from processes import until
 from programs import ROOM, documented, nginx
 from serving import Server, running
@@ -186,11 +187,8 @@ ERROR = """([values]) => new Promise((resolve, reject) => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
-        chromium = playwright.chromium.launch(executable_path=program("chromium"), args=arguments)
-        yield chromium
-        chromium.close()
+    with chromium() as one:
+        yield one
 
 
 @pytest.fixture

@@ -1,0 +1,68 @@
+// Who uses the page, where the server asks: a token is shown once, and from then on a cookie stands for it, which
+// no script can read.
+
+import * as api from "./api.js";
+import { $ } from "./dom.js";
+
+let scopes = ["read", "write"]; // until the server has said which
+let named = false;
+let changed = () => {};
+
+/** Whether the server would let us do what needs this scope. */
+export const may = (scope) => scopes.includes(scope);
+
+/** Learn who we are; `done` is called whenever that becomes another one. */
+export async function start(done) {
+  changed = done;
+  $("session").addEventListener("click", () => (named ? leave() : ask()));
+  $("sign-in").addEventListener("close", () => ($("token").value = ""));
+  $("sign-in-form").addEventListener("submit", enter);
+  $("sign-in-cancel").addEventListener("click", () => $("sign-in").close());
+  await look();
+  if (!may("read")) ask();
+}
+
+/** Learn again who we are: a session ends with its token. */
+export async function look() {
+  try {
+    show(await api.session());
+  } catch {
+    // A server that cannot be reached says so where something is asked of it.
+  }
+}
+
+/** Ask for a token, and say what for. */
+export function ask(why = "") {
+  $("sign-in-why").textContent = why;
+  $("sign-in-problem").hidden = true;
+  if (!$("sign-in").open) $("sign-in").showModal();
+  $("token").focus();
+}
+
+function show(session) {
+  scopes = session.scopes;
+  named = session.name !== null;
+  $("session").hidden = session.mode === "open";
+  $("session").textContent = named ? `Sign out ${session.name}` : "Sign in";
+  $("add").hidden = !may("write");
+}
+
+async function enter(event) {
+  event.preventDefault();
+  try {
+    show(await api.signIn($("token").value.trim()));
+  } catch (error) {
+    $("sign-in-problem").textContent = error.message;
+    $("sign-in-problem").hidden = false;
+    $("token").select();
+    return;
+  }
+  $("sign-in").close();
+  changed();
+}
+
+async function leave() {
+  await api.signOut().catch(() => null);
+  await look();
+  changed();
+}

@@ -1,0 +1,146 @@
+"""Signing in on the page, in Debian's Chromium: what a token opens, and what is seen without one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from chromium import chromium
+from harmony4.server.guard.tokens import TokenFile, new_token
+from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.state import State
+from needs import BUNNY, needs_chromium
+from serving import Server, running
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as one:
+        yield one
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    export(BUNNY, tmp_path / "bunny.h4mk", ExportOptions())
+    return tmp_path
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    one = context.new_page()
+    one.set_default_timeout(20_000)
+    thrown: list[str] = []
+    one.on("pageerror", lambda error: thrown.append(str(error)))
+    yield one
+    context.close()
+    assert thrown == []
+
+
+def token(root: Path, name: str, *scopes: str) -> tuple[str, str]:
+    """Id and text of a new token."""
+    made, text = new_token(name, scopes, 0)
+    TokenFile(State(root / ".harmony4")).add(made)
+    return made.id, text
+
+
+def sign_in(page: Page, text: str) -> None:
+    page.fill("#token", text)
+    page.press("#token", "Enter")
+
+
+def test_a_token_opens_the_library_until_one_signs_out(root: Path, page: Page) -> None:
+    _, text = token(root, "Ada", "write")
+    with running(root, auth=True) as server:
+        page.goto(f"{server.url}/?name=bunny.h4mk")
+        page.wait_for_selector("#sign-in[open]")
+        page.wait_for_selector("text=Sign in to see the library")
+        assert not page.is_visible("#add")
+        sign_in(page, "h4_0123456789abcdef_" + "A" * 43)
+        page.wait_for_selector("#sign-in-problem:not([hidden])")
+        assert page.inner_text("#sign-in-problem") == "the token is not valid"
+        sign_in(page, text)
+        page.wait_for_selector("#sign-in:not([open])", state="attached")
+        page.wait_for_selector('#items a[data-name="bunny.h4mk"]')
+        page.wait_for_selector("#stage video")
+        assert page.input_value("#token") == ""  # it stays nowhere
+        page.evaluate(
+            """() => new Promise((resolve, reject) => {
+              const video = document.querySelector("video");
+              video.onloadeddata = resolve;
+              video.onerror = () => reject(new Error(video.error.message));
+              if (video.readyState >= 2) resolve();
+            })"""
+        )
+        assert page.is_visible("#add")
+        page.set_input_files("#files", BUNNY)
+        page.wait_for_selector("#uploads .upload a")
+        page.reload()  # the cookie holds
+        page.wait_for_selector('#items a[data-name="bigbuckbunny.mp4.h4mk"]')
+        page.click("#session:text('Sign out Ada')")
+        page.wait_for_selector("text=Sign in to see the library")
+        assert page.query_selector_all("#items a") == []
+        assert page.evaluate("fetch('media').then((answer) => answer.status)") == 401
+
+
+def test_reading_alone(root: Path, page: Page) -> None:
+    """Everybody may look; whoever may not write is asked for a token that may."""
+    number, text = token(root, "reader", "read")
+    with running(root, public_read=True) as server:
+        page.goto(server.url)
+        page.wait_for_selector('#items a[data-name="bunny.h4mk"]')
+        page.wait_for_selector("#session:text('Sign in')")
+        assert not page.is_visible("#sign-in")
+        assert not page.is_visible("#add")
+        drop(page)
+        page.wait_for_selector("#sign-in[open]")
+        assert "may write" in page.inner_text("#sign-in-why")
+        sign_in(page, text)
+        page.wait_for_selector("#session:text('Sign out reader')")
+        assert not page.is_visible("#add")
+        drop(page)
+        page.wait_for_selector("#sign-in[open]")
+        page.click("#sign-in-cancel")
+        assert page.query_selector_all("#uploads li") == []
+        TokenFile(State(root / ".harmony4")).revoke(number)
+        revoked(page, server)
+        page.reload()
+        page.wait_for_selector("#session:text-is('Sign in')")
+
+
+def test_open_servers_ask_nothing(root: Path, page: Page) -> None:
+    with running(root) as server:
+        page.goto(server.url)
+        page.wait_for_selector('#items a[data-name="bunny.h4mk"]')
+        assert not page.is_visible("#session")
+        assert page.is_visible("#add")
+
+
+def drop(page: Page) -> None:
+    page.evaluate(
+        """() => {
+          const data = new DataTransfer();
+          data.items.add(new File(["x"], "small.bin"));
+          for (const name of ["dragenter", "dragover", "drop"])
+            dispatchEvent(new DragEvent(name, { dataTransfer: data, cancelable: true, bubbles: true }));
+        }"""
+    )
+
+
+def revoked(page: Page, server: Server) -> None:
+    """The server has seen that the page's token is no more."""
+    page.evaluate(
+        """() => new Promise((resolve) => {
+          const ask = async () => {
+            const session = await (await fetch("session")).json();
+            if (session.name === null) resolve();
+            else setTimeout(ask, 20);
+          };
+          ask();
+        })"""
+    )
