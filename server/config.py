@@ -5,8 +5,7 @@
     port = 8000
 
 The same keys are `HARMONY4_LIBRARY`, `HARMONY4_PORT`, … in the environment. `load_config` merges the four
-sources
-and names the key, the value and what was expected where one of them is wrong.
+sources and names the key, the value and what was expected where one of them is wrong.
 """
 
 from __future__ import annotations
@@ -26,99 +25,55 @@ __all__ = ["PREFIX", "Config", "load_config"]
 PREFIX: Final = "HARMONY4_"
 
 
+def _setting(default: object, text: str, within: tuple[float, float] | None = None) -> Any:
+    """A setting: what it is when nobody says otherwise, what it is for, its least and greatest value."""
+    return field(default=default, metadata={"help": text, "range": within})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """Settings of one server. Raises UsageError for a value that cannot be."""
 
-    library: Path = field(default=Path(), metadata={"help": "folder with the containers"})
-    host: str = field(default="127.0.0.1", metadata={"help": "address to listen on"})
-    port: int = field(
-        default=8000, metadata={"help": "port to listen on; 0 takes a free one", "range": (0, 65535)}
+    library: Path = _setting(Path(), "folder with the containers")
+    host: str = _setting("127.0.0.1", "address to listen on")
+    port: int = _setting(8000, "port to listen on; 0 takes a free one", (0, 65535))
+    workers: int = _setting(1, "processes that serve; 0 takes one for each processor", (0, 256))
+    max_open: int = _setting(256, "containers kept open while nobody reads them", (1, 100_000))
+    cache: Path | None = _setting(None, "folder for what is known of containers; none: only in memory")
+    state: Path | None = _setting(None, "the server's own folder; none: `.harmony4`, hidden in the library")
+    write_timeout: float = _setting(
+        30.0, "seconds without progress until a reader is cut off", (0.05, 86_400)
     )
-    workers: int = field(
-        default=1,
-        metadata={"help": "processes that serve; 0 takes one for each processor", "range": (0, 256)},
+    read_timeout: float = _setting(
+        60.0, "seconds for a request's head, and without a byte of its body", (0.05, 86_400)
     )
-    max_open: int = field(
-        default=256, metadata={"help": "containers kept open while nobody reads them", "range": (1, 100_000)}
+    keepalive_timeout: float = _setting(75.0, "seconds an idle connection stays open", (0, 86_400))
+    stop_timeout: float = _setting(
+        10.0, "seconds that running requests get when the server stops", (0, 86_400)
     )
-    cache: Path | None = field(
-        default=None, metadata={"help": "folder for what is known of containers; none: only in memory"}
+    verify_on_read: bool = _setting(False, "check each block's CRC and SHA-256 before any of it is sent")
+    max_upload: int = _setting(0, "bytes of one upload; 0 sets no such limit", (0, 2**63 - 1))
+    max_uploads: int = _setting(64, "uploads at once, all clients and workers", (1, 1024))
+    max_uploads_per_client: int = _setting(32, "uploads at once from one address", (1, 1024))
+    quota: int = _setting(0, "bytes that the library may hold, trash included; 0: no limit", (0, 2**63 - 1))
+    min_free: int = _setting(2**30, "bytes that stay free on the disk", (0, 2**63 - 1))
+    demux_memory: int = _setting(2**30, "bytes of address space for one demuxer", (2**28, 2**40))
+    demux_cpu: int = _setting(600, "CPU seconds for one demuxer", (1, 86_400))
+    upload_ttl: float = _setting(
+        86_400.0, "seconds after its last byte that an unfinished upload is kept", (1, 31_536_000)
     )
-    state: Path | None = field(
-        default=None,
-        metadata={"help": "the server's own folder; none: `.harmony4`, hidden in the library"},
+    job_ttl: float = _setting(86_400.0, "seconds that a finished job is remembered", (0, 31_536_000))
+    trash_retention: float = _setting(
+        604_800.0, "seconds that deleted containers can be restored", (0, 315_360_000)
     )
-    write_timeout: float = field(
-        default=30.0,
-        metadata={"help": "seconds without progress until a reader is cut off", "range": (0.05, 86_400)},
+    access_log: bool = _setting(False, "log every request to standard error")
+    auth: bool = _setting(False, "everything needs a token")
+    public_read: bool = _setting(False, "everybody may read; the rest needs a token")
+    allowed_hosts: tuple[str, ...] = _setting(
+        (), "names that the server is called by, beside its address and localhost"
     )
-    read_timeout: float = field(
-        default=60.0,
-        metadata={
-            "help": "seconds for a request's head, and without a byte of its body",
-            "range": (0.05, 86_400),
-        },
-    )
-    keepalive_timeout: float = field(
-        default=75.0, metadata={"help": "seconds an idle connection stays open", "range": (0, 86_400)}
-    )
-    stop_timeout: float = field(
-        default=10.0,
-        metadata={"help": "seconds that running requests get when the server stops", "range": (0, 86_400)},
-    )
-    verify_on_read: bool = field(
-        default=False, metadata={"help": "check each block's CRC and SHA-256 before any of it is sent"}
-    )
-    max_upload: int = field(
-        default=0, metadata={"help": "bytes of one upload; 0 sets no such limit", "range": (0, 2**63 - 1)}
-    )
-    max_uploads: int = field(
-        default=64, metadata={"help": "uploads at once, all clients and workers", "range": (1, 1024)}
-    )
-    max_uploads_per_client: int = field(
-        default=32, metadata={"help": "uploads at once from one address", "range": (1, 1024)}
-    )
-    quota: int = field(
-        default=0,
-        metadata={
-            "help": "bytes that the library may hold, trash included; 0: no limit",
-            "range": (0, 2**63 - 1),
-        },
-    )
-    min_free: int = field(
-        default=2**30, metadata={"help": "bytes that stay free on the disk", "range": (0, 2**63 - 1)}
-    )
-    demux_memory: int = field(
-        default=2**30,
-        metadata={"help": "bytes of address space for one demuxer", "range": (2**28, 2**40)},
-    )
-    demux_cpu: int = field(
-        default=600, metadata={"help": "CPU seconds for one demuxer", "range": (1, 86_400)}
-    )
-    upload_ttl: float = field(
-        default=86_400.0,
-        metadata={
-            "help": "seconds after its last byte that an unfinished upload is kept",
-            "range": (1, 31_536_000),
-        },
-    )
-    job_ttl: float = field(
-        default=86_400.0,
-        metadata={"help": "seconds that a finished job is remembered", "range": (0, 31_536_000)},
-    )
-    trash_retention: float = field(
-        default=604_800.0,
-        metadata={"help": "seconds that deleted containers can be restored", "range": (0, 315_360_000)},
-    )
-    access_log: bool = field(default=False, metadata={"help": "log every request to standard error"})
-    auth: bool = field(default=False, metadata={"help": "everything needs a token"})
-    public_read: bool = field(default=False, metadata={"help": "everybody may read; the rest needs a token"})
-    allowed_hosts: tuple[str, ...] = field(
-        default=(), metadata={"help": "names that the server is called by, beside its address and localhost"}
-    )
-    cors_origins: tuple[str, ...] = field(
-        default=(), metadata={"help": "origins whose pages may use the server, such as https://example.org"}
+    cors_origins: tuple[str, ...] = _setting(
+        (), "origins whose pages may use the server, such as https://example.org"
     )
 
     def __post_init__(self) -> None:
