@@ -46,4 +46,6 @@ def configure(config: Config) -> None:
     """Set up the process's logging as the settings ask for it."""
     handler = LineHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO if config.access_log else logging.WARNING)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    if config.access_log:  # of ours alone: a library's notes are about its own affairs
+        logging.getLogger("harmony4").setLevel(logging.INFO)

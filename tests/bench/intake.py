@@ -41,8 +41,9 @@ def intake(place: Place) -> Table:
         library = home / "library"
         library.mkdir()
         opaque, film = home / "source.bin", ten_hours(place.cache, minutes)
+        hour = ten_hours(place.cache, MINUTES)
         _noise(opaque, mebibytes)
-        run([harmony4(), "export", "-q", ten_hours(place.cache, MINUTES), "-o", library / "seek.h4mk"])
+        run([harmony4(), "export", "-q", hour, "-o", library / "seek.h4mk"])
         server = stack.enter_context(everywhere(library, home))
         for source, more, title, target in (
             (opaque, "&raw=1", f"opaque, {mebibytes} MiB", ENOUGH),
@@ -58,7 +59,7 @@ def intake(place: Place) -> Table:
             )
         small = home / "small.bin"
         _noise(small, each)
-        _many(table, server, curl, library, small, film)
+        _many(table, server, curl, library, small, hour)
         quiet = _seeks(server, lambda done: done < 3000)
         with _uploading(server, curl, library, opaque, film, BESIDE) as over:
             busy = _seeks(server, lambda done: not over.is_set())
@@ -106,6 +107,8 @@ def _send(server: Server, curl: str, source: Path, name: str, more: str) -> None
     command = [
         curl,
         "-sS",
+        "--max-time",
+        "600",
         "-X",
         "POST",
         "-T",
