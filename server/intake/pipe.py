@@ -14,7 +14,7 @@ from harmony4.server.errors import Problem
 
 __all__ = ["Pipe"]
 
-MEMORY = 2**20
+MEMORY = 2**18
 """Bytes that may wait before `put` waits."""
 
 
