@@ -112,7 +112,7 @@ async def _intake(app: web.Application) -> AsyncIterator[None]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    await app[DESK].stop(app[CONFIG].stop_timeout)
+    await app[DESK].stop(app[STATUS].until - asyncio.get_running_loop().time())
 
 
 async def _facts(app: web.Application) -> AsyncIterator[None]:
@@ -178,8 +178,8 @@ async def serve(
 ) -> None:
     """Serve `app` on a socket that listens already, until `stop` is set or a signal comes (without `stop`).
 
-    Then: connections that wait in the socket's queue are taken, the socket is closed, what runs may finish
-    within `config.stop_timeout` seconds, silent connections are closed.
+    Then: connections that wait in the socket's queue are taken, the socket is closed, requests and jobs that
+    run may finish within `config.stop_timeout` seconds in all, silent connections are closed.
     """
     config, library = app[CONFIG], app[LIBRARY]
     access = AccessLog(sys.stderr.fileno()) if config.access_log else None
@@ -215,11 +215,12 @@ async def serve(
         await stop.wait()
     finally:
         app[STATUS].stopping = True
+        app[STATUS].until = loop.time() + config.stop_timeout
         app[EXPRESS].close()
         app[EVENTS].close()
         await acceptor.stop()
         listener.close()
-        await drain(manager._connections, config.stop_timeout)
+        await drain(manager._connections, app[STATUS].until - loop.time())
         await runner.cleanup()
         house.cancel()
         if access is not None:

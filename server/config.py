@@ -8,6 +8,8 @@ The same keys are `HARMONY4_LIBRARY`, `HARMONY4_PORT`, … in the environment. `
 sources and names the key, the value and what was expected where one of them is wrong.
 """
 
+# ruff: noqa: RUF009 - `_setting` gives a field, not a value
+
 from __future__ import annotations
 
 import math

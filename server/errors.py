@@ -73,6 +73,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "http": (500, "The request failed"),
 }
 
+_RETRY: Final = {429: "5", 503: "5", 507: "600"}
+"""`Retry-After`, seconds, where nobody knows better."""
 _PRIVATE: Final = frozenset({"source", "storage", "harmony"})
 """Codes whose messages may name a path of the machine."""
 
@@ -106,10 +108,13 @@ def problem_response(
     body |= {name: value for name, value in more.items() if value is not None}
     # Names of files may hold anything, so non-ASCII text (lone surrogates too) goes out as \u escapes.
     text = json.dumps(body, ensure_ascii=True)
+    usual_headers = {"Cache-Control": "no-store"}
+    if status in _RETRY:
+        usual_headers["Retry-After"] = _RETRY[status]
     return web.Response(
         status=status,
         body=text.encode("ascii"),
-        headers={"Cache-Control": "no-store", **(headers or {}), "Content-Type": PROBLEM_TYPE},
+        headers={**usual_headers, **(headers or {}), "Content-Type": PROBLEM_TYPE},
     )
 
 
@@ -168,6 +173,8 @@ async def problems(
         return problem_response(error.code, error.detail, headers=error.headers)
     except HarmonyError as error:
         return _from_harmony(error)
+    except ConnectionError:
+        raise  # the client has left: aiohttp ends the connection
     except Exception:
         _LOG.exception("unexpected error in %s", request.method)
         return problem_response("http", None, status=500)

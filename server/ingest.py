@@ -248,7 +248,11 @@ def _target(out: str | PathLike[str] | BinaryIO) -> Iterator[Path | BinaryIO]:
 
 
 def _spool(folder: str | PathLike[str] | None) -> BinaryIO:
+    """A temporary file: without a name, or in somebody's folder with one, so that it is seen and counted
+    there.
+    """
+    make = tempfile.TemporaryFile if folder is None else tempfile.NamedTemporaryFile
     try:
-        return cast(BinaryIO, tempfile.TemporaryFile(prefix="harmony4-", dir=folder))
+        return cast(BinaryIO, make(prefix="harmony4-", dir=folder))
     except OSError as error:
         raise StorageError(f"no temporary file can be made: {error.strerror}") from error

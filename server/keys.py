@@ -39,6 +39,8 @@ class Status:
     """Whether the server is on its way out."""
 
     stopping: bool = False
+    until: float = 0.0
+    """When that must be over, on the loop's clock."""
 
 
 CONFIG: Final = web.AppKey("config", Config)

@@ -45,6 +45,9 @@ class Limits:
     """Address space, bytes, the interpreter's own 0.3 GiB included; tables of a 10-hour film take 0.1 GiB."""
     cpu: int = 600
     """CPU seconds."""
+    output: int = 64 * 2**20
+    """Bytes that it may say (45 a packet), and 8 more for each byte of the medium: packets are not that small
+    (5 bytes, silence included), but tables can promise any number of them."""
     stall: float = 30.0
     """Seconds without progress (a byte taken or a packet given) while there is something to work on."""
 
@@ -56,7 +59,10 @@ class Sandbox:
         self._limits = limits or Limits()
 
     def __call__(self, source: Readable, name: str) -> _Worker:
-        """Start a worker that demuxes `source` as format `name`. Raises MediaError."""
+        """Start a worker that demuxes `source` as format `name`.
+
+        Raises MediaError, SourceError where no process can be started, StorageError.
+        """
         return _Worker(source, name, self._limits)
 
 
@@ -76,6 +82,7 @@ class _Worker:
         self._limits = limits
         self._buffer = bytearray()
         self._given = 0  # bytes the worker has taken
+        self._said = 0  # bytes of its packets
         self._reading = False  # the feeder waits for the source, not for the worker
         self._closing = False
         self._error: BaseException | None = None
@@ -85,13 +92,25 @@ class _Worker:
         if fd is None and hasattr(source, "seek"):  # a file that only this process has
             self._copy = _on_disk(source)
             fd = self._copy.fileno()
-        self._process = self._start(fd)
+        self._size = None if fd is None else os.fstat(fd).st_size
         self._feeder: threading.Thread | None = None
-        if fd is None:
-            self._feeder = threading.Thread(target=self._feed, name="harmony4-feed", daemon=True)
-            self._feeder.start()
         self._selector = selectors.DefaultSelector()
-        self._selector.register(self._out, selectors.EVENT_READ)
+        try:
+            self._process = self._start(fd)
+        except BaseException:
+            self._selector.close()
+            if self._copy is not None:
+                self._copy.close()
+            raise
+        try:
+            self._selector.register(self._out, selectors.EVENT_READ)
+            if fd is None:
+                feeder = threading.Thread(target=self._feed, name="harmony4-feed", daemon=True)
+                feeder.start()
+                self._feeder = feeder
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self, fd: int | None) -> subprocess.Popen[bytes]:
         limits = self._limits
@@ -110,7 +129,10 @@ class _Worker:
                 bufsize=0,
             )
         except OSError as error:
-            raise MediaError(f"the demuxer's process cannot be started: {error.strerror or error}") from error
+            # Not the medium's fault: another time it may be (503 and not 422).
+            raise SourceError(
+                f"the demuxer's process cannot be started: {error.strerror or error}"
+            ) from error
 
     @property
     def _out(self) -> IO[bytes]:
@@ -162,6 +184,9 @@ class _Worker:
         payload = self._read(size)
         if kind == wire.FAILED:
             raise self._failed(payload.decode(errors="replace")[:200])
+        self._said += size
+        if self._said > self._limits.output + 8 * (self._given if self._size is None else self._size):
+            raise refusal("it holds more packets than its bytes can be", self._name)
         return kind, payload
 
     def _read(self, n: int) -> bytes:

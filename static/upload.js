@@ -109,6 +109,7 @@ class Upload {
     if (!this.job || this.over) return;
     const answer = await fetch(jobUrl(this.job.id)).catch(() => null);
     if (answer?.ok) this.hear(await answer.json());
+    else if (answer?.status === 404) this.fail(new Problem({ detail: "the server has forgotten this upload: look whether the container is there" }));
   }
 
   /** A job's facts; until the server has said which one is ours, it is known by its name. */

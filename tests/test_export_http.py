@@ -272,6 +272,15 @@ def test_a_body_that_stops_coming(tmp_path: Path) -> None:
         assert hidden(tmp_path, "spool") == []
 
 
+def test_a_form_with_more_than_it_may_have(server: Server) -> None:
+    """It is refused at once: nothing of it is kept until a file may come."""
+    part = b'--b0\r\nContent-Disposition: form-data; name="colour"\r\n\r\nred\r\n--b0\r\n'
+    head = b"POST /video/export HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
+    with socket.create_connection(server.address, timeout=30) as connection:
+        connection.sendall(head + b"Content-Type: multipart/form-data; boundary=b0\r\n\r\n" + part)
+        assert status_of(connection) == 400
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -38,6 +38,25 @@ async def turns(count: int = 10) -> None:
         await asyncio.sleep(0)
 
 
+# -- leaving
+
+
+@each_loop
+def test_close_ends_whoever_reads(loop: str) -> None:
+    """A demuxer's feeder waits in `read` when the export ends by itself: it must not wait for ever."""
+
+    async def main() -> None:
+        pipe = Pipe()
+        reading = asyncio.create_task(asyncio.to_thread(pipe.read, 10))
+        await pipe.put(b"abc")
+        await turns()
+        pipe.close()
+        assert await reading in (b"abc", b"")
+        assert await asyncio.to_thread(pipe.read, 10) == b""
+
+    go(loop, main)
+
+
 # -- reading
 
 

@@ -23,7 +23,7 @@ from harmony4.server.sandbox import Limits, Sandbox, default_demuxer
 from harmony4.tokenize.demux import demux
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import PLAIN, media
-from needs import BUNNY, needs_ffmpeg
+from needs import BUNNY, needs_ffmpeg, program
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are confined on POSIX systems only")
 
@@ -151,6 +151,24 @@ def test_confined(tmp_path: Path) -> None:
 def test_memory() -> None:
     with BUNNY.open("rb") as file, pytest.raises(MediaError, match=r"memory|Cannot allocate|ended early"):
         tokens(file, demuxer=Sandbox(Limits(memory=100 * 2**20)))
+
+
+@needs_ffmpeg
+def test_more_packets_than_bytes_can_be(tmp_path: Path) -> None:
+    """Frames of four bytes, all of one size, so that the tables that promise them are tiny."""
+    source, ffmpeg = tmp_path / "dots.mov", program("ffmpeg")
+    assert ffmpeg is not None
+    picture = ["-f", "lavfi", "-i", "color=gray:s=2x2:r=1000:d=60", "-pix_fmt", "gray"]
+    subprocess.run([ffmpeg, "-v", "error", *picture, "-c:v", "rawvideo", source], check=True, timeout=60)
+    assert source.stat().st_size < 60_000 * 5
+    with source.open("rb") as file:
+        usual = tokens(file, demuxer=Sandbox())
+    with source.open("rb") as file:
+        assert tokens(file, demuxer=demux) == usual
+    with source.open("rb") as file, pytest.raises(MediaError, match="more packets than its bytes"):
+        tokens(file, demuxer=Sandbox(Limits(output=0)))
+    with BUNNY.open("rb") as file:  # of media as they are, far more would be believed
+        tokens(file, demuxer=Sandbox(Limits(output=0)))
 
 
 @needs_ffmpeg

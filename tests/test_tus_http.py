@@ -18,9 +18,12 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from harmony4.crypto.errors import StorageError
+from harmony4.server.errors import Problem
 from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.intake import finishing
 from harmony4.server.intake.uploads import Uploads
+from harmony4.server.keys import DESK
 from harmony4.server.state import State
 from media_factory import media
 from needs import BUNNY, ROOT, needs_ffmpeg
@@ -659,6 +662,45 @@ def test_cancelled(client: Client, root: Path, monkeypatch: pytest.MonkeyPatch) 
     until(lambda: ".data" not in kept(root), "the removal of the bytes")
 
 
+def test_what_is_wanting_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: bytes
+) -> None:
+    """A whole upload is not thrown away because the disk was full when its container was made."""
+    monkeypatch.setattr(finishing, "_SWEEP", 0.05)
+    with running(tmp_path, min_free=0) as server:
+        shelf, tries = server.app[DESK].shelf, []
+        put = shelf.put
+
+        def fails_twice(*arguments: Any) -> None:
+            tries.append(arguments)
+            if len(tries) < 3:
+                raise StorageError("no room")
+            put(*arguments)
+
+        monkeypatch.setattr(shelf, "put", fails_twice)
+        client = Client(server.url)
+        number = client.patch(client.new(len(DATA)), 0, DATA).headers["Harmony4-Job"]
+        assert client.ended(number)["state"] == "done"
+        assert len(tries) == 3
+        assert (tmp_path / "a.h4mk").read_bytes() == expected
+        until(lambda: ".data" not in kept(tmp_path), "the removal of the bytes")
+
+
+def test_what_cannot_be_made_has_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finishing, "_SWEEP", 0.05)
+    with running(tmp_path, min_free=0, upload_ttl=1) as server:
+
+        def fails(*_: Any) -> None:
+            raise StorageError("no room")
+
+        monkeypatch.setattr(server.app[DESK].shelf, "put", fails)
+        client = Client(server.url)
+        number = client.patch(client.new(len(DATA)), 0, DATA).headers["Harmony4-Job"]
+        job = client.ended(number)
+        assert (job["state"], job["problem"]["status"]) == ("failed", 507)
+        until(lambda: ".data" not in kept(tmp_path), "the removal of the bytes")
+
+
 # -- limits
 
 
@@ -687,10 +729,7 @@ def test_the_disk_fills_while_bytes_arrive(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Server, client: Client, root: Path
 ) -> None:
     """What has arrived is kept, for later."""
-    from harmony4.server.errors import Problem
-    from harmony4.server.keys import DESK
-
-    monkeypatch.setattr("harmony4.server.intake.tus._LOOK", 1000)
+    monkeypatch.setattr("harmony4.server.intake.tus.LOOK", 1000)
     target = client.new(len(DATA))
 
     def check(more: int = 0) -> None:

@@ -166,6 +166,8 @@ async def _form(request: web.Request, fields: dict[str, str], patience: float) -
                     raise UsageError("the form is not valid", expected="fields with names")
                 if part.name == "file":
                     break
+                if part.name not in FIELDS:
+                    raise UsageError("unknown option", expected=", ".join(FIELDS), found=part.name[:40])
                 if part.name in fields:
                     raise UsageError("an option is given twice", found=part.name[:40])
                 fields[part.name] = await _text(part)

@@ -1,8 +1,8 @@
 """The desk: media that arrive on the event loop become containers in threads, each as a job.
 
-One export per thread, fed through a `Pipe`; the demuxer has a process of its own (`sandbox.py`). Whatever
-ends an export early, a client that leaves, a limit, a cancellation, the end of the server, fails its pipe;
-the thread then unwinds, and its spool goes with it.
+One export per thread, fed through a `Pipe`, or out of a file that is there already; the demuxer has a process
+of its own (`sandbox.py`). Whatever ends an export early, a client that leaves, a limit, a cancellation, the
+end of the server, fails its pipe; the thread then unwinds, and its spool goes with it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from harmony4.crypto.errors import HarmonyError, LimitError
+from harmony4.crypto.errors import HarmonyError, LimitError, StorageError
 from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem, describe
 from harmony4.server.ingest import ExportOptions, ExportResult, export
-from harmony4.server.intake.admission import Room
+from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.jobs import Job, Jobs
 from harmony4.server.intake.pipe import Pipe
 from harmony4.server.intake.shelf import Match, Shelf
@@ -29,11 +29,10 @@ from harmony4.server.library import Library
 from harmony4.server.sandbox import Limits, default_demuxer
 from harmony4.server.state import Spool, State, sweep_spools
 
-__all__ = ["Desk", "Export"]
+__all__ = ["Desk", "Export", "passes"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
-_LOOK: Final = 16 * 2**20
-"""Bytes between two looks at the room on the disk."""
+_PASSING: Final = frozenset({"stopping", "full", "storage", "source", "busy"})
 _TICK: Final = 0.5
 """Seconds between two looks for jobs that somebody wants to stop."""
 _SWEEP: Final = 30.0
@@ -45,6 +44,11 @@ class CancelledProblem(Problem):
 
     def __init__(self) -> None:
         super().__init__("cancelled", "the job was cancelled")
+
+
+def passes(error: BaseException | None) -> bool:
+    """Whether another try may succeed: the server stops, or lacks something for the moment."""
+    return getattr(error, "code", None) in _PASSING
 
 
 class Closing(Protocol):
@@ -78,7 +82,7 @@ class Export:
 
     def stop_feeding(self, _done: object = None) -> None:
         """Nobody reads any more of the body."""
-        if self.feeding is not None:
+        if self.feeding is not None and not self.feeding.expired():
             self.feeding.reschedule(asyncio.get_running_loop().time())
 
 
@@ -101,8 +105,10 @@ class Desk:
 
     # -- an export
 
-    async def start(self, options: ExportOptions, *, number: str | None = None, **about: Any) -> Export:
-        """Begin an export, whose bytes come by `feed`.
+    async def start(
+        self, options: ExportOptions, *, number: str | None = None, source: Path | None = None, **about: Any
+    ) -> Export:
+        """Begin an export, whose bytes come by `feed`, or are in the file `source`.
 
         `about` is what its job says of it; `number`: the job's id, if it has one already. Raises
         StorageError.
@@ -116,28 +122,31 @@ class Desk:
         pipe = Pipe()
         loop = asyncio.get_running_loop()
         one = Export(job, pipe, spool, loop.create_future())
-        one.done = loop.run_in_executor(self._threads, self._run, one, options)
+        if source is not None:
+            one.received = (await asyncio.to_thread(source.stat)).st_size
+        one.done = loop.run_in_executor(self._threads, self._run, one, options, source)
         self._running.add(one)
         return one
 
-    def _run(self, one: Export, options: ExportOptions) -> ExportResult:
-        looked = 0
+    def _run(self, one: Export, options: ExportOptions, source: Path | None) -> ExportResult:
+        rarely = max(
+            1, LOOK // options.block_size
+        )  # blocks may be smaller, and are looked at more often then
 
-        def progress(consumed: int, _size: int | None) -> None:
-            nonlocal looked
-            one.job.note(received=one.received, blocks=int(one.job.facts["blocks"]) + 1)
+        def progress(_consumed: int, _size: int | None) -> None:
+            blocks = int(one.job.facts["blocks"]) + 1
+            one.job.note(received=one.received, blocks=blocks)
             if one.job.cancelled:
                 one.pipe.fail(CancelledProblem())
             if one.pipe.failure is not None:
                 raise one.pipe.failure
-            if consumed - looked >= _LOOK:
+            if blocks % rarely == 0:
                 self.room.check()
-                looked = consumed
 
         try:
             # A reader for itself: `export` takes anything that has `read`.
             return export(
-                one.pipe,  # type: ignore[arg-type]
+                source or one.pipe,  # type: ignore[arg-type]
                 one.made,
                 options,
                 progress=progress,
@@ -152,7 +161,7 @@ class Desk:
 
         Raises what broke it off; the export has failed with it then.
         """
-        most = self._config.max_upload
+        most, looked = self._config.max_upload, 0
         one.done.add_done_callback(one.stop_feeding)
         try:
             async with asyncio.timeout(None) as one.feeding:
@@ -162,6 +171,10 @@ class Desk:
                     one.received += len(piece)
                     if most and one.received > most:
                         raise LimitError("the upload is too large", expected=f"<= {most} bytes")
+                    if one.received - looked >= LOOK:
+                        # Before the first block all of it may have to be there: nobody else looks then.
+                        looked = one.received
+                        await asyncio.to_thread(self._look, one)
                     if not await one.pipe.put(piece):
                         return  # it has failed: `finish` says why
             one.pipe.end()
@@ -176,6 +189,11 @@ class Desk:
         finally:
             one.feeding = None
 
+    def _look(self, one: Export) -> None:
+        """What has to be seen to while bytes arrive. Raises Problem (507), StorageError."""
+        self.room.check()
+        one.job.note(received=one.received)
+
     async def abandon(self, one: Export) -> None:
         """After `feed` has raised: wait for the thread, note why, remove the spool."""
         assert one.pipe.failure is not None
@@ -186,8 +204,8 @@ class Desk:
     async def finish(self, one: Export, name: str | None, match: Match | None) -> dict[str, Any]:
         """Wait for the container, give it its name, note how it ended. Returns what there is to say of it.
 
-        Without a name the container stays in the spool, which is the caller's to close (`close`). Raises
-        HarmonyError, Problem.
+        Without a name the container stays in the spool, which is the caller's to close (`close`). After an
+        error it is closed. Raises HarmonyError, Problem.
         """
         try:
             try:
@@ -207,17 +225,21 @@ class Desk:
         except BaseException as error:
             await self._fail(one, error)
             raise
-        await asyncio.to_thread(
-            one.job.finish, "done", received=one.received, blocks=result.seal.blocks, result=found
-        )
-        if name is not None:
-            await self.close(one)
+        try:
+            await asyncio.to_thread(
+                one.job.finish, "done", received=one.received, blocks=result.seal.blocks, result=found
+            )
+        except StorageError as error:  # the container is there all the same
+            _LOG.error("the end of job %s cannot be noted: %s", one.job.id, error)
+        finally:
+            if name is not None:
+                await self.close(one)
         return found
 
     async def _fail(self, one: Export, error: BaseException) -> None:
         if one.pipe.failure is not None and not isinstance(error, CancelledProblem):
             error = one.pipe.failure
-        if one.job.facts.get("restarts") and isinstance(error, Problem) and error.code == "stopping":
+        if one.job.facts.get("restarts") and passes(error):
             await asyncio.to_thread(one.job.leave)
             await self.close(one)
             return
@@ -265,8 +287,8 @@ class Desk:
                     for one in await asyncio.to_thread(self._unwanted, list(self._running)):
                         one.stop(CancelledProblem())
                 if loop.time() - swept >= _SWEEP:
-                    await asyncio.to_thread(self._sweep)
                     swept = loop.time()
+                    await asyncio.to_thread(self._sweep)
             except Exception:
                 _LOG.exception("looking after uploads failed; it goes on")
             await asyncio.sleep(_TICK)
@@ -281,16 +303,23 @@ class Desk:
         return [one for one in running if self.jobs.is_unwanted(one.job.id)]
 
     def _sweep(self) -> None:
-        if self._state.path.exists():
-            sweep_spools(self._state)
-            self.jobs.sweep(self._config.job_ttl)
-            self.shelf.sweep(self._config.trash_retention)
+        if not self._state.path.exists():
+            return
+        for sweep in (
+            lambda: sweep_spools(self._state),
+            lambda: self.jobs.sweep(self._config.job_ttl),
+            lambda: self.shelf.sweep(self._config.trash_retention),
+        ):
+            try:
+                sweep()
+            except HarmonyError as error:
+                _LOG.error("what has expired cannot be removed: %s", error)
 
     async def stop(self, patience: float) -> None:
         """Let exports that have all their bytes come to their end, for up to `patience` seconds; then end
         them.
         """
-        if self._behind:
+        if self._behind and patience > 0:
             await asyncio.wait(self._behind, timeout=patience)
         self.stopping = True
         for one in list(self._running):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Final
@@ -26,6 +27,8 @@ from harmony4.server.query import json_response
 from harmony4.server.ranges import matcher
 
 __all__ = ["admitted", "match_of", "routes", "shown"]
+
+_LOG: Final = logging.getLogger("harmony4.server")
 
 _PIECE: Final = 2**18
 
@@ -57,7 +60,8 @@ async def post_export(request: web.Request) -> web.StreamResponse:
         if body.asked != asked and body.asked.name is not None:
             await asyncio.to_thread(desk.shelf.check, body.asked.name, match)
         asked = body.asked
-        one = await desk.start(asked.options, name=asked.name, size=request.content_length)
+        size = None if request.content_type == "multipart/form-data" else request.content_length
+        one = await desk.start(asked.options, name=asked.name, size=size)
         try:
             await desk.feed(one, body.pieces)
         except BaseException:
@@ -86,7 +90,7 @@ async def admitted(request: web.Request, size: int | None) -> AsyncIterator[None
     """A place for an upload of `size` bytes, None where nobody knows. Raises Problem, LimitError."""
     config: Config = request.app[CONFIG]
     if request.app[STATUS].stopping:
-        raise Problem("stopping", "the server is stopping", headers={"Retry-After": "5"})
+        raise Problem("stopping", "the server is stopping")
     if config.max_upload and size is not None and size > config.max_upload:
         raise LimitError("the upload is too large", expected=f"<= {config.max_upload} bytes", found=size)
     await asyncio.to_thread(request.app[DESK].room.check, size or 0)
@@ -126,8 +130,15 @@ async def _send_back(request: web.Request, one: Export) -> web.StreamResponse:
     )
     async with aiofiles.open(one.made, "rb", buffering=0) as file:
         await response.prepare(request)
-        while piece := await file.read(_PIECE):
-            await response.write(piece)
+        try:
+            while piece := await file.read(_PIECE):
+                await response.write(piece)
+        except OSError as error:
+            if not isinstance(error, ConnectionError):
+                _LOG.error("a container cannot be sent back: %s", error.strerror)
+                if request.transport is not None:
+                    request.transport.abort()  # nobody must take what is out for the whole
+            raise ConnectionResetError from error
     await response.write_eof()
     return response
 

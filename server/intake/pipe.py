@@ -26,7 +26,7 @@ class Pipe:
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()
         self._changed = threading.Condition()
-        self._chunks: deque[bytes] = deque()
+        self._chunks: deque[bytes | memoryview] = deque()
         self._waiting = 0
         self._ended = False
         self._closed = False
@@ -60,12 +60,14 @@ class Pipe:
             self._changed.notify()
 
     def read(self, n: int, /) -> bytes:
-        """The next `n` bytes, fewer only at the end; in a thread. Raises what `fail` was told."""
-        parts: list[bytes] = []
+        """The next `n` bytes, fewer only at the end or after `close`; in a thread. Raises what `fail` was
+        told.
+        """
+        parts: list[bytes | memoryview] = []
         missing = n
         while missing:
             with self._changed:
-                while not (self._chunks or self._ended or self.failure):
+                while not (self._chunks or self._ended or self._closed or self.failure):
                     self._changed.wait()
                 if self.failure is not None:
                     raise self.failure
@@ -73,21 +75,25 @@ class Pipe:
                     break
                 chunk = self._chunks.popleft()
                 if len(chunk) > missing:
-                    self._chunks.appendleft(chunk[missing:])
-                    chunk = chunk[:missing]
+                    view = memoryview(chunk)  # not copied again for each small read
+                    self._chunks.appendleft(view[missing:])
+                    chunk = view[:missing]
                 self._waiting -= len(chunk)
             parts.append(chunk)
             missing -= len(chunk)
             if not self._room.is_set() and self._waiting < self._memory:
                 self._wake()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
 
     def close(self) -> None:
-        """The reader leaves: what comes from now on is dropped; from any thread."""
+        """The reader leaves: what comes from now on is dropped, and whoever still reads finds the end; from
+        any thread.
+        """
         with self._changed:
             self._closed = True
             self._chunks.clear()
             self._waiting = 0
+            self._changed.notify_all()
         self._wake()
 
     def _wake(self) -> None:

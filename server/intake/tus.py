@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -18,7 +18,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError, LimitError, StorageError, UsageError
 from harmony4.server.errors import Problem
-from harmony4.server.intake.admission import Room
+from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.body import go_on, open_body, wait_to_go_on
 from harmony4.server.intake.exports import admitted, match_of
 from harmony4.server.intake.tusfields import (
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["PATH", "name_version", "routes"]
 
 PATH: Final = "/uploads/"
-_LOOK: Final = 16 * 2**20
-"""Bytes between two looks at the room on the disk."""
 _WAIT: Final = 1.0
 """Seconds to wait for somebody who is at the upload: a client that broke off and comes back is as fast as the
 end of its old connection."""
@@ -225,18 +223,31 @@ async def _append(held: Held, pieces: AsyncIterator[bytes], room: Room, found: _
             async for piece in pieces:
                 if held.offset + len(piece) > length:
                     raise LimitError("more bytes than the upload has", expected=f"<= {length - held.offset}")
-                if held.offset - looked >= _LOOK:
+                if held.offset - looked >= LOOK:
                     await asyncio.to_thread(room.check)
                     looked = held.offset
                 if found is not None:
                     await asyncio.to_thread(found.update, piece)
                 rest = memoryview(piece)
                 while rest:
-                    written = await file.write(rest)
+                    written = await _to_its_end(file.write(rest))
                     held.offset += written
                     rest = rest[written:]
     except OSError as error:
         raise StorageError(f"an upload cannot be written: {error.strerror}") from error
+
+
+async def _to_its_end(work: Awaitable[int]) -> int:
+    """Wait for work in a thread, which goes on when whoever waits is cancelled: wait then, too.
+
+    Else the upload would be in other hands while its bytes are still being written.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _step_aside(request: web.Request, held: Held) -> None:

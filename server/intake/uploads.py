@@ -29,7 +29,7 @@ __all__ = ["Held", "Known", "Uploads"]
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
 _MOST: Final = 10_000
-"""Uploads that may be known at once, begun and ended."""
+"""Uploads that may have begun and not ended at once."""
 _STARTING: Final = 60.0
 """Seconds that files of an upload may stand there without the rest of it."""
 _LATER: Final = {"Retry-After": "600"}
@@ -151,7 +151,7 @@ class Uploads:
     def create(self, length: int, metadata: str | None, match: tuple[str, ...] | None) -> Held:
         """A new upload without a byte. Raises Problem (503) where there are too many, StorageError."""
         folder, number = self._state.folder("uploads"), secrets.token_hex(16)
-        if len(self._numbers()) >= _MOST:
+        if len(self._numbers(".data")) >= _MOST:
             raise Problem("busy", f"the server keeps {_MOST} uploads", headers=_LATER)
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
@@ -277,12 +277,12 @@ class Uploads:
             raise _missing()
         return known
 
-    def _numbers(self) -> list[str]:
+    def _numbers(self, kind: str = ".json") -> list[str]:
         try:
             names = os.listdir(self._state.path / "uploads")  # noqa: PTH208 - may be many
         except OSError:
             return []
-        stems = [name.removesuffix(".json") for name in names if name.endswith(".json")]
+        stems = [name.removesuffix(kind) for name in names if name.endswith(kind)]
         return [stem for stem in stems if _ID.fullmatch(stem)]
 
 
