@@ -53,7 +53,7 @@ def without_signature(target: str) -> str:
 
 def client_fields(request: web.BaseRequest) -> str:
     """The quoted referrer and user agent, as the log has them."""
-    referrer = escape(request.headers.get("Referer", "-"))
+    referrer = escape(without_signature(request.headers.get("Referer", "-")))
     return f'"{referrer}" "{escape(request.headers.get("User-Agent", "-"))}"'
 
 

@@ -78,7 +78,7 @@ def create_app(config: Config) -> web.Application:
     app[GUARD] = guard
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)
-    app.on_response_prepare.append(guard.mark)
+    app.on_response_prepare.append(guard.label)
     app.on_response_prepare.append(tus.name_version)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(guard.watch)

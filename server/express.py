@@ -33,7 +33,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk.source import impatient
-from harmony4.server.access import client_fields, escape
+from harmony4.server.access import client_fields, escape, without_signature
 from harmony4.server.facts import seek_template
 from harmony4.server.residency import is_resident, read_resident
 
@@ -291,7 +291,7 @@ class _Outer:
         lines += [f"{name}: {value}" for name, value in steady]
         self.head = "\r\n".join(lines).encode() + b"\r\n"
         self.status = response.status
-        self.line = escape(f"GET {request.raw_path} HTTP/1.1")
+        self.line = escape(f"GET {without_signature(request.raw_path)} HTTP/1.1")
         self.client = client_fields(request)
 
 

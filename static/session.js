@@ -49,8 +49,10 @@ function show(session) {
 
 async function enter(event) {
   event.preventDefault();
+  const token = $("token").value.trim();
   try {
-    show(await api.signIn($("token").value.trim()));
+    if (!/^[!-~]+$/.test(token)) throw new Error("the token is not valid"); // and no header could hold it
+    show(await api.signIn(token));
   } catch (error) {
     $("sign-in-problem").textContent = error.message;
     $("sign-in-problem").hidden = false;

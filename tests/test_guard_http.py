@@ -13,6 +13,7 @@ from http.cookies import SimpleCookie
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from yarl import URL
 
 from harmony4.crypto.errors import HarmonyError, UsageError
@@ -159,6 +160,21 @@ def test_public_read(place: Place) -> None:
         assert refused.headers["WWW-Authenticate"] == 'Bearer error="insufficient_scope", scope="write"'
         # What is shown has to be right even where nobody asks for it.
         assert ask(server, SEEK, bearer(reader[:-1])).status == 401
+
+
+def test_what_is_not_for_everybody_where_reading_is_free(place: Place) -> None:
+    """Names of what is not there yet, failures, and what was deleted; and what cannot be reversed."""
+    reader, writer, admin = (place.token(scope) for scope in ("read", "write", "admin"))
+    with running(place.root, public_read=True) as server:
+        for target in ("/jobs", f"/jobs/{'0' * 32}", "/media/trash", "/events"):
+            for method in ("GET", "HEAD"):
+                assert ask(server, target, method=method).status == 401
+                assert ask(server, target, bearer(reader), method).status == 403
+        assert ask(server, "/jobs", bearer(writer)).status == 200
+        trashed = ask(server, "/media?name=a.h4mk", bearer(writer), "DELETE").json["id"]
+        purge = f"/media/trash?id={trashed}"
+        assert ask(server, purge, bearer(writer), "DELETE").status == 403
+        assert ask(server, purge, bearer(admin), "DELETE").status == 204
 
 
 def test_scopes(place: Place) -> None:
@@ -415,6 +431,49 @@ def test_a_session(place: Place) -> None:
         assert ask(server, "/session", headers).json["scopes"] == []
 
 
+def test_a_session_is_for_our_own_page_alone(place: Place) -> None:
+    """Pages of allowed origins may be of the same site, so that the browser sends them the cookie."""
+    text = place.token("write")
+    with running(place.root, auth=True, cors_origins=[APP]) as server:
+        _, cookie = sign_in(server, text)
+        mine = {"Cookie": cookie.partition(";")[0]}
+        for more in (
+            {"Origin": APP, "Sec-Fetch-Site": "same-site"},
+            {"Origin": APP},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "cross-site"},
+        ):
+            assert ask(server, SEEK, mine | more).status == 401
+            if "Origin" in more:
+                move = "/media/rename?name=a.h4mk&to=b.h4mk"
+                assert ask(server, move, mine | more, "POST").status == 401
+                assert ask(server, "/media?name=a.h4mk", mine | more, "DELETE").status == 401
+        own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+        assert ask(server, SEEK, mine | own).status == 200
+        assert ask(server, SEEK, mine).status == 200
+        assert ask(server, SEEK, bearer(text) | {"Origin": APP}).status == 200
+
+
+def test_a_signature_does_not_outlive_its_key(place: Place) -> None:
+    """What a request asked for under the old secret is answered when there is a new one."""
+    with running(place.root, auth=True) as server:
+        guard = server.app[GUARD]
+        url = place.signed(INFO)
+        inherited = guard.inherited
+
+        def late(request: web.Request, one: str) -> str:
+            secret_path(place.state).unlink()
+            load_secret(place.state)
+            guard._known = guard._load()
+            return inherited(request, one)
+
+        guard.inherited = late  # type: ignore[method-assign]
+        answer = server.get(url)
+        guard.inherited = inherited  # type: ignore[method-assign]
+        assert answer.status == 200
+        assert server.get(answer.json["tracks"][0]["range_url"]).status == 401
+
+
 def test_sessions_over_https(place: Place) -> None:
     with running(place.root, auth=True) as server:
         text = place.token("read", expires=int(time.time()) + 100)
@@ -523,13 +582,24 @@ def test_signed_requests_leave_nothing_behind(place: Place) -> None:
 
 
 def test_signatures_stay_out_of_the_log(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    """In the express lane as well, and where a page with a signed address is what led to a request."""
+    text = place.token("read")
     with running(place.root, auth=True, access_log=True) as server:
         url = place.signed(RANGE)
         for name in ("sig", "%73ig", "s%69g", "si%67"):
             assert server.get(url.replace("&sig=", f"&{name}=")).status == 200
+        with kept(server) as one:
+            for _ in range(5):
+                status, _, _ = one(
+                    url, f"Authorization: Bearer {text}", f"Referer: {server.url}{url}", "Range: bytes=0-1"
+                )
+                assert status == 206
+                settle(server)
+            assert server.app[EXPRESS].answered > 0
     logged = capfd.readouterr().err
     signature = url.rpartition("=")[2]
-    assert logged.count("=... HTTP/1.1") == 4
+    assert logged.count("=... HTTP/1.1") == 9
+    assert logged.count('=..." ') == 5
     assert signature not in logged
 
 
@@ -537,7 +607,7 @@ def test_signatures_stay_out_of_the_log(place: Place, capfd: pytest.CaptureFixtu
 
 
 def test_guessing_is_slowed(place: Place) -> None:
-    known, new = place.token("read"), place.token("read")
+    known, other, new = place.token("read"), place.token("read"), place.token("read")
     with running(place.root, auth=True) as server:
         now = [1000.0]
         server.app[GUARD].throttle._clock = lambda: now[0]
@@ -548,9 +618,12 @@ def test_guessing_is_slowed(place: Place) -> None:
         assert answers[-1].problem == "throttled"
         assert answers[-1].headers["Retry-After"] == "1"
         assert ask(server, "/session", wrong, "POST").status == 429
-        # Not even a right one is looked at, unless it was right from here before.
+        # Not even the right one is looked at, but others are, and were they never seen before.
         assert ask(server, SEEK, bearer(new)).status == 429
         assert ask(server, SEEK, bearer(known)).status == 200
+        unknown = bearer(f"h4_{'0' * 16}_{'A' * 43}")
+        assert [ask(server, SEEK, unknown).status for _ in range(FREE + 2)] == [401] * FREE + [429] * 2
+        assert ask(server, SEEK, bearer(other)).status == 200
         assert server.get(place.signed(SEEK)).status == 200
         assert server.get("/health").status == 200
         now[0] += 1

@@ -52,12 +52,42 @@ def test_scopes_as_text() -> None:
         ("POST", "/video/seek", "read"),
         ("POST", "/video/range", "write"),
         ("DELETE", "/media", "write"),
+        ("GET", "/jobs/{id}", "write"),
+        ("HEAD", "/media/trash", "write"),
+        ("HEAD", "/jobs", "write"),
+        ("DELETE", "/media/trash", "admin"),
         ("BREW", "/media", "write"),
         ("OPTIONS", "/media", None),
     ],
 )
 def test_what_a_route_needs(method: str, route: str | None, scope: str | None) -> None:
     assert needed_scope(method, route) == scope
+
+
+def test_what_everybody_may_see_where_reading_is_free(tmp_path: Path) -> None:
+    """All of it: a route that is new is somebody's decision, and not the table's default."""
+    routes = create_app(Config(library=tmp_path)).router.routes()
+    assert {
+        (route.method, route.resource.canonical)
+        for route in routes
+        if route.resource is not None and needed_scope(route.method, route.resource.canonical) == "read"
+    } == {
+        ("POST", "/video/seek"),
+        *(
+            (method, route)
+            for method in ("GET", "HEAD")
+            for route in (
+                "/video/range",
+                "/video/range/{track}.{ext}",
+                "/video/keyframes",
+                "/video/info",
+                "/video/seek",
+                "/container",
+                "/media",
+            )
+        ),
+        ("HEAD", "/uploads/{id}"),
+    }
 
 
 def test_the_table_names_routes_that_exist(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 def fail(throttle: Throttle, address: str, times: int) -> None:
     for _ in range(times):
-        throttle.failed(address)
+        throttle.failed(address, "a")
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_waiting_doubles(clock: Clock) -> None:
     fail(throttle, ONE, FREE - 1)
     assert throttle.wait(ONE, "a") == 0
     for expected in (1, 2, 4, 8, 16, 32, LONGEST, LONGEST, LONGEST):
-        throttle.failed(ONE)
+        throttle.failed(ONE, "a")
         assert throttle.wait(ONE, "a") == expected
         assert throttle.wait(OTHER, "a") == 0
         clock.now += expected - 0.5
@@ -62,7 +62,7 @@ def test_how_many_guesses_a_day(clock: Clock) -> None:
     throttle, tries = Throttle(clock), 0
     while clock.now < 1000 + 86_400:
         clock.now += throttle.wait(ONE, "a")
-        throttle.failed(ONE)
+        throttle.failed(ONE, "a")
         tries += 1
     assert tries < FREE + 86_400 / LONGEST + 10
 
@@ -72,27 +72,33 @@ def test_it_is_forgotten(clock: Clock) -> None:
     fail(throttle, ONE, FREE + 20)
     clock.now += FORGET
     assert throttle.wait(ONE, "a") == 0
-    throttle.failed(ONE)
+    throttle.failed(ONE, "a")
     assert throttle.wait(ONE, "a") == 0
 
 
-def test_a_token_that_was_right_there_is_not_locked_out(clock: Clock) -> None:
+def test_whoever_guesses_keeps_nobody_else_out(clock: Clock) -> None:
+    """Somebody who knows no id and never stops trying, beside somebody with a token at the same address."""
     throttle = Throttle(clock)
-    throttle.succeeded(ONE, "known")
-    fail(throttle, ONE, FREE + 3)
-    assert throttle.wait(ONE, "known") == 0
-    assert throttle.wait(ONE, "new") > 0
-    assert throttle.wait(ONE, "") > 0
-    fail(throttle, OTHER, FREE + 3)
-    assert throttle.wait(OTHER, "known") > 0  # elsewhere it is as any other
-    throttle.succeeded(ONE, "known")  # and does not wipe the slate
-    assert throttle.wait(ONE, "new") > 0
+    for _ in range(1000):
+        clock.now += throttle.wait(ONE, "")
+        throttle.failed(ONE, "")
+        assert throttle.wait(ONE, "token") == 0
+    throttle.failed(ONE, "other")
+    assert throttle.wait(ONE, "") == LONGEST
+
+
+def test_guessing_for_one_token(clock: Clock) -> None:
+    throttle = Throttle(clock)
+    fail(throttle, ONE, FREE)
+    assert throttle.wait(ONE, "a") == 1
+    assert throttle.wait(ONE, "b") == 0
+    assert throttle.wait(OTHER, "a") == 0
 
 
 def test_an_ipv6_network_is_one_client(clock: Clock) -> None:
     throttle = Throttle(clock)
     for number in range(FREE):
-        throttle.failed(f"2001:db8::{number + 1:x}")
+        throttle.failed(f"2001:db8::{number + 1:x}", "a")
     assert throttle.wait("2001:db8::ffff", "a") > 0
     assert throttle.wait("2001:db8:0:1::1", "a") == 0
 
@@ -100,9 +106,7 @@ def test_an_ipv6_network_is_one_client(clock: Clock) -> None:
 def test_memory_is_bounded(clock: Clock) -> None:
     throttle = Throttle(clock, most=100)
     for number in range(1000):
-        throttle.failed(f"10.0.{number // 250}.{number % 250}")
-        throttle.succeeded(ONE, str(number))
-    assert (len(throttle._failures), len(throttle._right)) == (100, 100)
-    fail(throttle, ONE, FREE)
-    assert throttle.wait(ONE, "999") == 0  # the newest are known
-    assert throttle.wait(ONE, "0") > 0
+        fail(throttle, f"10.0.{number // 250}.{number % 250}", FREE)
+    assert len(throttle._failures) == 100
+    assert throttle.wait("10.0.3.249", "a") > 0  # the newest are known
+    assert throttle.wait("10.0.0.0", "a") == 0

@@ -22,10 +22,12 @@ class Caller:
     """Everything that is allowed, implied scopes included."""
     expires: float | None
     """When that ends, seconds since the epoch; None: not by itself."""
-    signed: Signature | None
+    signed: Signature | None = None
     """The signature in the URL, where that is what opens it."""
-    address: str
-    """The client's, or that of the proxy before us."""
+    url_key: bytes = b""
+    """The key that it was checked with: what the answer signs must not outlive it."""
+    by_token: bool = False
+    """Whether the token itself was shown, and not a session."""
 
 
 CALLER: Final = web.RequestKey("caller", Caller)

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -60,12 +61,15 @@ class Guard:
 
     def __init__(self, config: Config, state: State, express: Express) -> None:
         self._hosts = Hosts([config.host, *config.allowed_hosts])
+        self._named = bool(config.allowed_hosts)
         self._origins = frozenset(config.cors_origins)
         self._state = state
         self._express = express
         self._known = _Known()
         self.mode: Final = config.mode
         self.throttle: Throttle = Throttle()
+        self.changed: Callable[[], object] = lambda: None
+        """Called when tokens or secret were replaced: who was let in before may not be any more (`holds`)."""
         self._free = {"open": ALL, "public_read": frozenset({READ})}.get(self.mode, frozenset())
         """What nobody in particular may do."""
 
@@ -78,22 +82,31 @@ class Guard:
         Raises SourceError or StorageError where they cannot be read or made.
         """
         if self.mode == "open":
+            if self._named:
+                _LOG.warning(
+                    "everything is open, and allowed_hosts has names: whoever reaches the server by one, "
+                    "be it through a proxy, may read, write and delete; --auth and --public-read prevent that"
+                )
             yield
             return
-        self._known = await asyncio.to_thread(self._load)
-        if not self._known.tokens:
-            _LOG.warning("there are no tokens yet; `harmony4 token add` makes one")
-        task = asyncio.get_running_loop().create_task(self._keep_looking())
-        yield
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        # A thread of its own: the others may all wait for a slow disk, and a revoked token must end.
+        with ThreadPoolExecutor(1, "harmony4-guard") as thread:
+            loop = asyncio.get_running_loop()
+            self._known = await loop.run_in_executor(thread, self._load)
+            if not self._known.tokens:
+                _LOG.warning("there are no tokens yet; `harmony4 token add` makes one")
+            task = loop.create_task(self._keep_looking(thread))
+            yield
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
-    async def _keep_looking(self) -> None:
+    async def _keep_looking(self, thread: ThreadPoolExecutor) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOKS)
             try:
-                changed = await asyncio.to_thread(self._look)
+                changed = await loop.run_in_executor(thread, self._look)
             except Exception as error:
                 # Nobody gets in by what cannot be read any more. The next round tries again.
                 if self._known.tokens or self._known.url_key:
@@ -102,6 +115,7 @@ class Guard:
             if changed is not None:
                 self._known = changed
                 self._express.drop()
+                self.changed()
 
     def _marks(self) -> tuple[Mark, Mark]:
         return mark(TokenFile(self._state).path), mark(secret_path(self._state))
@@ -112,9 +126,10 @@ class Guard:
         return None if self._known.url_key and self._marks() == self._known.marks else self._load()
 
     def _load(self) -> _Known:
-        secret = load_secret(self._state)
+        load_secret(self._state)  # makes it if there is none
         # Marks first: what is replaced while it is read is read again.
         marks = self._marks()
+        secret = load_secret(self._state)
         found = TokenFile(self._state).read()
         return _Known(found, signing.key_of(secret), sessions.key_of(secret), marks)
 
@@ -156,7 +171,7 @@ class Guard:
                     raise _foreign()
                 return web.Response(status=204, headers=cors.preflight_headers())
         if self.mode == "open":
-            request[CALLER] = Caller(None, ALL, None, None, request.remote or "")
+            request[CALLER] = Caller(None, ALL, None)
             self._express.vouch(request)
             return None
         self._authorize(request)
@@ -165,7 +180,7 @@ class Guard:
     def _authorize(self, request: web.Request) -> None:
         scope = needed_scope(request.method, _route(request))
         if scope is None:
-            request[CALLER] = self._nobody(request)
+            request[CALLER] = self._nobody()
             return
         caller = self.identify(request)
         if scope not in caller.scopes:
@@ -180,42 +195,52 @@ class Guard:
         """Who sends a request: by token, else by session, else by signature, else nobody in particular.
 
         Raises Problem: a token or a signature that is there and does not hold is refused (401, 429) even
-        where nobody asks for one. A session that has ended is none: browsers go on sending it.
+        where nobody asks for one. A session that has ended is none: browsers go on sending it. Nor is one
+        that comes from another origin's page, an allowed one as well: those use tokens.
         """
         now = time.time()
         if self.mode != "open":
             scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
             if scheme.lower() == "bearer":
                 token = self._bearer(text.strip(), request.remote or "", now)
-                return self._caller(token, token.expires, request)
+                return self._caller(token, token.expires, by_token=True)
             value = request.cookies.get(sessions.COOKIE) if hdrs.COOKIE in request.headers else None
-            if value is not None:
+            if value is not None and not _is_anothers(request):
                 session = sessions.check(self._known.session_key, value, self._known.tokens, now)
                 if session is not None and self._known.session_key:
-                    return self._caller(*session, request)
+                    return self._caller(*session)
             if request.method in (hdrs.METH_GET, hdrs.METH_HEAD) and "sig" in request.query:
                 return self._signed(request, now)
-        return self._nobody(request)
+        return self._nobody()
 
-    def _nobody(self, request: web.Request) -> Caller:
-        return Caller(None, self._free, None, None, request.remote or "")
+    def _nobody(self) -> Caller:
+        return Caller(None, self._free, None)
 
-    def _caller(self, token: Token, expires: int | None, request: web.Request) -> Caller:
-        return Caller(token.id, implied(token.scopes) | self._free, expires, None, request.remote or "")
+    def _caller(self, token: Token, expires: int | None, *, by_token: bool = False) -> Caller:
+        return Caller(token.id, implied(token.scopes) | self._free, expires, by_token=by_token)
+
+    def holds(self, caller: Caller) -> bool:
+        """Whether what let a caller in would do so still; for answers that have no end."""
+        if caller.expires is not None and time.time() >= caller.expires:
+            return False
+        if caller.token_id is not None and caller.token_id not in self._known.tokens:
+            return False
+        return caller.signed is None or caller.url_key == self._known.url_key
 
     def _bearer(self, text: str, address: str, now: float) -> Token:
         shown = tokens.token_id(text)
+        if shown not in self._known.tokens:
+            shown = ""
         wait = self.throttle.wait(address, shown)
         if wait:
             seconds = {"Retry-After": str(math.ceil(wait))}
             raise Problem("throttled", "too many wrong tokens came from this address", headers=seconds)
         token = tokens.check(self._known.tokens, text)
         if token is None:
-            self.throttle.failed(address)
+            self.throttle.failed(address, shown)
             raise Problem("unauthorized", "the token is not valid", headers=_INVALID)
         if token.has_expired(now):
             raise Problem("unauthorized", "the token has expired", headers=_INVALID)
-        self.throttle.succeeded(address, token.id)
         return token
 
     def _signed(self, request: web.Request, now: float) -> Caller:
@@ -226,12 +251,19 @@ class Guard:
             found = signing.check(key, request.rel_url.raw_path, request.query.items(), now, address)
         except signing.BadSignature as error:
             raise Problem("unauthorized", str(error), headers=_CHALLENGE) from None
-        return Caller(None, frozenset({READ}), float(found.exp), found, address)
+        return Caller(None, frozenset({READ}), float(found.exp), found, key)
 
     def start_session(self, caller: Caller) -> tuple[str, int] | None:
-        """A cookie's value for a caller with a token, and when it ends; None for everybody else."""
+        """A cookie's value for who showed a token, and when it ends; None for everybody else.
+
+        Not for a session that is there: a cookie that was copied could be kept alive for ever.
+        """
         token = self._known.tokens.get(caller.token_id or "")
-        return None if token is None else sessions.make(self._known.session_key, token, time.time())
+        return (
+            None
+            if token is None or not caller.by_token
+            else sessions.make(self._known.session_key, token, time.time())
+        )
 
     # -- answers
 
@@ -240,9 +272,9 @@ class Guard:
         caller = request.get(CALLER)
         if caller is None or caller.signed is None:
             return url
-        return signing.signed_url(self._known.url_key, url, caller.signed)
+        return signing.signed_url(caller.url_key, url, caller.signed)
 
-    async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
+    async def label(self, request: web.Request, response: web.StreamResponse) -> None:
         """Say who may see and keep an answer; a signal handler, so that errors and streams have it too."""
         headers = response.headers
         if self._origins:
@@ -263,6 +295,13 @@ class Guard:
         if known or needed_scope(request.method, _route(request)) is not None:
             _vary(response, _DEPENDS)
             headers[hdrs.CACHE_CONTROL] = _private(headers.get(hdrs.CACHE_CONTROL, ""))
+
+
+def _is_anothers(request: web.Request) -> bool:
+    """Whether the page of another origin asks, be it an allowed one."""
+    headers = request.headers
+    site = headers.get("Sec-Fetch-Site")
+    return is_foreign(headers.get(hdrs.ORIGIN), site, headers.get(hdrs.HOST, ""), frozenset())
 
 
 def _foreign() -> Problem:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from harmony4.server.guard.scopes import READ, WRITE
+from harmony4.server.guard.scopes import ADMIN, READ, WRITE
 
 __all__ = ["EXCEPTIONS", "OPEN", "SAFE", "needed_scope"]
 
@@ -19,14 +19,23 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 §9.2.1). Whatever is not one of them is checked for its origin."""
 EXCEPTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/video/seek"): READ,
+    # What those see who bring media in: names that are not there yet, failures, what was deleted.
+    ("GET", "/events"): WRITE,
+    ("GET", "/jobs"): WRITE,
+    ("GET", "/jobs/{id}"): WRITE,
+    ("GET", "/media/trash"): WRITE,
+    # The one operation that cannot be reversed.
+    ("DELETE", "/media/trash"): ADMIN,
 }
-"""(method, route) to a scope, where it is not `read` for GET and HEAD and `write` for everything else."""
+"""(method, route) to a scope, where it is not `read` for GET and HEAD and `write` for everything else; GET
+stands for HEAD, too."""
 
 
 def needed_scope(method: str, route: str | None) -> str | None:
     """The scope that a request needs; None where it needs none. `route` is None for a path that has none."""
     if route in OPEN or method == "OPTIONS":
         return None
-    if route is not None and (scope := EXCEPTIONS.get((method, route))) is not None:
+    listed = "GET" if method == "HEAD" else method
+    if route is not None and (scope := EXCEPTIONS.get((listed, route))) is not None:
         return scope
     return READ if method in SAFE else WRITE

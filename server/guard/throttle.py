@@ -4,10 +4,10 @@ After FREE wrong tokens from one address the next ones are answered 429 without 
 first, and for twice as long after each further wrong one. Addresses are IPv4 addresses and IPv6 networks of
 64 bits, which is what one subscriber gets.
 
-Others behind the same address (a company's, a proxy's) are not locked out: a token that was right from there
-before is looked at all the same. That gives a guesser nothing but tries at the secrets of these, 256 bits
-each. Only somebody who comes there with a token for the first time has to wait, a minute at most. A right
-token does not wipe the slate: whoever has one would guess others for free.
+Others behind the same address (a company's, a proxy's) are not locked out: wrong secrets for a token that
+there is are counted for this token alone, and everything else for all that are none. Ids are 64 random bits,
+so whoever does not know one can only ever slow down those who show no token either. A right token does not
+wipe the slate: it says nothing of who guessed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONGEST: Final = 60.0
 FORGET: Final = 900.0
 """Seconds without a wrong token, after which an address starts anew."""
 _MOST: Final = 4096
-"""Addresses, and pairs of address and token, that are remembered; the oldest are forgotten first."""
+"""Pairs of address and token that are remembered; the oldest are forgotten first."""
 
 
 @dataclass(slots=True)
@@ -57,38 +57,29 @@ class Throttle:
         """`clock` gives seconds and never goes back."""
         self._clock = clock
         self._most = most
-        self._failures: OrderedDict[str, _Failures] = OrderedDict()
-        self._right: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._failures: OrderedDict[tuple[str, str], _Failures] = OrderedDict()
 
     def wait(self, address: str, token_id: str) -> float:
-        """Seconds until a token from this address will be looked at; 0.0: now."""
+        """Seconds until a token from this address will be looked at; 0.0: now.
+
+        `token_id` is empty for what is none that there is.
+        """
         if not self._failures:
             return 0.0
-        found = self._failures.get(network(address))
+        found = self._failures.get((network(address), token_id))
         if found is None:
             return 0.0
         silent = self._clock() - found.last
         if silent >= FORGET or found.count < FREE:
             return 0.0
-        left = min(LONGEST, 2.0 ** min(found.count - FREE, 10)) - silent
-        if left <= 0 or (network(address), token_id) in self._right:
-            return 0.0
-        return left
+        return max(0.0, min(LONGEST, 2.0 ** min(found.count - FREE, 10)) - silent)
 
-    def failed(self, address: str) -> None:
-        """A token from this address was wrong."""
-        key, now = network(address), self._clock()
+    def failed(self, address: str, token_id: str) -> None:
+        """A token from this address was wrong; `token_id` as for `wait`."""
+        key, now = (network(address), token_id), self._clock()
         found = self._failures.pop(key, None)
         if found is None or now - found.last >= FORGET:
             found = _Failures(0, now)
         self._failures[key] = _Failures(found.count + 1, now)
         while len(self._failures) > self._most:
             self._failures.popitem(last=False)
-
-    def succeeded(self, address: str, token_id: str) -> None:
-        """A token from this address was right."""
-        key = network(address), token_id
-        self._right[key] = None
-        self._right.move_to_end(key)
-        while len(self._right) > self._most:
-            self._right.popitem(last=False)

@@ -17,6 +17,8 @@ from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.fields import attachment
+from harmony4.server.guard.caller import CALLER
+from harmony4.server.guard.throttle import network
 from harmony4.server.intake.admission import place
 from harmony4.server.intake.body import check_head, go_on, open_body, wait_to_go_on
 from harmony4.server.intake.desk import Desk, Export
@@ -95,7 +97,8 @@ async def admitted(request: web.Request, size: int | None) -> AsyncIterator[None
         raise LimitError("the upload is too large", expected=f"<= {config.max_upload} bytes", found=size)
     await asyncio.to_thread(request.app[DESK].room.check, size or 0)
     most, each = config.max_uploads, config.max_uploads_per_client
-    held = place(request.app[STATE], request.remote or "", most=most, each=each)
+    client = request[CALLER].token_id or network(request.remote or "")
+    held = place(request.app[STATE], client, most=most, each=each)
     await asyncio.to_thread(held.__enter__)
     try:
         yield
