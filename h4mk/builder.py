@@ -15,7 +15,7 @@ from os import PathLike
 from types import TracebackType
 
 from harmony4.crypto.digest import Buffer, DigestLane, crc32, sha256
-from harmony4.crypto.errors import LimitError, UsageError
+from harmony4.crypto.errors import LimitError, SealError, UsageError
 from harmony4.crypto.token import DEFAULT_BLOCK, MAX_BLOCK, TokenRecord, TokenSequencer
 from harmony4.h4mk import sequence
 from harmony4.h4mk.documents import (
@@ -226,12 +226,14 @@ class H4MKBuilder:
         ancillary: Iterable[tuple[str, bytes]] = (),
         structure_only: bool = True,
         gone: Iterable[int] = (),
+        head: bytes | None = None,
     ) -> Seal:
         """Write tables, META and the seal; put a file in its place.
 
         `ends`: where tracks given by `add_block` and not ended yet end, µs. `ancillary`: (tag, payload)
-        pairs, in any order. `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are all lost.
-        Raises as `add_block` does; after an error the target is as it was before.
+        pairs, in any order. `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are lost. `head`:
+        the identity that the container must have. Raises as `add_block` does, and SealError where it has
+        another one; after an error the target is as it was before.
         """
         self._check_open()
         try:
@@ -252,6 +254,7 @@ class H4MKBuilder:
                     title=self._title,
                 ),
                 sorted({(tag, sha256(payload)): payload for tag, payload in ancillary}.items()),
+                head,
             )
         except BaseException:
             self.abort()
@@ -284,7 +287,9 @@ class H4MKBuilder:
         if not 0 <= track < len(self._sequencers):
             raise UsageError("no such track", expected=f"0 to {len(self._sequencers) - 1}", found=track)
 
-    def _seal(self, meta: Meta, ancillary: list[tuple[tuple[str, bytes], bytes]]) -> Seal:
+    def _seal(
+        self, meta: Meta, ancillary: list[tuple[tuple[str, bytes], bytes]], expected: bytes | None
+    ) -> Seal:
         """Write everything behind the last block; `meta` lacks what only the tables and offsets tell."""
         index = self._length
         for (tag, _), payload in ancillary:
@@ -305,6 +310,8 @@ class H4MKBuilder:
         meta_bytes = meta.pack()
         root = self._tables.tree.root()
         head = sha256(head_bytes(meta.blocks, meta.duration, root, self._trak_bytes, meta_bytes))
+        if expected is not None and head != expected:
+            raise SealError("another container has come out", expected=expected.hex(), found=head.hex())
         at_meta = self._chunk(b"META", meta_bytes)
         at_merk = self._table(b"MERK", self._tables.merk)
         self._veri_lane.flush()

@@ -30,7 +30,7 @@ from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
 from harmony4.h4mk.seek import SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
 from harmony4.h4mk.timerange import TimeRange, find_time_range
-from harmony4.h4mk.walk import walk
+from harmony4.h4mk.walk import payload_of, walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -313,6 +313,31 @@ class H4MKReader:
         """
         self._check_track(track)
         return cast(BinaryIO, io.BufferedReader(BlockFile(self, track), 2**18))
+
+    def is_plain(self) -> bool:
+        """Whether a sealed file holds nothing beside what H4MKBuilder writes: no keys, no signatures."""
+        opened = self._opened
+        if opened.tail is None or opened.tail.signs:
+            return False
+        blocks = self.block_count * _BEFORE + sum(track.bytes for track in self.tracks)
+        return opened.tail.index == HEADER_SIZE + CHUNK_SIZE + len(self.trak.pack()) + blocks
+
+    def ancillary(self) -> Iterator[tuple[str, bytes]]:
+        """(tag, payload) of the ancillary chunks that META lists, in file order (H4MK 14.2); none without a
+        seal.
+
+        Raises ChecksumError, SealError where one is not what META says.
+        """
+        if self.meta is None or self._opened.tail is None:
+            return
+        at = self._opened.tail.index
+        for listed in self.meta.ancillary:
+            info = ChunkInfo.unpack(read_exact(self._source, at, CHUNK_SIZE), at, self.size)
+            payload = payload_of(self._source, info) if info.size == listed.size else b""
+            if (info.tag, info.size) != (listed.tag, listed.size) or sha256(payload) != listed.sha256:
+                raise SealError("an ancillary chunk is not the one that META lists", where=at)
+            yield listed.tag, payload
+            at = info.end
 
     def chunks(self) -> Iterator[ChunkInfo]:
         """Every chunk of the file in order, from the headers alone. Raises FormatError and its kin."""

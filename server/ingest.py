@@ -25,7 +25,17 @@ from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.media import TrackFacts
 from harmony4.tokenize.video import DEFAULT_FPS, DEFAULT_GOP, VideoTransportTokenizer
 
-__all__ = ["ExportOptions", "ExportResult", "Progress", "export"]
+__all__ = [
+    "ExportOptions",
+    "ExportResult",
+    "OpenedSource",
+    "Progress",
+    "export",
+    "export_arguments",
+    "make_tokenizer",
+    "open_source",
+    "track_info",
+]
 
 Progress = Callable[[int, int | None], object]
 """Called with bytes read so far and the source's size (None: unknown)."""
@@ -59,7 +69,7 @@ class ExportResult:
 
 
 @dataclass(slots=True)
-class _Source:
+class OpenedSource:
     """An opened source and what it was when it was opened."""
 
     file: BinaryIO
@@ -99,7 +109,20 @@ def export(
     nothing stands under the path `out` that was not there before.
     """
     options = options or ExportOptions()
-    tokenizer = VideoTransportTokenizer(
+    tokenizer = make_tokenizer(options, demuxer, spool_folder)
+    with open_source(source) as opened:
+        _refuse_same(opened.file, out)
+        with _target(out) as target:
+            return _run(opened, target, tokenizer, options, progress)
+
+
+def make_tokenizer(
+    options: ExportOptions,
+    demuxer: Demuxer | None = None,
+    spool_folder: str | PathLike[str] | None = None,
+) -> VideoTransportTokenizer:
+    """A tokenizer for one source; the arguments are those of `export`. Raises UsageError."""
+    return VideoTransportTokenizer(
         block_size=options.block_size,
         raw=options.raw,
         fps_hint=options.fps_hint,
@@ -107,14 +130,10 @@ def export(
         demuxer=demuxer or default_demuxer(),
         spool=lambda: _spool(spool_folder),
     )
-    with _open(source) as opened:
-        _refuse_same(opened.file, out)
-        with _target(out) as target:
-            return _run(opened, target, tokenizer, options, progress)
 
 
 def _run(
-    source: _Source,
+    source: OpenedSource,
     target: Path | BinaryIO,
     tokenizer: VideoTransportTokenizer,
     options: ExportOptions,
@@ -132,10 +151,10 @@ def _run(
         if builder is None:  # an empty source
             builder = _builder(target, tokenizer, options)
         source.check(tokenizer.consumed)
-        track = _info(tokenizer)
+        track = track_info(tokenizer)
         seal = builder.finish(
             steps=[Step(step.pts, step.shift, 0) for step in tokenizer.steps],
-            history=[HistoryEntry("export", _arguments(options, track))],
+            history=[HistoryEntry("export", export_arguments(options, track))],
         )
     finally:
         cast(Any, tokens).close()  # ends the demuxer's process now, not when the collector gets to it
@@ -147,7 +166,7 @@ def _run(
 def _builder(
     target: Path | BinaryIO, tokenizer: VideoTransportTokenizer, options: ExportOptions
 ) -> H4MKBuilder:
-    tracks = [_info(tokenizer)]
+    tracks = [track_info(tokenizer)]
     if isinstance(target, Path):
         return H4MKBuilder.to_path(
             target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title
@@ -155,7 +174,8 @@ def _builder(
     return H4MKBuilder(target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title)
 
 
-def _info(tokenizer: VideoTransportTokenizer) -> TrackInfo:
+def track_info(tokenizer: VideoTransportTokenizer) -> TrackInfo:
+    """What TRAK says of the track that a tokenizer has begun."""
     facts = cast(TrackFacts, tokenizer.track)
     return TrackInfo(
         codec=facts.codec,
@@ -169,7 +189,7 @@ def _info(tokenizer: VideoTransportTokenizer) -> TrackInfo:
     )
 
 
-def _arguments(options: ExportOptions, track: TrackInfo) -> dict[str, str | int | bool]:
+def export_arguments(options: ExportOptions, track: TrackInfo) -> dict[str, str | int | bool]:
     """META.history's `args` (H4MK 10.3)."""
     if track.timing == "demux":
         return {}
@@ -193,7 +213,8 @@ def _note(tokenizer: VideoTransportTokenizer, options: ExportOptions, track: Tra
 
 
 @contextlib.contextmanager
-def _open(source: str | PathLike[str] | BinaryIO) -> Iterator[_Source]:
+def open_source(source: str | PathLike[str] | BinaryIO) -> Iterator[OpenedSource]:
+    """Open a source as `export` takes it. Raises SourceError."""
     if not isinstance(source, str | PathLike):
         yield _described(source)
         return
@@ -208,8 +229,8 @@ def _open(source: str | PathLike[str] | BinaryIO) -> Iterator[_Source]:
         yield _described(cast(BinaryIO, file))
 
 
-def _described(file: BinaryIO) -> _Source:
-    described = _Source(file)
+def _described(file: BinaryIO) -> OpenedSource:
+    described = OpenedSource(file)
     with contextlib.suppress(AttributeError, OSError, ValueError):
         facts = os.fstat(file.fileno())
         if stat.S_ISREG(facts.st_mode) and file.tell() == 0:
