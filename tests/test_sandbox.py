@@ -223,7 +223,7 @@ def test_crashed_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
     with BUNNY.open("rb") as file, pytest.raises(MediaError, match="ended early"):
         tokens(file, demuxer=Sandbox())
     monkeypatch.setattr(sandbox.sys, "executable", "/nowhere/python")
-    with BUNNY.open("rb") as file, pytest.raises(MediaError, match="cannot be started"):
+    with BUNNY.open("rb") as file, pytest.raises(SourceError, match="cannot be started"):
         tokens(file, demuxer=Sandbox())
 
 
