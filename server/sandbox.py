@@ -27,8 +27,8 @@ from typing import IO
 
 from harmony4.crypto.errors import MediaError, SourceError, StorageError
 from harmony4.server import sandbox_worker as wire
-from harmony4.tokenize.cut import Packet
 from harmony4.tokenize.demux import BUFFER, Demuxer, Readable, StreamFacts, demux, refusal
+from harmony4.tokenize.packet import Packet
 
 __all__ = ["Limits", "Sandbox", "default_demuxer"]
 

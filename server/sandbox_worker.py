@@ -31,8 +31,8 @@ import av.video.codeccontext
 import av.video.stream  # noqa: F401
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.tokenize.cut import Packet
 from harmony4.tokenize.demux import demux
+from harmony4.tokenize.packet import Packet
 
 __all__ = ["FAILED", "FRAME", "MISSING", "NOTHING", "PACKETS", "RECORD", "STOPPED", "STREAMS", "main"]
 

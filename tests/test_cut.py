@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import independent
 from harmony4.tokenize import cut
-from harmony4.tokenize.cut import Block, Cutter, Packet
+from harmony4.tokenize.cut import Block, Cutter
+from harmony4.tokenize.packet import Packet
 from harmony4.tokenize.scan import Packets, Samples
 from harmony4.tokenize.timeline import WRAP, Step, Timeline, micros, unroll
 

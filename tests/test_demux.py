@@ -17,8 +17,8 @@ import pytest
 
 from harmony4.crypto.errors import HarmonyError, MediaError, SourceError
 from harmony4.tokenize import demux as module
-from harmony4.tokenize.cut import Packet
 from harmony4.tokenize.demux import StreamFacts, demux
+from harmony4.tokenize.packet import Packet
 from harmony4.tokenize.sniff import SNIFF_SIZE, sniff
 from harmony4.tokenize.video import VideoTransportTokenizer
 from make_vectors.media import ADDRESS

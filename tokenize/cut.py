@@ -16,29 +16,17 @@ A boundary is final once it is certain that no later packet opens a KEY block at
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
+from harmony4.tokenize.packet import Packet
 from harmony4.tokenize.scan import Buffer, Scanner
 from harmony4.tokenize.timeline import Timeline
 
-__all__ = ["LAG", "MAX_UNIT", "Block", "Cutter", "Packet"]
+__all__ = ["LAG", "MAX_UNIT", "Block", "Cutter"]
 
 LAG = 4 * 2**20
 """How far (bytes) a packet of another stream may run ahead of a clock packet that starts before it."""
 MAX_UNIT = 64 * 2**20
 """A keyframe more than this (bytes) behind its unit's start opens no block: waiting stays bounded."""
-
-
-class Packet(NamedTuple):
-    """What the cutting rule knows of a packet; times in ticks of its stream, sizes in bytes."""
-
-    stream: int
-    pos: int | None
-    pts: int | None
-    dts: int | None
-    duration: int
-    size: int
-    key: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ import av
 import av.error
 
 from harmony4.crypto.errors import HarmonyError, MediaError
-from harmony4.tokenize.cut import Packet
+from harmony4.tokenize.packet import Packet
 
 __all__ = ["BUFFER", "Demuxed", "Demuxer", "Readable", "StreamFacts", "demux", "refusal"]
 
