@@ -155,7 +155,7 @@ class Desk:
             if one.pipe.failure is not None:
                 raise one.pipe.failure
             if blocks % rarely == 0:
-                self.room.check()
+                self.room.check(roughly=True)
 
         try:
             # A reader for itself: `export` takes anything that has `read`.
@@ -205,7 +205,7 @@ class Desk:
 
     def _look(self, one: Export) -> None:
         """What has to be seen to while bytes arrive. Raises Problem (507), StorageError."""
-        self.room.check()
+        self.room.check(roughly=True)
         one.job.note(received=one.received)
 
     async def abandon(self, one: Export) -> None:
@@ -234,6 +234,7 @@ class Desk:
             await asyncio.to_thread(one.job.note, now=True, state="sealing", received=one.received)
             found = facts.export_facts(result)
             if name is not None:
+                await asyncio.to_thread(self.room.check)
                 await asyncio.to_thread(self.shelf.put, one.made, name, match)
                 found = {"name": name, **found}
         except BaseException as error:
