@@ -29,7 +29,7 @@ FILM: Final = BUNNY.read_bytes()
 """An MP4 with its index last: all of it waits in a spool before it is demuxed."""
 WAYS: Final = {"plain": (NOISE, "&raw=1"), "chunked": (FILM, ""), "form": (FILM, "")}
 """What is sent by `/video/export`, and options."""
-PHASES: Final = {"creation": 0.05, "bytes": 0.1, "export": 0.6}
+PHASES: Final = {"creation": 0.1, "bytes": 0.1, "export": 0.6}
 """What a tus upload is at when the server is killed, up to so many seconds after it has begun with that."""
 PIECE: Final = 2**15
 VERSION: Final = {"Tus-Resumable": "1.0.0"}
@@ -58,9 +58,9 @@ def test_killed_at_thirty_moments(tmp_path: Path) -> None:
             sendings = [_begun(server, f"{number}-{way}.h4mk", way) for way in WAYS]
             if phase == "creation":
                 uploads.append(Upload(f"{number}-tus.h4mk"))
-                sendings.append(uploads[-1].create(server))
+                sendings.append(uploads[-1].create(server, numbers.uniform(0, 1.4)))
             elif phase == "bytes":
-                sendings.append(uploads[-1].go_on(server))
+                sendings.append(uploads[-1].go_on(server, numbers.uniform(0, 1.4)))
             else:
                 uploads[-1].complete(server)
             _send(sendings, until=time.monotonic() + numbers.uniform(0, PHASES[phase]))
@@ -74,7 +74,7 @@ def test_killed_at_thirty_moments(tmp_path: Path) -> None:
             assert verify(tmp_path / name).ok, name
             assert (tmp_path / name).read_bytes() == expected[_way(name)], name
         kept = there
-        assert [path for path in tmp_path.iterdir() if path.name not in there] == [tmp_path / ".harmony4"]
+        assert {path.name for path in tmp_path.iterdir()} - there <= {".harmony4"}
     spools = _spools(tmp_path)
     with served(tmp_path, "--workers", 2, HARMONY4_MIN_FREE="0") as server:
         _swept(tmp_path, spools, dead)
@@ -92,6 +92,7 @@ def test_killed_at_thirty_moments(tmp_path: Path) -> None:
         assert {state for _, state in ended} == {"done", "failed"}, ended
         assert {way for way, state in ended if state == "failed"} == set(WAYS), ended
         assert ended["tus", "done"] == len(uploads) == MOMENTS // len(PHASES)
+        assert any(0 < offset < len(FILM) for one in uploads for offset in one.resumed)
 
 
 class Sending:
@@ -119,19 +120,20 @@ class Upload:
         self._least = 0
         """Bytes that are there for sure."""
         self._asked = 0
-        """Bytes that are there if all that was asked for has been done."""
+        """Bytes that are there if all that was sent has been taken."""
         self._sending: Sending | None = None
+        self.resumed: list[int] = []
+        """Where it stood when a client came back."""
 
-    def create(self, server: Served) -> Sending:
-        """A new upload, with which half of the bytes come."""
-        return self._ask(server, "POST /uploads/", self._about() | CHUNK, FILM[: len(FILM) // 2])
+    def create(self, server: Served, share: float) -> Sending:
+        """A new upload, with which half of the bytes should come; only a `share` of them does (1: all)."""
+        return self._ask(server, "POST /uploads/", self._about() | CHUNK, FILM[: len(FILM) // 2], share)
 
-    def go_on(self, server: Served) -> Sending:
-        """The bytes that are missing."""
+    def go_on(self, server: Served, share: float) -> Sending:
+        """The bytes that are missing, of which only a `share` comes."""
         offset = self._offset(server)
-        return self._ask(
-            server, f"PATCH {self.target}", CHUNK | {"Upload-Offset": str(offset)}, FILM[offset:]
-        )
+        headers = CHUNK | {"Upload-Offset": str(offset)}
+        return self._ask(server, f"PATCH {self.target}", headers, FILM[offset:], share)
 
     def complete(self, server: Served) -> None:
         """The bytes that are missing, all of them; an export runs when this returns, or has ended."""
@@ -172,11 +174,12 @@ class Upload:
         about = f"name {b64encode(self.name.encode()).decode()}"
         return {"Upload-Length": str(len(FILM)), "Upload-Metadata": about}
 
-    def _ask(self, server: Served, what: str, headers: dict[str, str], body: bytes) -> Sending:
+    def _ask(self, server: Served, what: str, headers: dict[str, str], body: bytes, share: float) -> Sending:
         fields = VERSION | headers | {"Host": "localhost", "Content-Length": str(len(body))}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         pieces = [body[at : at + PIECE] for at in range(0, len(body), PIECE)]
-        self._asked = int(headers.get("Upload-Offset", 0)) + len(body)
+        del pieces[round(share * len(pieces)) :]
+        self._asked = int(headers.get("Upload-Offset", 0)) + sum(map(len, pieces))
         self._sending = Sending(server, [f"{what} HTTP/1.1\r\n{head}\r\n".encode(), *pieces])
         return self._sending
 
@@ -189,6 +192,7 @@ class Upload:
             self._asked = 0
         offset = int(self._head(server)["Upload-Offset"])
         assert self._least <= offset <= self._asked
+        self.resumed.append(offset)
         return offset
 
     def _head(self, server: Served) -> http.client.HTTPMessage:
