@@ -51,6 +51,21 @@ def alive(pid: int) -> bool:
     return _stat(pid)[:1] not in ([], ["Z"], ["X"])
 
 
+def demuxers(*parents: int) -> list[int]:
+    """Processes that demux for one of these, which may have died meanwhile."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")[:-1]
+        except OSError:
+            continue
+        # The last word names the parent: a demuxer is known by it when it has become somebody else's child.
+        ours = b"harmony4.server.sandbox_worker" in words and int(words[-1]) in parents
+        if ours and alive(int(entry.name)):
+            found.append(int(entry.name))
+    return found
+
+
 def cpu_seconds(pid: int) -> float:
     """CPU time that a process has used."""
     return sum(map(int, _stat(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
@@ -118,6 +133,19 @@ class Served:
         finally:
             for pid in others:
                 os.kill(pid, signal.SIGCONT)
+
+    def kill(self) -> list[int]:
+        """SIGKILL for all of it, the parent first, so that it replaces nobody; returns who they were.
+
+        Not for demuxers, which are to die by themselves.
+        """
+        pids = [self.process.pid, *self.workers()]
+        spared = demuxers(*pids)
+        pids = [pid for pid in pids if pid not in spared]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(map(alive, pids)), "the server's death")
+        return pids
 
     def stop(self, number: int = signal.SIGTERM) -> tuple[int, str]:
         """Exit status and standard error after a signal."""

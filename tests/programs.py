@@ -47,13 +47,15 @@ def command(marker: str, *arguments: object) -> list[str]:
     return [found, *map(str, arguments)]
 
 
-def run_program(marker: str, *arguments: object, folder: Path, status: int | None = 0) -> Ended:
-    """Run a program in `folder`; it must end with `status` (None: with any)."""
+def run_program(
+    marker: str, *arguments: object, folder: Path, status: int | None = 0, feed: bytes | None = None
+) -> Ended:
+    """Run a program in `folder`; it must end with `status` (None: with any). `feed` comes through a pipe."""
     done = subprocess.run(
         command(marker, *arguments),
         cwd=folder,
         env=environment(folder),
-        stdin=subprocess.DEVNULL,
+        **({"stdin": subprocess.DEVNULL} if feed is None else {"input": feed}),
         capture_output=True,
         timeout=ROOM,
         check=False,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import http.client
 import io
+import json
 import random
+import select
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,6 +21,7 @@ import pytest
 from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import DESK
 from media_factory import media
+from needs import BUNNY
 from processes import until
 from serving import LOOPS, Server, running, write_container
 
@@ -247,6 +252,83 @@ def test_places(tmp_path: Path) -> None:
         assert status_of(first) == 100
         answer = server.request("POST", "/video/export?name=c.h4mk", body=b"x")
         assert (answer.status, answer.problem) == (503, "busy")
+
+
+def sending(server: Server, target: str) -> socket.socket:
+    """A request in chunks whose head has been sent."""
+    connection = socket.create_connection(server.address, timeout=30)
+    head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.sendall(head.encode())
+    return connection
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def test_the_disk_is_almost_full(tmp_path: Path) -> None:
+    """An MP4 that never comes to its index must wait on the disk: refused before too little is left there."""
+
+    def free() -> int:
+        return shutil.disk_usage(tmp_path).free
+
+    least, most, others = free() - 64 * 2**20, 512 * 2**20, 2 * 2**20  # what others may write meanwhile
+    piece = chunk(random.Random(5).randbytes(2**19))
+    sent, lowest = 0, free()
+    with running(tmp_path, min_free=least) as server:
+        with sending(server, "/video/export?name=a.h4mk") as connection:
+            start = b"\0\0\0\x10ftypisom\0\0\2\0" + b"\0\0\0\1mdat" + (2**40).to_bytes(8, "big")
+            connection.sendall(chunk(start))
+            while sent < most and not select.select([connection], [], [], 0)[0]:
+                connection.sendall(piece)
+                sent += 2**19
+                lowest = min(lowest, free())
+            assert sent < most, "nobody has said that it is enough"
+            answer = http.client.HTTPResponse(connection, method="POST")
+            answer.begin()
+            problem = json.loads(answer.read())
+        assert (answer.status, problem["type"]) == (507, "urn:harmony4:problem:full")
+        assert int(answer.headers["Retry-After"]) > 0
+        (job,) = server.get("/jobs").json["jobs"]
+        assert (job["state"], job["problem"]) == ("failed", problem)
+        assert 2**20 < job["received"] <= sent + 32
+        assert lowest >= least - others
+        assert list(tmp_path.glob("*.h4mk")) == []
+        assert hidden(tmp_path, "spool", "uploads") == []
+
+
+# -- progress
+
+
+@pytest.mark.parametrize("more", ["", "&raw=1", "&raw=1&block_size=16MiB"])
+def test_progress(server: Server, more: str) -> None:
+    """`received` grows as the bytes come, though nothing can be made of them before the last one: an MP4
+    with its index last, and blocks that are larger than what has come."""
+    data = BUNNY.read_bytes()
+    with sending(server, f"/video/export?name=a.h4mk{more}") as connection:
+        at = 0
+
+        def received() -> int:
+            found = server.get("/jobs").json["jobs"]
+            assert all(one["state"] == "receiving" for one in found)
+            return int(found[0]["received"]) if found else 0
+
+        def grown(before: int) -> bool:
+            nonlocal at
+            connection.sendall(chunk(data[at : at + 1000]))
+            at += 1000
+            now = received()
+            assert now <= at
+            return now > before
+
+        for _ in range(4):
+            before = received()
+            until(lambda before=before: grown(before), "progress", seconds=5)  # type: ignore[misc]
+            assert at < len(data) - 100_000
+        connection.sendall(chunk(data[at:]) + b"0\r\n\r\n")
+        assert status_of(connection) == 201
+    (job,) = server.get("/jobs").json["jobs"]
+    assert (job["state"], job["received"]) == ("done", len(data))
 
 
 # -- bodies that lie

@@ -20,6 +20,7 @@ from harmony4.server.guard.sessions import COOKIE
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import State
 from needs import needs_chromium
+from processes import until
 from serving import Server, running, write_container
 
 pytestmark = needs_chromium
@@ -31,7 +32,7 @@ ARGUMENTS = [
     "--disable-features=LocalNetworkAccessChecks,BlockInsecurePrivateNetworkRequests",
 ]
 UPLOAD = "/test/upload"
-"""A route that changes something, as those for uploads will."""
+"""A route that says who has come through to it."""
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +248,267 @@ def test_the_attack_would_work(
             "form text",
         }
         assert {how.partition(" ")[2] for how in reached} >= simple, (reached, done)
+
+
+# -- the routes that bring media in, change the library, and tell what is in it
+
+TUS = {"Tus-Resumable": "1.0.0"}
+BYTES = {**TUS, "Content-Type": "application/offset+octet-stream"}
+CHUNK = {**BYTES, "Upload-Offset": "3"}
+NEW = {**BYTES, "Upload-Length": "1", "Upload-Metadata": "name dHVzLmg0bWs="}
+STRIKES: list[tuple[str, str, dict[str, str]]] = [
+    ("POST", "/video/export?name=evil-HOW.h4mk&raw=1", {}),
+    ("POST", "/video/export?name=job-HOW.h4mk&raw=1&job=1", {}),
+    ("POST", "/media/rename?name=b.h4mk&to=c-HOW.h4mk", {}),
+    ("POST", "/media/restore?id=FIRST&to=back-HOW.h4mk", {}),
+    ("DELETE", "/media/trash?id=SECOND", {}),
+    ("DELETE", "/media?name=a.h4mk", {}),
+    ("POST", "/uploads/?title=HOW", NEW),
+    ("POST", "/uploads/PENDING?title=HOW", {"X-HTTP-Method-Override": "DELETE"}),
+    ("PATCH", "/uploads/PENDING?title=HOW", CHUNK),
+    ("DELETE", "/uploads/PENDING?title=HOW", TUS),
+    ("DELETE", "/jobs/00000000000000000000000000000000", {}),
+]
+"""HOW is another word for each request, so that each can be told from the others."""
+LOOKS = ("/container?name=a.h4mk", "/events", "/jobs", "/media/trash", "/video/info?name=a.h4mk")
+
+STRIKE = """async ({url, strikes}) => {
+  const said = [];
+  const simple = [];  // what a page sends without being asked: all of it must arrive
+  let number = 0;
+  const to = (path, list) => {
+    const target = path.replaceAll("HOW", `n${number++}`);
+    if (list) list.push(target);
+    return url + target;
+  };
+  const attempt = async (how, work) => {
+    try { said.push([how, String(await work())]); } catch (error) { said.push([how, error.name]); }
+  };
+  const form = () => {
+    const data = new FormData();
+    data.append("file", new Blob(["x"]), "x.mp4");
+    return data;
+  };
+  const bodies = {form, text: () => "x", pairs: () => new URLSearchParams({x: "y"}), none: () => undefined};
+  const submit = (path, enctype) => new Promise((resolve) => {
+    const frame = document.createElement("iframe");
+    frame.name = `frame${number}`;
+    document.body.append(frame);
+    const element = document.createElement("form");
+    Object.assign(element, {method: "post", enctype, action: to(path, simple), target: frame.name});
+    element.append(Object.assign(document.createElement("input"), {name: "file", value: "x"}));
+    document.body.append(element);
+    frame.onload = () => resolve("loaded");
+    setTimeout(() => resolve("loaded"), 3000);
+    element.submit();
+  });
+  const submitted = [];
+  for (const [method, path, headers] of strikes) {
+    const what = `${method} ${path}`;
+    if (method === "POST") {
+      for (const [kind, body] of Object.entries(bodies)) {
+        await attempt(`no-cors ${kind} ${what}`, async () => {
+          const init = {method, mode: "no-cors", credentials: "include", body: body()};
+          const answer = await fetch(to(path, simple), init);
+          return `${answer.type} ${answer.status}`;
+        });
+      }
+      await attempt(`beacon ${what}`, async () => navigator.sendBeacon(to(path, simple), form()));
+      for (const kind of ["multipart/form-data", "text/plain"]) {
+        submitted.push(attempt(`${kind} ${what}`, () => submit(path, kind)));
+      }
+    }
+    for (const credentials of ["include", "omit"]) {
+      await attempt(`${credentials} ${what}`, async () => {
+        const body = method === "DELETE" ? null : "x";
+        const answer = await fetch(to(path), {method, headers, credentials, body});
+        return `${answer.type} ${answer.status} ${await answer.text()}`;
+      });
+    }
+    await attempt(`xhr ${what}`, () => new Promise((resolve) => {
+      const request = new XMLHttpRequest();
+      request.open(method, to(path));
+      request.withCredentials = true;
+      for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+      request.onload = () => resolve(`read ${request.status} ${request.responseText}`);
+      request.onerror = () => resolve("refused");
+      request.send(method === "DELETE" ? null : "x");
+    }));
+  }
+  await Promise.all(submitted);
+  return [said, simple];
+}"""
+LOOK = """async ({url, paths}) => {
+  const seen = {};
+  for (const path of paths) {
+    for (const mode of ["cors", "no-cors"]) {
+      for (const credentials of ["omit", "include"]) {
+        const stop = new AbortController();
+        let word;
+        try {
+          const answer = await fetch(url + path, {mode, credentials, signal: stop.signal});
+          if (answer.type === "opaque") word = `opaque ${(await answer.text()).length}`;
+          else word = new TextDecoder().decode((await answer.body.getReader().read()).value);
+        } catch (error) { word = error.name; }
+        stop.abort();
+        seen[`${mode} ${credentials} ${path}`] = word;
+      }
+    }
+    for (const tag of ["img", "script", "link"]) {
+      seen[`${tag} ${path}`] = path === "/events" ? "refused" : await new Promise((resolve) => {
+        const element = document.createElement(tag);
+        element.onerror = () => resolve("refused");
+        element.onload = () => resolve("shown");
+        if (tag === "link") Object.assign(element, {rel: "stylesheet", href: url + path});
+        else element.src = url + path;
+        document.body.append(element);
+      });
+    }
+  }
+  for (const withCredentials of [false, true]) {
+    seen[`EventSource ${withCredentials}`] = await new Promise((resolve) => {
+      const source = new EventSource(`${url}/events`, {withCredentials});
+      const end = (word) => { source.close(); resolve(word); };
+      source.onopen = () => end("open");
+      source.onerror = () => end("refused");
+    });
+  }
+  return seen;
+}"""
+
+
+@contextmanager
+def answering(
+    root: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any
+) -> Iterator[tuple[Server, list[tuple[str, str, int]]]]:
+    """A server as it is; the list says what it has answered: method, path and query, status."""
+    answers: list[tuple[str, str, int]] = []
+    make = server_app.create_app
+
+    async def note(request: web.Request, response: web.StreamResponse) -> None:
+        answers.append((request.method, request.raw_path, response.status))
+
+    def create(config: Config) -> web.Application:
+        app = make(config)
+        app.on_response_prepare.append(note)
+        return app
+
+    monkeypatch.setattr(server_app, "create_app", create)
+    with running(root, min_free=0, **settings) as server:
+        yield server, answers
+
+
+def furnished(server: Server, root: Path, owner: dict[str, str]) -> list[tuple[str, str, dict[str, str]]]:
+    """Give the library what there is to lose; the strikes that are meant for it."""
+
+    def ask(method: str, target: str, more: dict[str, str] | None = None, body: bytes | None = None) -> Any:
+        answer = server.request(method, target, owner | (more or {}), body)
+        assert answer.status < 300, answer
+        return answer
+
+    for name in ("a", "b", "first", "second"):
+        write_container(root / f"{name}.h4mk", [b"secret" * 100] * 3)
+    trashed = [ask("DELETE", f"/media?name={name}.h4mk").json["id"] for name in ("first", "second")]
+    more = TUS | {"Upload-Length": "10", "Upload-Metadata": "name cGVuZGluZy5oNG1r"}
+    pending = ask("POST", "/uploads/", more).headers["Location"].rpartition("/")[2]
+    ask("PATCH", f"/uploads/{pending}", CHUNK | {"Upload-Offset": "0"}, b"abc")
+    words = {"FIRST": trashed[0], "SECOND": trashed[1], "PENDING": pending}
+    strikes = []
+    for method, path, headers in STRIKES:
+        for word, value in words.items():
+            path = path.replace(word, value)
+        strikes.append((method, path, headers))
+    return strikes
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    """All files of a library and of the server's own folder, but for locks, which hold nothing."""
+    found = {path.relative_to(root): path for path in root.rglob("*") if path.is_file()}
+    return {str(name): path.read_bytes() for name, path in found.items() if "locks" not in name.parts}
+
+
+@pytest.mark.parametrize("host", ["evil.test", "127.0.0.1"])
+@pytest.mark.parametrize("mode", ["open", "public_read", "auth"])
+def test_a_hostile_page_and_the_library(
+    context: BrowserContext, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, mode: str
+) -> None:
+    """Of another site, and of the same site on another port: nothing comes in, changes, or is read."""
+    text = token(tmp_path, "admin")
+    settings = {} if mode == "open" else {mode: True}
+    owner = {} if mode == "open" else {"Authorization": f"Bearer {text}"}
+    with answering(tmp_path, monkeypatch, **settings) as (server, answers):
+        page = context.new_page()
+        if mode != "open":
+            assert sign_in(page, server, text)["status"] == 200
+        strikes = furnished(server, tmp_path, owner)
+        before = contents(tmp_path)
+        page.goto(f"http://{host}:{port}/")
+        answers.clear()
+        said, simple = page.evaluate(STRIKE, {"url": server.url, "strikes": strikes})
+        assert len(said) > 60
+        for how, word in said:
+            assert word in ("TypeError", "opaque 0", "refused", "loaded", "true"), (how, word)
+        until(lambda: {target for _, target, _ in answers} >= set(simple), "the arrival of all requests")
+        assert {method for method, _, _ in answers} == {"POST", "OPTIONS"}  # the others were not even sent
+        assert {status for _, _, status in answers} == {403}
+        seen = page.evaluate(LOOK, {"url": server.url, "paths": LOOKS})
+        for how, word in seen.items():
+            assert word in ("TypeError", "opaque 0", "refused"), (how, word)
+        assert contents(tmp_path) == before
+        assert server.request("GET", "/jobs", owner).json == {"jobs": []}
+
+
+def test_the_strikes_would_hit(
+    context: BrowserContext, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the page's origin an allowed one: each of them does what it is meant to do."""
+    origin = f"http://evil.test:{port}"
+    with answering(tmp_path, monkeypatch, cors_origins=(origin,)) as (server, answers):
+        strikes = furnished(server, tmp_path, {})
+        page = context.new_page()
+        page.goto(f"{origin}/")
+        answers.clear()
+        _, simple = page.evaluate(STRIKE, {"url": server.url, "strikes": strikes})
+        until(lambda: {target for _, target, _ in answers} >= set(simple), "the arrival of all requests")
+        done = {
+            (method, target.partition("?")[0])
+            for method, target, status in answers
+            if status < 300 and method != "OPTIONS"
+        }
+        wanted = {(method, target.partition("?")[0]) for method, target, _ in strikes}
+        (pending,) = {target for method, target in wanted if method == "PATCH"}
+        # There is no such job, and CORS lets no page put another method into a header.
+        assert wanted - done == {("DELETE", f"/jobs/{'0' * 32}"), ("POST", pending)}
+        assert {name for name in contents(tmp_path) if name.startswith("evil-")}
+        write_container(tmp_path / "a.h4mk", [b"secret" * 100] * 3)
+        seen = page.evaluate(LOOK, {"url": server.url, "paths": LOOKS})
+        assert seen["cors omit /container?name=a.h4mk"] not in ("TypeError", "opaque 0")
+        assert seen["EventSource false"] == "open"
+
+
+def test_an_upload_from_an_allowed_origin(context: BrowserContext, port: int, tmp_path: Path) -> None:
+    """Such a page sees all that it needs to go on: where the upload is, how far, and its job."""
+    origin = f"http://app.evil.test:{port}"
+    with running(tmp_path, min_free=0, cors_origins=(origin,)) as server:
+        page = context.new_page()
+        page.goto(f"{origin}/")
+        seen = page.evaluate(
+            """async (url) => {
+              const version = {"Tus-Resumable": "1.0.0"};
+              const about = {"Upload-Length": "1", "Upload-Metadata": "name YS5oNG1r,raw MQ=="};
+              const made = await fetch(`${url}/uploads/`, {method: "POST", headers: {...version, ...about}});
+              const place = url + made.headers.get("Location");
+              const chunk = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"};
+              const sent = await fetch(place, {method: "PATCH", body: "x", headers: {...version, ...chunk}});
+              const found = await fetch(place, {method: "HEAD", headers: version});
+              const job = await fetch(`${url}/jobs/${sent.headers.get("Harmony4-Job")}`);
+              return [made.status, sent.status, sent.headers.get("Upload-Offset"), job.status,
+                found.headers.get("Upload-Metadata")];
+            }""",
+            server.url,
+        )
+        assert seen == [201, 204, "1", 200, "name YS5oNG1r,raw MQ=="]
+        until(lambda: (tmp_path / "a.h4mk").exists(), "the container")
 
 
 def test_a_page_without_an_origin(

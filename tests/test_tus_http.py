@@ -10,7 +10,7 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,7 @@ from harmony4.server.keys import DESK
 from harmony4.server.state import State
 from media_factory import media
 from needs import BUNNY, ROOT, needs_ffmpeg
-from processes import alive, needs_proc, served, until
+from processes import demuxers, needs_proc, served, until
 from serving import LOOPS, Answer, Server, running, write_container
 
 VERSION: Final = {"Tus-Resumable": "1.0.0"}
@@ -651,15 +651,32 @@ def test_another_container_is_replaced(client: Client, root: Path, expected: byt
     assert len(ask(client.url, "GET", "/media/trash", {}).json["items"]) == 1
 
 
-def test_cancelled(client: Client, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its job, as every export; the upload has come to its end then."""
+@needs_proc
+def test_cancelled(client: Client, root: Path) -> None:
+    """By its job, as every export, while its demuxer works; the upload has come to its end then."""
     target = client.new(len(DATA))
     number = client.patch(target, 0, DATA).headers["Harmony4-Job"]
-    assert client.delete(target).status in (204, 423)
-    answer = ask(client.url, "DELETE", f"/jobs/{number}", {})
-    assert answer.status in (200, 202)
-    assert client.ended(number)["state"] in ("cancelled", "done")
+    until(lambda: bool(demuxers(os.getpid())), "the demuxer's start")
+    (pid,) = demuxers(os.getpid())
+    os.kill(pid, signal.SIGSTOP)  # so it has not given a single packet when the job is cancelled
+    try:
+        assert client.job(number)["state"] == "receiving"
+        assert client.delete(target).problem == "locked"
+        answer = ask(client.url, "DELETE", f"/jobs/{number}", {})
+        assert (answer.status, answer.json["state"]) == (202, "receiving")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    job = client.ended(number)
+    assert (job["state"], job["problem"]["type"]) == ("cancelled", "urn:harmony4:problem:cancelled")
     until(lambda: ".data" not in kept(root), "the removal of the bytes")
+    assert demuxers(os.getpid()) == []
+    assert list(root.glob("*.h4mk")) == []
+    assert list((root / ".harmony4" / "spool").iterdir()) == []
+    # Nobody takes it up again, and the client sees that it has nothing more to send.
+    assert client.offset(target) == len(DATA)
+    assert client.patch(target, len(DATA), b"").headers["Harmony4-Job"] == number
+    assert ask(client.url, "DELETE", f"/jobs/{number}", {}).json["state"] == "cancelled"
 
 
 def test_what_is_wanting_for_a_moment_is_waited_for(
@@ -820,7 +837,7 @@ def test_killed_again_and_again(tmp_path: Path, workers: int) -> None:
                     number = answer.partition("Harmony4-Job: ")[2].partition("\r\n")[0]
                 elif point > offset:
                     _wait_for_some(root, target, offset, rng.randrange(point - offset))
-                _kill(server.process.pid, server.workers)
+                server.kill()
         assert list(root.glob("*.h4mk")) == []
     assert number
     with served(root, "--workers", workers, HARMONY4_MIN_FREE="0") as server:
@@ -835,14 +852,6 @@ def test_killed_again_and_again(tmp_path: Path, workers: int) -> None:
 
 def _wait_for_some(root: Path, target: str, offset: int, count: int) -> None:
     until(lambda: arrived(root, target) >= offset + count, f"the arrival of {count} bytes")
-
-
-def _kill(pid: int, workers: Callable[[], list[int]]) -> None:
-    """The parent first, so that it replaces nobody."""
-    others = workers()
-    for one in (pid, *others):
-        os.kill(one, signal.SIGKILL)
-    until(lambda: not any(map(alive, others)), "the workers' death")
 
 
 @needs_proc

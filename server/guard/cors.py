@@ -19,7 +19,8 @@ ALLOW: Final = (
 EXPOSE: Final = (
     "Content-Range, Accept-Ranges, ETag, Content-Length, Location, Retry-After, Repr-Digest, Content-Digest, "
     "Content-Location, Content-Disposition, Harmony4-PTS, Harmony4-End-PTS, WWW-Authenticate, "
-    "Upload-Offset, Upload-Length, Upload-Expires, Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size"
+    "Upload-Offset, Upload-Length, Upload-Metadata, Upload-Expires, Harmony4-Job, "
+    "Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm"
 )
 _KEPT: Final = "600"
 """Seconds that a browser may remember a preflight's answer."""
