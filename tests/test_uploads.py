@@ -341,6 +341,26 @@ def test_expiry(state: State, uploads: Uploads) -> None:
     assert {name.partition(".")[0] for name in files(state)} == {young, busy, whole}
 
 
+def test_looked_at_while_it_ends(uploads: Uploads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its container is made, and the bytes go, between two looks at its files: it is there all the time."""
+    number = begun(uploads, b"0123456789")
+    held = taken(uploads, number)
+    read = uploads_module._read
+
+    def and_then_it_ends(path: Path) -> object:
+        known = read(path)
+        if not held.known.done:
+            held.finish()
+        return known
+
+    monkeypatch.setattr(uploads_module, "_read", and_then_it_ends)
+    seen = uploads.look(number)
+    assert (seen.offset, seen.known.done) == (10, True)
+    uploads.sweep()
+    assert uploads.look(number).offset == 10
+    held.release()
+
+
 def test_leftovers(state: State, uploads: Uploads) -> None:
     """What a crash leaves: files without the rest, notes cut off, bytes of an upload that has ended."""
     uploads.sweep()  # nothing there yet
