@@ -62,19 +62,19 @@ def create_app(config: Config) -> web.Application:
     It is the caller's business on which address it is served: `run` refuses one that does not fit the mode.
     """
     room = descriptors.readers_that_fit(descriptors.limit())
-    library = Library(config.library, max_open=min(config.max_open, room))
+    library = Library(config.library, without=config.state, max_open=min(config.max_open, room))
     express, state = Express(library), State.of(config.state, library.root)
     guard = Guard(config, state, express)
     app = web.Application(middlewares=[problems, guard.middleware()])
     app[CONFIG] = config
     app[LIBRARY] = library
-    app[CATALOGUE] = Catalogue(library.root, cache=config.cache)
+    app[CATALOGUE] = Catalogue(library.root, without=library.without, cache=config.cache)
     app[STATE] = state
     app[STATUS] = Status()
     app[EXPRESS] = express
     app[DESK] = Desk(config, library, state)
     app[FINISHER] = Finisher(config, library, state, app[DESK])
-    app[EVENTS] = events.Events(library.root, app[DESK].jobs)
+    app[EVENTS] = events.Events(library, app[DESK].jobs)
     app[GUARD] = guard
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)

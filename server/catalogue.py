@@ -45,9 +45,13 @@ class Catalogue:
     """The listing of one library. Its methods read the disk: call them in threads, from as many as you
     like."""
 
-    def __init__(self, root: Path, *, cache: Path | None = None) -> None:
-        """`cache` is a folder for facts that outlive the process; without one they are kept in memory."""
+    def __init__(self, root: Path, *, without: Path | None = None, cache: Path | None = None) -> None:
+        """`cache` is a folder for facts that outlive the process; without one they are kept in memory.
+
+        `without`: the real path of a folder whose files are not listed.
+        """
         self._root = root
+        self._without = without
         self._store = FactStore(cache, root) if cache is not None else None
         self._lock = threading.Lock()
         self._facts: dict[bytes, Known] = {}
@@ -78,7 +82,7 @@ class Catalogue:
 
     def fill(self, stop: threading.Event) -> None:
         """Read what is not known yet of any container, a little at a time, until `stop` is set."""
-        entries = Listing(self._root).entries
+        entries = Listing(self._root, self._without).entries
         # Workers begin at different places: each finds on disk what the others have read.
         first = os.getpid() * 7919 % len(entries) if entries else 0
         entries = entries[first:] + entries[:first]
@@ -109,7 +113,7 @@ class Catalogue:
         """All containers in ascending order."""
         with self._looking:
             if self._listing is None or not self._listing.is_fresh():
-                self._listing = Listing(self._root)
+                self._listing = Listing(self._root, self._without)
                 self._orders = {}
                 self._forget(self._listing.entries)
             entries, orders = self._listing.entries, self._orders

@@ -5,7 +5,8 @@ lease; a reader that somebody still uses is never closed under them, whether it 
 replaced on disk in the meantime. Everything here except `open`'s fast path (one `stat`) runs in threads.
 
 Names are paths below the root as a client wrote them, `talks/day1.h4mk`. Whatever does not lead to a regular
-file inside the root (`..`, an absolute path, NUL, a link out of it, a folder, a FIFO) does not exist.
+file inside the root (`..`, an absolute path, NUL, a link out of it, a folder, a FIFO) does not exist. Neither
+does what lies in the server's own folder, wherever that is.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from harmony4.server.descriptors import is_exhausted
 from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.residency import let_go, mapped_bytes
 
-__all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name"]
+__all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name", "is_inside"]
 
 SUFFIX: Final = ".h4mk"
 _ATTEMPTS: Final = 4
@@ -138,14 +139,19 @@ class Library:
     of descriptors all the same, readers that nobody uses make room.
     """
 
-    def __init__(self, root: Path, *, max_open: int = 256) -> None:
-        """Raises SourceError unless `root` is a folder that can be read."""
+    def __init__(self, root: Path, *, without: Path | None = None, max_open: int = 256) -> None:
+        """`without`: a folder that is no part of it. Raises SourceError unless `root` is a folder that can be
+        read.
+        """
         try:
             self.root: Final = Path(os.path.realpath(root, strict=True))
             with os.scandir(self.root):
                 pass
         except OSError as error:
             raise SourceError(f"cannot read the library: {error.strerror}", where=str(root)) from error
+        own = self.root if without is None else Path(os.path.realpath(without))
+        # What the library itself lies in does not hide it.
+        self.without: Final = None if self.root.is_relative_to(own) else own
         self.max_open: Final = max_open
         self._containers: OrderedDict[str, Container] = OrderedDict()
         self._broken: OrderedDict[str, tuple[Identity, HarmonyError]] = OrderedDict()
@@ -244,7 +250,7 @@ class Library:
             if error.errno in _GONE:
                 raise _missing() from error
             raise SourceError(f"cannot read the container: {error.strerror}") from error
-        if not path.is_relative_to(self.root) or not stat.S_ISREG(status.st_mode):
+        if not is_inside(path, self.root, self.without) or not stat.S_ISREG(status.st_mode):
             raise _missing()
         return path
 
@@ -376,6 +382,11 @@ class _BrokenError(Exception):
 
 def _missing() -> NotFoundError:
     return NotFoundError("there is no such container")
+
+
+def is_inside(path: Path, root: Path, without: Path | None) -> bool:
+    """Whether a real path is in the library at `root`, and not in its folder `without`. Pure."""
+    return path.is_relative_to(root) and (without is None or not path.is_relative_to(without))
 
 
 def check_name(name: str) -> str:

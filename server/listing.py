@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harmony4.server.library import SUFFIX, Identity
+from harmony4.server.library import SUFFIX, Identity, is_inside
 
 __all__ = ["Entry", "Listing", "scan"]
 
@@ -48,8 +48,10 @@ class Listing:
     Folders that are links are not entered (they may form a circle), folders that cannot be read are left out.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, without: Path | None = None) -> None:
+        """`without`: the real path of a folder whose files are none of them."""
         self._root = root
+        self._without = without
         self._taken = time.monotonic()
         self._lasting = True
         self._folders: dict[Path, int] = {}
@@ -82,17 +84,17 @@ class Listing:
                 raw = prefix + os.fsencode(one.name)
                 try:
                     if one.is_dir(follow_symlinks=False):
-                        folders.append((Path(one.path), raw + b"/"))
-                    elif one.name.endswith(SUFFIX) and one.is_file() and _inside(self._root, one):
+                        if (inner := Path(one.path)) != self._without:
+                            folders.append((inner, raw + b"/"))
+                    elif one.name.endswith(SUFFIX) and one.is_file() and self._is_inside(one):
                         yield Entry(raw, Path(one.path), Identity.of(one.stat()))
                 except OSError:
                     continue  # it vanished in the meantime
 
+    def _is_inside(self, one: os.DirEntry[str]) -> bool:
+        return not one.is_symlink() or is_inside(Path(os.path.realpath(one.path)), self._root, self._without)
 
-def scan(root: Path) -> list[Entry]:
+
+def scan(root: Path, without: Path | None = None) -> list[Entry]:
     """All containers below `root` as they are now, ordered by the bytes of their names; in a thread."""
-    return Listing(root).entries
-
-
-def _inside(root: Path, one: os.DirEntry[str]) -> bool:
-    return not one.is_symlink() or Path(os.path.realpath(one.path)).is_relative_to(root)
+    return Listing(root, without).entries

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from typing import Final
 
 from aiohttp import web
 
@@ -13,12 +12,9 @@ from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import CATALOGUE, GUARD
-from harmony4.server.query import REVALIDATE, json_response
+from harmony4.server.query import REVALIDATE, json_response, page_limit
 
 __all__ = ["get_media", "routes"]
-
-DEFAULT_LIMIT: Final = 100
-MAX_LIMIT: Final = 1000
 
 
 def routes() -> list[web.RouteDef]:
@@ -34,12 +30,10 @@ async def get_media(request: web.Request) -> web.Response:
         raise UsageError(
             "sort is not valid", expected=", ".join(SORTS) + ", with - for reverse", found=sort[:40]
         )
-    text = query.get("limit", str(DEFAULT_LIMIT))
-    if not (text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= MAX_LIMIT):
-        raise UsageError("limit is not valid", expected=f"1 to {MAX_LIMIT}", found=text[:40])
+    limit = page_limit(request)
     after = _parse_cursor(query["cursor"]) if "cursor" in query else None
     items, last = await asyncio.to_thread(
-        request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=int(text)
+        request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
     )
     if request[CALLER].signed is not None:
         inherited = request.app[GUARD].inherited

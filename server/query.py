@@ -23,10 +23,13 @@ __all__ = [
     "json_response",
     "json_text",
     "natural",
+    "page_limit",
 ]
 
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 REVALIDATE: Final = "no-cache"
+_DEFAULT_LIMIT: Final = 100
+_MAX_LIMIT: Final = 1000
 _NUMBER: Final = re.compile(r"[0-9]{1,19}", re.ASCII)
 
 
@@ -60,6 +63,14 @@ def natural(key: str, text: str) -> int:
     if not _NUMBER.fullmatch(text) or (value := int(text)) > MAX_VALUE:
         raise UsageError(f"{key} is not valid", expected="a whole number below 2^63", found=text[:40])
     return value
+
+
+def page_limit(request: web.Request) -> int:
+    """How many items a page may have. Raises UsageError."""
+    text = request.query.get("limit", str(_DEFAULT_LIMIT))
+    if not (_NUMBER.fullmatch(text) and 1 <= int(text) <= _MAX_LIMIT):
+        raise UsageError("limit is not valid", expected=f"1 to {_MAX_LIMIT}", found=text[:40])
+    return int(text)
 
 
 def asked_track(request: web.Request, reader: H4MKReader) -> int:

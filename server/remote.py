@@ -19,8 +19,10 @@ from harmony4.crypto.errors import LimitError, SourceChangedError, SourceError, 
 
 __all__ = ["HTTPSource"]
 
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)", re.ASCII)
-_BROKEN: Final = (http.client.HTTPException, OSError)
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})")
+_LENGTH: Final = re.compile(r"[0-9]{1,19}")
+_BROKEN: Final = (http.client.HTTPException, OSError, UnicodeError)
+"""What the standard library raises; UnicodeError for names of hosts that are none."""
 _MAX_READ: Final = 64 * 2**20
 
 
@@ -47,7 +49,12 @@ class HTTPSource:
         host = parts.hostname
         if kind is None or not host:
             raise UsageError("not an address of a container", where=url, expected="http:// or https://")
-        self._connect: Callable[[], http.client.HTTPConnection] = lambda: kind(host, port, timeout=timeout)
+        self._connect: Callable[[], http.client.HTTPConnection] = lambda: kind(
+            host,
+            # Said, as http.client would look for it in an IPv6 address.
+            kind.default_port if port is None else port,
+            timeout=timeout,
+        )
         # What is not ASCII yet is escaped; escapes that are there stay.
         self._target = quote(
             f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", safe="%/?&=:;,@+$!*'()~[]"
@@ -110,7 +117,7 @@ class HTTPSource:
         """The length, by HEAD; where a server has none to tell, by asking for the first byte."""
         status, answer, _ = self._request("HEAD", {}, 0)
         length = answer.get("Content-Length", "")
-        if status != 200 or not length.isdigit():
+        if status != 200 or not _LENGTH.fullmatch(length):
             status, answer, _ = self._request("GET", {"Range": "bytes=0-0"}, 1)
             match = _CONTENT_RANGE.fullmatch(answer.get("Content-Range", ""))
             if status != 206 or match is None:
@@ -139,9 +146,10 @@ class HTTPSource:
         fresh = False
         while True:
             connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-            if connection is None:
-                connection, fresh = self._new(), True
             try:
+                if connection is None:
+                    fresh = True
+                    connection = self._new()
                 connection.request(method, self._target, headers={"Accept-Encoding": "identity", **headers})
                 response = connection.getresponse()
                 whole = response.status in (200, 206) and method == "GET"
@@ -154,7 +162,8 @@ class HTTPSource:
                     response.read()
                 return response.status, response.headers, data
             except _BROKEN as error:
-                self._drop(connection)
+                if connection is not None:
+                    self._drop(connection)
                 if fresh:
                     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
                     raise SourceError(f"cannot read the remote source: {reason}") from error

@@ -7,11 +7,12 @@ should lie on the library's file system: containers then move in and out without
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Self
 
@@ -20,11 +21,13 @@ from harmony4.crypto.errors import StorageError
 if os.name == "posix":
     import fcntl
 
-__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools"]
+__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools", "sync_folder", "write_whole"]
 
 FOLDER: Final = ".harmony4"
 """Names that begin with a dot are no containers."""
 _LIVE: Final = "live"
+_NO_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+"""From file systems that cannot sync a folder."""
 
 
 class State:
@@ -38,8 +41,11 @@ class State:
 
     @classmethod
     def of(cls, path: Path | None, library: Path) -> Self:
-        """The one that the settings name, or else that of the library."""
-        return cls(library / FOLDER if path is None else path)
+        """The one that the settings name, or else that of the library.
+
+        Its real path: what lies in the library is told from what lies here by their paths.
+        """
+        return cls(library / FOLDER if path is None else Path(os.path.realpath(path)))
 
     def folder(self, name: str) -> Path:
         """The folder `name` in it, made if it is missing. Raises StorageError."""
@@ -107,6 +113,43 @@ def sweep_spools(state: State) -> None:
         for path in state.folder("spool").iterdir():
             if not held(path / _LIVE):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
+    """Replace the file at `path` by one that only its owner may read: whole, or not at all.
+
+    Who is killed meanwhile leaves `NAME.….part` beside it. `sync`: it is on the disk when this returns, and
+    survives the machine's crash as well. Raises OSError.
+    """
+    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the names in `folder` be on the disk. Raises OSError."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0))
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def hold(descriptor: int, *, wait: bool = False) -> bool:

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import watchfiles
 
+from harmony4.server.intake import events
+from harmony4.server.intake.jobs import Jobs
+from harmony4.server.library import Library
+from harmony4.server.listing import Entry, scan
+from harmony4.server.state import FOLDER, State
+from processes import needs_proc, until
 from serving import LOOPS, Server, running, write_container
 
 LARGE = b"GET /video/range?name=large.h4mk HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -112,6 +122,42 @@ def test_only_if_it_is_still_the_same(server: Server) -> None:
     assert server.request("DELETE", "/media?name=a.h4mk", {"If-Match": etag}).status == 200
 
 
+@needs_proc
+def test_who_waits_for_a_change_keeps_nobody_else(server: Server, tmp_path: Path) -> None:
+    """Another process is at a change: as many as there are wait for it, and containers are still opened."""
+    for number in range(40):
+        write_container(tmp_path / f"{number}.h4mk", [b"x"])
+    lock = tmp_path / FOLDER / "locks" / "library"
+
+    def waiting() -> int:
+        open_files = (Path(os.path.realpath(one)) for one in Path("/proc/self/fd").iterdir())
+        return sum(path == lock for path in open_files) - 1
+
+    with ThreadPoolExecutor(40) as threads:
+        with State(tmp_path / FOLDER).locked("library"):
+            asked = [
+                threads.submit(server.request, "DELETE", f"/media?name={number}.h4mk") for number in range(40)
+            ]
+            until(lambda: waiting() >= 4, "they wait")
+            assert server.get("/video/info?name=talks/day%20one.h4mk").status == 200
+            assert not any(one.done() for one in asked)
+        assert [one.result(30).status for one in asked] == [200] * 40
+
+
+def test_a_state_that_is_no_hidden_folder(tmp_path: Path) -> None:
+    write_container(tmp_path / "a.h4mk", [b"a"])
+    write_container(tmp_path / "b.h4mk", [b"b"])
+    with running(tmp_path, state=tmp_path / "own") as server:
+        number = server.request("DELETE", "/media?name=a.h4mk").json["id"]
+        assert names(server) == ["b.h4mk"]
+        for route in ("/video/info", "/video/range", "/container"):
+            assert server.get(f"{route}?name=own/trash/{number}.h4mk").status == 404
+        with listening(server) as stream:
+            assert server.request("POST", "/video/export?name=c.h4mk&raw=1", body=b"x").status == 201
+            assert stream.until("media")["name"] == "c.h4mk"
+        assert server.request("POST", f"/media/restore?id={number}").status == 200
+
+
 # -- events
 
 
@@ -210,3 +256,74 @@ def test_the_server_stops_while_somebody_listens(tmp_path: Path) -> None:
         with running(tmp_path, stop_timeout=100) as server:
             stream = stack.enter_context(listening(server))
         assert stream.rest() == b"0\r\n\r\n"
+
+
+def test_a_folder_called_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the server's own holds jobs."""
+    monkeypatch.setattr(events, "_SCAN", 1000.0)  # that what happens there is heard
+    monkeypatch.setattr(events, "_QUIET", 1000.0)
+    (tmp_path / "jobs").mkdir()
+    with running(tmp_path) as server, listening(server) as stream:
+        write_container(tmp_path / "first.h4mk", [b"x"])
+        assert stream.until("media", name="first.h4mk")
+        write_container(tmp_path / "jobs" / "talk.h4mk", [b"x"])
+        assert stream.until("media", name="jobs/talk.h4mk")["change"] == "added"
+
+
+def test_jobs_are_told_from_the_rest(tmp_path: Path) -> None:
+    library = Library(tmp_path)
+    found = events.Events(library, Jobs(State(tmp_path / FOLDER)))
+    own, other = tmp_path / FOLDER / "jobs" / "1.json", tmp_path / "jobs" / "1.json"
+    assert found._sort_out([own, own]) == ({"1"}, False)  # added, and changed: of the library nothing is said
+    assert found._sort_out([own, other]) == ({"1"}, True)
+    assert found._sort_out([other]) == (set(), True)
+    added = watchfiles.Change.added
+    assert found._matters(added, str(own))
+    assert not found._matters(added, str(own.with_suffix(".live")))
+    assert not found._matters(added, str(tmp_path / FOLDER / "uploads" / "1.data"))
+    assert found._matters(added, str(tmp_path / "jobs" / "a.h4mk"))
+
+
+def test_the_library_is_compared_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is written to where nothing is heard of: such as a link's target in a hidden folder."""
+    monkeypatch.setattr(events, "_SCAN", 1.0)
+    hidden = tmp_path / ".hidden" / "a.h4mk"
+    write_container(hidden, [b"a"])
+    (tmp_path / "a.h4mk").symlink_to(hidden)
+    over = threading.Event()
+
+    def send(path: Path) -> None:
+        with path.open("ab", buffering=0) as file:
+            while not over.wait(0.02):
+                file.write(b"x")
+
+    with running(tmp_path) as server, listening(server) as stream:
+        thread = threading.Thread(target=send, args=(State(tmp_path / FOLDER).folder("uploads") / "x.data",))
+        thread.start()
+        try:
+            write_container(hidden, [b"longer"])
+            assert stream.until("media", name="a.h4mk")["change"] == "changed"
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_nothing_is_compared_while_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_SCAN", 0.1)
+    monkeypatch.setattr(events, "_PAUSE", 0.05)
+    looks = []
+
+    def look(*where: Any) -> list[Entry]:
+        looks.append(where)
+        return scan(*where)
+
+    monkeypatch.setattr(events, "scan", look)
+    with running(tmp_path) as server:
+        write_container(tmp_path / "before.h4mk", [b"x"])
+        assert server.request("POST", "/video/export?name=a.h4mk&raw=1", body=b"x").status == 201
+        assert not looks
+        with listening(server) as stream:
+            assert looks
+            # What was there before is not told.
+            write_container(tmp_path / "b.h4mk", [b"x"])
+            assert stream.until("media")["name"] == "b.h4mk"

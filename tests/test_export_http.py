@@ -411,6 +411,25 @@ def test_media_that_are_refused(server: Server, tmp_path: Path) -> None:
     assert job["problem"] == answer.json
 
 
+def test_jobs_come_page_by_page(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        for number in range(5):
+            assert server.request("POST", f"/video/export?name={number}.h4mk&raw=1", body=b"x").status == 201
+        found: list[Any] = []
+        query = ""
+        for size in (2, 2, 1):
+            page = server.get(f"/jobs?limit=2{query}").json
+            assert len(page["jobs"]) == size
+            found += page["jobs"]
+            query = f"&cursor={page['next']}"
+        assert page["next"] is None
+        assert {one["name"] for one in found} == {f"{number}.h4mk" for number in range(5)}
+        assert server.get("/jobs").json == {"jobs": found, "next": None}
+        for wrong in ("limit=0", "limit=1001", "limit=x", "limit=%C2%B2", "cursor=", "cursor=../x"):
+            answer = server.get(f"/jobs?{wrong}")
+            assert (answer.status, answer.problem) == (400, "usage"), wrong
+
+
 # -- jobs that are stopped
 
 
@@ -493,7 +512,7 @@ def test_a_library_that_cannot_be_written(tmp_path: Path) -> None:
         answer = server.request("POST", "/video/export?name=a.h4mk", body=b"x")
         assert (answer.status, answer.problem) == (507, "storage")
         assert str(tmp_path) not in answer.body.decode()
-        assert server.get("/jobs").json == {"jobs": []}
+        assert server.get("/jobs").json == {"jobs": [], "next": None}
 
 
 def test_heads_that_do_not_come(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmony4.server.guard.cors import is_preflight
+from harmony4.server.guard.cors import ALLOW, EXPOSE, is_preflight
 from harmony4.server.guard.origins import Hosts, check_host, check_origin, host_name, is_foreign
 
 
@@ -185,3 +185,12 @@ def test_whose_page_asks(origin: str | None, site: str | None, host: str, foreig
 )
 def test_what_is_a_preflight(method: str, origin: str | None, asked: str | None, so: bool) -> None:
     assert is_preflight(method, origin, asked) is so
+
+
+def test_pages_can_speak_tus() -> None:
+    """All headers of tus 1.0 and the extensions that are spoken, and the address of the job."""
+    both = {"Tus-Resumable", "Upload-Length", "Upload-Offset", "Upload-Metadata"}
+    asked = both | {"Upload-Checksum", "X-HTTP-Method-Override"}
+    told = both | {"Upload-Expires", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"}
+    assert asked <= set(ALLOW.split(", "))
+    assert told | {"Location", "Harmony4-Job"} <= set(EXPOSE.split(", "))

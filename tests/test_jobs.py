@@ -16,14 +16,17 @@ from typing import Any
 
 import pytest
 
-from harmony4.crypto.errors import NotFoundError, StorageError
+from harmony4.crypto.errors import NotFoundError, StorageError, UsageError
 from harmony4.server.errors import PROBLEMS
 from harmony4.server.intake.jobs import ACTIVE, Job, Jobs
 from harmony4.server.state import State
 from limits import file_size_limit, needs_rlimit, run_python
 from processes import until
+from watching import Opens
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="files are held on POSIX systems only")
+
+needs_inotify = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify is Linux's")
 
 HEAD = """
 import json, os, sys
@@ -88,6 +91,13 @@ def working(jobs: Jobs, **facts: object) -> Iterator[Job]:
         job.finish("done")
 
 
+def ended(jobs: Jobs) -> str:
+    """The id of a job that is done."""
+    job = jobs.start()
+    job.finish("done")
+    return job.id
+
+
 # -- a life
 
 
@@ -119,6 +129,62 @@ def test_all(jobs: Jobs) -> None:
         assert [facts["id"] for facts in found] == sorted([one.id, two.id])
         assert {facts["number"] for facts in found} == {1, 2}
     assert [facts["state"] for facts in jobs.all()] == ["done", "done"]
+
+
+def test_pages(jobs: Jobs) -> None:
+    numbers = sorted(ended(jobs) for _ in range(7))
+    found: list[str] = []
+    after = None
+    for size in (3, 3, 1):
+        facts, after = jobs.page(after, 3)
+        assert len(facts) == size
+        found += [one["id"] for one in facts]
+    assert (found, after) == (numbers, None)
+    assert jobs.page(None, 7)[1] is None
+    assert jobs.page(numbers[-1], 7) == ([], None)
+    for wrong in ("", "x", "../" + "0" * 29, "0" * 31, "A" * 32, "0" * 32 + "\n"):
+        with pytest.raises(UsageError):
+            jobs.page(wrong, 7)
+
+
+def test_a_page_is_full_though_files_are_broken(jobs: Jobs) -> None:
+    numbers = sorted(ended(jobs) for _ in range(6))
+    for number in numbers[1:3]:
+        (jobs.folder / f"{number}.json").write_bytes(b"")
+    facts, after = jobs.page(None, 3)
+    assert [one["id"] for one in facts] == [numbers[0], *numbers[3:5]]
+    assert jobs.page(after, 3)[0][0]["id"] == numbers[5]
+
+
+@needs_inotify
+def test_what_has_ended_is_not_read(jobs: Jobs) -> None:
+    """There may be very many."""
+    numbers = sorted(ended(jobs) for _ in range(20))
+    with working(jobs) as job:
+        opens = Opens(jobs.folder)
+        try:
+            assert [one["id"] for one in jobs.active()] == [job.id]
+            jobs.sweep(3600)
+            assert {name for name in opens.names() if name.endswith(".json")} == {f"{job.id}.json"}
+            facts, _ = jobs.page(numbers[4], 3)
+            assert len(facts) == 3
+            assert len({name for name in opens.names() if name.endswith(".json")}) == 4
+        finally:
+            opens.close()
+
+
+def test_one_that_was_left_is_active(jobs: Jobs) -> None:
+    """However long it takes until somebody takes it up, as long as it is known."""
+    job = jobs.start(restarts=True)
+    job.leave()
+    live = jobs.folder / f"{job.id}.live"
+    age(live)
+    jobs.sweep(3600)
+    assert [one["id"] for one in jobs.active()] == [job.id]
+    age(live, jobs.folder / f"{job.id}.json")
+    jobs.sweep(3600)
+    jobs.sweep(3600)
+    assert files(jobs) == set()
 
 
 def test_files_are_their_owners(jobs: Jobs) -> None:

@@ -13,6 +13,7 @@ from harmony4.h4mk import opening
 from harmony4.h4mk.layout import RMAP_ENTRY, RMAP_HEAD
 from harmony4.h4mk.seek import PagedTable
 from harmony4.server import resource
+from harmony4.server.catalogue import Catalogue
 from harmony4.server.library import Library, check_name
 from harmony4.server.listing import scan
 from serving import write_container
@@ -216,6 +217,32 @@ def test_scan_is_ordered_by_bytes(tmp_path: Path) -> None:
         write_container(tmp_path / name, [b"x"])
     assert [entry.name for entry in scan(tmp_path)] == ["B.h4mk", "a.h4mk", "a/z.h4mk", "b.h4mk", "ä.h4mk"]
     assert scan(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize("named", ["own", "link"])
+def test_a_folder_that_is_no_part_of_it(tmp_path: Path, named: str) -> None:
+    root = tmp_path / "library"
+    for name in ("a.h4mk", "own/trash/b.h4mk", "owner/c.h4mk", "deep/own/d.h4mk"):
+        write_container(root / name, [b"x"])
+    (root / "to-b.h4mk").symlink_to("own/trash/b.h4mk")
+    (tmp_path / "link").symlink_to(root / "own")
+    library = Library(root, without={"own": root / "own", "link": tmp_path / "link"}[named])
+    seen = ["a.h4mk", "deep/own/d.h4mk", "owner/c.h4mk"]
+    assert [entry.name for entry in scan(root, library.without)] == seen
+    items, _ = Catalogue(root, without=library.without).page(query="", sort="name", after=None, limit=9)
+    assert [item["name"] for item in items] == seen
+    for name in seen:
+        assert library.resolve(name) == root / name
+    for name in ("own/trash/b.h4mk", "to-b.h4mk"):
+        with pytest.raises(NotFoundError):
+            library.resolve(name)
+
+
+@pytest.mark.parametrize("without", ["", ".."])
+def test_what_it_lies_in_does_not_hide_it(tmp_path: Path, without: str) -> None:
+    write_container(tmp_path / "library" / "a.h4mk", [b"x"])
+    library = Library(tmp_path / "library", without=tmp_path / "library" / without)
+    assert library.resolve("a.h4mk").exists()
 
 
 @pytest.mark.parametrize(("limit", "paged"), [(0, False), (-1, True)])

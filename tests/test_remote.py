@@ -61,9 +61,11 @@ class Files(BaseHTTPRequestHandler):
             self.send_header("ETag", self.etag)
         if status == 206:
             shift = 1 if mode == "wrong range" else 0
-            self.send_header("Content-Range", f"bytes {first + shift}-{last + shift}/{len(self.data)}")
+            size = "9" * 5000 if mode == "long range" else len(self.data)
+            self.send_header("Content-Range", f"bytes {first + shift}-{last + shift}/{size}")
         short = mode == "short" and send
-        self.send_header("Content-Length", str(len(body)))
+        wrong = mode.startswith("length ") and not send
+        self.send_header("Content-Length", mode.removeprefix("length ") if wrong else str(len(body)))
         if mode == "closes":
             self.send_header("X-Note", "closes without saying so")
         self.end_headers()
@@ -136,6 +138,28 @@ def test_replaced() -> None:
 def test_servers_that_lie(mode: str) -> None:
     with files(mode=mode) as (url, _), HTTPSource(url) as source, pytest.raises(SourceError):
         source.read_at(10, 1000)
+
+
+@pytest.mark.parametrize(
+    "length", ["\xb2", "9" * 5000, "-1", "+1", "1_0", ""], ids=lambda text: ascii(text)[:9]
+)
+def test_lengths_that_are_none(length: str) -> None:
+    """Then the first byte is asked for, whose answer has a better one."""
+    with files(mode=f"length {length}") as (url, _), HTTPSource(url) as source:
+        assert source.size() == len(DATA)
+
+
+def test_a_range_of_a_length_that_is_none() -> None:
+    with files(mode="no HEAD") as (url, handler):
+        handler.mode = "long range"
+        with HTTPSource(url) as source, pytest.raises(SourceError):
+            source.read_at(0, 10)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64, "a b", "\u00ad", "[::ffff]"], ids=ascii)
+def test_hosts_that_are_none(host: str) -> None:
+    with pytest.raises((SourceError, UsageError)):
+        HTTPSource(f"http://{host}/", timeout=1)
 
 
 def test_no_server_and_errors() -> None:

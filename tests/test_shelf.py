@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from harmony4.crypto.errors import NotFoundError, StorageError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import PROBLEMS, Problem
+from harmony4.server.intake import moving
 from harmony4.server.intake.shelf import Match, Shelf, check_new_name
 from harmony4.server.library import Library, check_name
 from harmony4.server.listing import scan
@@ -881,6 +883,181 @@ def test_a_full_disk(root: Path, far: State) -> None:
     assert Shelf(Library(root), far).trash() == []
 
 
+# -- copies
+
+
+class Held:
+    """`shutil.copy2`, whose copies end when somebody says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self.count = 0
+        copy = shutil.copy2
+
+        def slow(source: Any, target: Any, **more: Any) -> None:
+            self.count += 1
+            copy(source, target, **more)
+            self.begun.set()
+            assert self.go_on.wait(30)
+
+        monkeypatch.setattr(shutil, "copy2", slow)
+
+
+def shelf_change(shelf: Shelf, far: State, how: str) -> Callable[[], object]:
+    """A change that has to copy: the container, or what takes its place."""
+    made = far.folder("spool") / "made.h4mk"
+    container(made, b"made")
+    return {
+        "put": lambda: shelf.put(made, "new.h4mk"),
+        "replace": lambda: shelf.put(made, "a.h4mk", ANY),
+        "delete": lambda: shelf.delete("a.h4mk"),
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["put", "replace", "delete"])
+def test_nobody_waits_for_a_copy(root: Path, far: State, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    shelf = Shelf(Library(root), far)
+    container(root / "a.h4mk")
+    data = container(root / "b.h4mk", b"b")
+    change, held = shelf_change(shelf, far, how), Held(monkeypatch)
+    with ThreadPoolExecutor() as threads:
+        try:
+            changed = threads.submit(change)
+            assert held.begun.wait(30)
+            threads.submit(shelf.rename, "b.h4mk", "c.h4mk").result(10)
+            assert not changed.done()
+            shelf.sweep(0)  # what is being made is no leftover
+        finally:
+            held.go_on.set()
+        changed.result(30)
+    assert (root / "c.h4mk").read_bytes() == data
+    assert held.count == (2 if how == "replace" else 1)
+    assert not list(root.rglob("*.part"))
+    assert not list(far.folder("parts").iterdir())
+
+
+def test_what_changes_while_it_is_copied(root: Path, far: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = Shelf(Library(root), far)
+    container(root / "a.h4mk", b"old")
+    new = container(root / "new.h4mk", b"newer")
+    held = Held(monkeypatch)
+    with ThreadPoolExecutor() as threads:
+        deleted = threads.submit(shelf.delete, "a.h4mk")
+        assert held.begun.wait(30)
+        (root / "new.h4mk").replace(root / "a.h4mk")
+        held.go_on.set()
+        gone = deleted.result(30)
+    assert held.count == 2
+    assert not list(scan(root))
+    assert (far.path / "trash" / f"{gone.id}.h4mk").read_bytes() == new
+
+
+def test_what_is_put_there_while_it_is_copied(
+    root: Path, far: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf = Shelf(Library(root), far)
+    put, held = shelf_change(shelf, far, "put"), Held(monkeypatch)
+    with ThreadPoolExecutor() as threads:
+        changed = threads.submit(put)
+        assert held.begun.wait(30)
+        data = container(root / "new.h4mk", b"by hand")
+        held.go_on.set()
+        with problem("exists", 409):
+            changed.result(30)
+    assert (root / "new.h4mk").read_bytes() == data
+    assert [path.name for path in root.iterdir()] == ["new.h4mk"]
+    assert (far.path / "spool" / "made.h4mk").exists()
+
+
+def test_one_device_that_is_mounted_twice(root: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its kernel says: links and moves fail though the device is the same."""
+
+    def apart(move: Callable[..., None]) -> Callable[..., None]:
+        def refuse(source: Any, target: Any, **more: Any) -> None:
+            if (FOLDER in Path(source).parts) != (FOLDER in Path(target).parts):
+                raise OSError(errno.EXDEV, "Invalid cross-device link")
+            move(source, target, **more)
+
+        return refuse
+
+    for name in ("link", "rename", "replace"):
+        monkeypatch.setattr(os, name, apart(getattr(os, name)))
+    shelf, made = Shelf(Library(root), state), state.folder("spool") / "made.h4mk"
+    old = container(made, b"old")
+    shelf.put(made, "a.h4mk")
+    new = container(made, b"new")
+    shelf.put(made, "a.h4mk", ANY)
+    assert (root / "a.h4mk").read_bytes() == new
+    assert all_there(shelf, root) == {old, new}
+    shelf.restore(shelf.delete("a.h4mk").id)
+    assert all_there(shelf, root) == {old, new}
+    assert not list(root.rglob("*.part"))
+
+
+# -- what fails when it is done
+
+
+def test_the_end_of_a_change_that_has_happened(
+    root: Path, any_state: State, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No descriptor is left to sync a folder, and what is in the spool cannot be removed."""
+    shelf, made = Shelf(Library(root), any_state), any_state.folder("spool") / "made.h4mk"
+    unlink = Path.unlink
+
+    def sync(folder: Path) -> None:
+        if folder.is_relative_to(root) and FOLDER not in folder.parts:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == made:
+            raise OSError(errno.EPERM, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(moving, "sync_folder", sync)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    old = container(made, b"old")
+    shelf.put(made, "a.h4mk")
+    assert (root / "a.h4mk").read_bytes() == old
+    os.unlink(made)  # noqa: PTH108 - by somebody who can
+    new = container(made, b"new")
+    shelf.put(made, "a.h4mk", ANY)
+    assert (root / "a.h4mk").read_bytes() == new
+    gone = shelf.delete("a.h4mk")
+    assert not (root / "a.h4mk").exists()
+    shelf.restore(gone.id)
+    shelf.rename("a.h4mk", "b.h4mk")
+    assert all_there(shelf, root) == {old, new}
+    assert "left behind" in caplog.text
+    assert "may not be on the disk" in caplog.text
+
+
+def test_a_name_that_cannot_be_taken_away(shelf: Shelf, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then it has no second one either."""
+    data = container(root / "a.h4mk")
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == root / "a.h4mk":
+            raise OSError(errno.EPERM, "Operation not permitted")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StorageError):
+        shelf.rename("a.h4mk", "b.h4mk")
+    assert [one.name for one in scan(root)] == ["a.h4mk"]
+    assert (root / "a.h4mk").read_bytes() == data
+
+
+def test_new_folders_are_on_the_disk(shelf: Shelf, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    container(root / "a.h4mk")
+    (root / "there").mkdir()
+    synced: list[Path] = []
+    monkeypatch.setattr(moving, "sync_folder", synced.append)
+    shelf.rename("a.h4mk", "there/new/newer/b.h4mk")
+    there = root / "there"
+    assert synced == [there, there / "new", there / "new" / "newer", root]
+
+
 # -- two at once
 
 RACER = """
@@ -1185,6 +1362,10 @@ def look_at_each_step(
             assert set(found) <= {name}, at
             assert set(found.values()) | restorable(shelf, root, "a.h4mk") == {old}, at
             assert not last or set(found) == (set() if operation == "delete" else {name})
+        # What was being copied is not kept for ever.
+        shelf.sweep(10**9)
+        assert not [*root.rglob(".*.part"), *state.path.rglob(".*.part")], at
+        assert not list(state.folder("parts").iterdir()), at
         # It goes on: the dead hold no lock.
         fresh = work / "fresh.h4mk"
         data = container(fresh, b"fresh")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from harmony4.crypto.errors import StorageError
-from harmony4.server.state import Spool, State, held, hold, sweep_spools
-from limits import needs_rlimit, run_python
+from harmony4.server.state import Spool, State, held, hold, sweep_spools, write_whole
+from limits import file_size_limit, needs_rlimit, run_python
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="files are held on POSIX systems only")
 
@@ -109,6 +109,49 @@ def test_something_else_stands_in_its_place(tmp_path: Path) -> None:
     (state.folder("locks") / "x").mkdir()
     with pytest.raises(StorageError), state.locked("x"):
         pytest.fail("locked without a lock")
+
+
+def test_its_real_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in it is told from what lies in the library by its path."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    assert State.of(tmp_path / "link" / "state", tmp_path).path == tmp_path / "real" / "state"
+    monkeypatch.chdir(tmp_path)
+    assert State.of(Path("state"), tmp_path).path == tmp_path / "state"
+    assert State.of(None, tmp_path).path == tmp_path / ".harmony4"
+
+
+# -- small files
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path, sync: bool) -> None:
+    path = tmp_path / "a.json"
+    with open_hands():
+        write_whole(path, b"one", sync=sync)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with path.open("rb") as before:
+        write_whole(path, b"two", sync=sync)
+        assert before.read() == b"one"
+    assert path.read_bytes() == b"two"
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "none" / "a.json", b"", sync=sync)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "folder", b"", sync=sync)
+    assert {one.name for one in tmp_path.iterdir()} == {"a.json", "folder"}
+
+
+@needs_rlimit
+@pytest.mark.parametrize("sync", [False, True])
+def test_a_file_for_which_there_is_no_room(tmp_path: Path, sync: bool) -> None:
+    path = tmp_path / "a.json"
+    write_whole(path, b"one", sync=sync)
+    with file_size_limit(2), pytest.raises(OSError):
+        write_whole(path, b"three", sync=sync)
+    assert path.read_bytes() == b"one"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # -- locks

@@ -109,7 +109,7 @@ class Room:
 
     def used(self) -> int:
         """Bytes of all containers, and of the server's own folder: uploads, and what was deleted."""
-        total = sum(one.identity.size for one in scan(self._root))
+        total = sum(one.identity.size for one in scan(self._root, self._state.path))
         for folder, _, names in os.walk(self._state.path):
             for name in names:
                 with suppress(OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
 from urllib.parse import quote
 
@@ -30,13 +29,15 @@ def routes() -> list[web.RouteDef]:
 async def delete_media(request: web.Request) -> web.Response:
     """Move a container into the trash: 200 and what it is called there, 404, 412."""
     name = container_name(request)
-    found = await asyncio.to_thread(request.app[DESK].shelf.delete, name, match_of(request))
+    shelf = request.app[DESK].shelf
+    found = await shelf.call(shelf.delete, name, match_of(request))
     return json_response(asdict(found), "no-store")
 
 
 async def post_restore(request: web.Request) -> web.Response:
     """Take the container `id` out of the trash, under its old name or as `to`: 200, 404, 409."""
-    name = await asyncio.to_thread(request.app[DESK].shelf.restore, _id(request), request.query.get("to"))
+    shelf = request.app[DESK].shelf
+    name = await shelf.call(shelf.restore, _id(request), request.query.get("to"))
     return _moved(name)
 
 
@@ -45,19 +46,22 @@ async def post_rename(request: web.Request) -> web.Response:
     name, to = container_name(request), request.query.get("to")
     if not to:
         raise UsageError("to is missing", expected="the new name")
-    await asyncio.to_thread(request.app[DESK].shelf.rename, name, to, match_of(request))
+    shelf = request.app[DESK].shelf
+    await shelf.call(shelf.rename, name, to, match_of(request))
     return _moved(to)
 
 
 async def get_trash(request: web.Request) -> web.Response:
     """What lies in the trash, the last deleted first."""
-    found = await asyncio.to_thread(request.app[DESK].shelf.trash)
+    shelf = request.app[DESK].shelf
+    found = await shelf.call(shelf.trash)
     return json_response({"items": [asdict(one) for one in found]}, "no-store")
 
 
 async def delete_trash(request: web.Request) -> web.Response:
     """Remove the container `id` from the trash for good: 204, 404."""
-    await asyncio.to_thread(request.app[DESK].shelf.purge, _id(request))
+    shelf = request.app[DESK].shelf
+    await shelf.call(shelf.purge, _id(request))
     return web.Response(status=204, headers={"Cache-Control": "no-store"})
 
 

@@ -235,7 +235,7 @@ class Desk:
             found = facts.export_facts(result)
             if name is not None:
                 await asyncio.to_thread(self.room.check)
-                await asyncio.to_thread(self.shelf.put, one.made, name, match)
+                await self.shelf.call(self.shelf.put, one.made, name, match)
                 found = {"name": name, **found}
         except BaseException as error:
             await self._fail(one, error)
@@ -343,3 +343,4 @@ class Desk:
         if self._behind:
             await asyncio.wait(self._behind)
         await asyncio.to_thread(self._threads.shutdown)
+        await asyncio.to_thread(self.shelf.close)

@@ -3,7 +3,7 @@
 Every worker watches the folders (inotify through watchfiles where there is one), so it sees what other
 workers, programs and people do. What stands in the library is compared as a whole, soon after anything has
 changed there and now and then: a folder full of containers that is moved in needs no event for each of
-them.
+them. While nobody listens nothing is compared.
 
     job    a job's facts, when they change, and at the beginning those of every job that runs
     media  {"change": "added" | "changed" | "removed", "name", "size"}
@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+import os
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -26,9 +27,9 @@ from aiohttp import web
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server import sse
 from harmony4.server.intake.exports import shown
-from harmony4.server.intake.jobs import ACTIVE, Jobs
+from harmony4.server.intake.jobs import Jobs
 from harmony4.server.keys import DESK, EVENTS
-from harmony4.server.library import SUFFIX, Identity
+from harmony4.server.library import SUFFIX, Identity, Library, is_inside
 from harmony4.server.listing import scan
 
 __all__ = ["Events", "routes"]
@@ -77,28 +78,43 @@ class _Listener:
 class Events:
     """Everything that listens in one application. For one event loop."""
 
-    def __init__(self, root: Path, jobs: Jobs) -> None:
-        self._root = root
+    def __init__(self, library: Library, jobs: Jobs) -> None:
+        self._library = library
         self._jobs = jobs
+        # The watcher names files below the folders that it was given.
+        self._folder = Path(os.path.realpath(jobs.path))
         self._listeners: set[_Listener] = set()
         self._closed = False
         self._known: Found | None = None
+        self._knows = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._stirred = asyncio.Event()
 
-    def listen(self) -> _Listener:
-        """Hear of everything from now on; `forget` it in the end."""
+    async def listen(self) -> _Listener:
+        """Hear of everything that happens after this; `forget` it in the end."""
         one = _Listener()
         self._listeners.add(one)
+        self._wanted.set()
         if self._closed:
             one.end()
+        try:
+            await self._knows.wait()
+        except BaseException:
+            self.forget(one)
+            raise
         return one
 
     def forget(self, one: _Listener) -> None:
         """The client has left."""
         self._listeners.discard(one)
+        if not self._listeners:
+            self._wanted.clear()
+            self._stirred.set()
 
     def close(self) -> None:
         """Send everybody away: the server stops."""
         self._closed = True
+        self._knows.set()
         for one in list(self._listeners):
             one.end()
 
@@ -112,46 +128,75 @@ class Events:
 
         # Those of this process need no watching; the folder may not even be there yet.
         self._jobs.heard = heard
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._listen_to_folders())
+            both.create_task(self._look_at_library())
+
+    async def _listen_to_folders(self) -> None:
         while True:
             try:
                 await self._watch()
             except Exception:
                 _LOG.exception("the library cannot be watched; it is looked at every %g s", _SCAN)
             await asyncio.sleep(_SCAN)
-            with suppress(OSError):
-                await self._compare()
 
     async def _watch(self) -> None:
-        folders = [self._root]
-        if not self._jobs.path.is_relative_to(self._root):
+        folders = [self._library.root]
+        if not self._folder.is_relative_to(self._library.root):
             with suppress(HarmonyError):  # where nothing can be written there are no jobs
-                folders.append(await asyncio.to_thread(lambda: self._jobs.folder))
-        await self._compare()
-        loop = asyncio.get_running_loop()
-        compared = loop.time()
+                await asyncio.to_thread(lambda: self._jobs.folder)
+                folders.append(self._folder)
         async for changes in watchfiles.awatch(
             *folders,
             watch_filter=self._matters,
             debounce=_GATHER,
             rust_timeout=int(_SCAN * 1000),
-            yield_on_timeout=True,
             ignore_permission_denied=True,
         ):
-            numbers = {path.stem for _, text in changes if (path := Path(text)).parent.name == "jobs"}
+            if not self._listeners:
+                continue
+            numbers, stirred = self._sort_out(Path(text) for _, text in changes)
+            if stirred:
+                self._stirred.set()
             for number in numbers:
                 await self._tell_job(number)
-            if len(numbers) < len(changes) or loop.time() - compared >= _SCAN:
-                await asyncio.sleep(_PAUSE)  # others may follow, which then cost nothing
-                await self._compare()
-                compared = loop.time()
+
+    def _sort_out(self, paths: Iterable[Path]) -> tuple[set[str], bool]:
+        """Of what has changed: which jobs, and whether there was anything else."""
+        numbers, stirred = set(), False
+        for path in paths:
+            if path.parent == self._folder:
+                numbers.add(path.stem)
+            else:
+                stirred = True
+        return numbers, stirred
 
     def _matters(self, _change: watchfiles.Change, text: str) -> bool:
         path = Path(text)
-        if path.parent.name == "jobs":
+        if path.parent == self._folder:
             return path.suffix == ".json"
-        with suppress(ValueError):
-            return not any(part.startswith(".") for part in path.relative_to(self._root).parts)
-        return False
+        if not is_inside(path, self._library.root, self._library.without):
+            return False
+        return not any(part.startswith(".") for part in path.relative_to(self._library.root).parts)
+
+    async def _look_at_library(self) -> None:
+        """Compare soon after something was heard, and every now and then whatever is heard."""
+        while True:
+            if not self._wanted.is_set():
+                self._known = None
+                if not self._closed:
+                    self._knows.clear()
+                await self._wanted.wait()
+            try:
+                await self._compare()
+            except Exception:
+                _LOG.exception("the library cannot be looked at; it is tried again")
+            self._knows.set()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SCAN):
+                    await self._stirred.wait()
+            await asyncio.sleep(_PAUSE)  # others may follow, which then cost nothing
+            self._stirred.clear()
 
     async def _tell_job(self, number: str) -> None:
         with suppress(HarmonyError):
@@ -162,7 +207,8 @@ class Events:
             one.tell("job", job["id"], shown(job))
 
     async def _compare(self) -> None:
-        found: Found = {one.raw: one.identity for one in await asyncio.to_thread(scan, self._root)}
+        entries = await asyncio.to_thread(scan, self._library.root, self._library.without)
+        found: Found = {one.raw: one.identity for one in entries}
         known, self._known = self._known, found
         if known is None:
             return
@@ -185,11 +231,9 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     """The stream, until the client leaves or the server stops."""
     events = request.app[EVENTS]
     response = web.StreamResponse(headers=dict(sse.HEADERS))
-    listener = events.listen()
+    listener = await events.listen()
     try:
-        running = await asyncio.to_thread(
-            lambda: [one for one in request.app[DESK].jobs.all() if one["state"] in ACTIVE]
-        )
+        running = await asyncio.to_thread(lambda: list(request.app[DESK].jobs.active()))
         await response.prepare(request)
         # Headers go out with the first bytes: a client knows at once that it is heard.
         await response.write(sse.PING + b"".join(sse.event("job", shown(one)) for one in running))

@@ -25,7 +25,7 @@ from harmony4.server.intake.desk import Desk, Export
 from harmony4.server.intake.jobs import ACTIVE
 from harmony4.server.intake.shelf import Match
 from harmony4.server.keys import CONFIG, DESK, STATE, STATUS
-from harmony4.server.query import json_response
+from harmony4.server.query import json_response, page_limit
 from harmony4.server.ranges import matcher
 
 __all__ = ["admitted", "match_of", "routes", "shown"]
@@ -147,10 +147,10 @@ async def _send_back(request: web.Request, one: Export) -> web.StreamResponse:
 
 
 async def get_jobs(request: web.Request) -> web.Response:
-    """All jobs that are known."""
+    """`{"jobs", "next"}`, in the order of their ids; `next` is the cursor of the following page."""
     desk: Desk = request.app[DESK]
-    found = await asyncio.to_thread(lambda: [shown(one) for one in desk.jobs.all()])
-    return json_response({"jobs": found}, "no-store")
+    found, last = await asyncio.to_thread(desk.jobs.page, request.query.get("cursor"), page_limit(request))
+    return json_response({"jobs": [shown(one) for one in found], "next": last}, "no-store")
 
 
 async def get_job(request: web.Request) -> web.Response:

@@ -16,13 +16,14 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from harmony4.crypto.errors import NotFoundError, StorageError
-from harmony4.server.state import State, held, hold
+from harmony4.crypto.errors import NotFoundError, StorageError, UsageError
+from harmony4.server.state import State, held, hold, write_whole
 
 __all__ = ["ACTIVE", "Job", "Jobs", "new_id"]
 
@@ -193,32 +194,69 @@ class Jobs:
 
     def all(self) -> Iterator[Facts]:
         """All jobs that are known, in the order of their ids."""
-        for number in sorted(self._numbers()):
+        return self._read_all(sorted(self._numbers(".json")))
+
+    def page(self, after: str | None, limit: int) -> tuple[list[Facts], str | None]:
+        """Up to `limit` jobs behind the id `after`, and the id of the last one if more follow.
+
+        No other job's file is read. Raises UsageError.
+        """
+        if after is not None and not _ID.fullmatch(after):
+            raise UsageError("cursor is not valid", expected="`next` of an earlier answer", found=after[:40])
+        numbers = sorted(one for one in self._numbers(".json") if after is None or one > after)
+        found = list(islice(self._read_all(numbers), limit + 1))
+        return found[:limit], found[limit - 1]["id"] if len(found) > limit else None
+
+    def active(self) -> Iterator[Facts]:
+        """Jobs that somebody works on, or will; those that have ended cost nothing."""
+        return (one for one in self._read_all(self._numbers(".live")) if one["state"] in ACTIVE)
+
+    def sweep(self, age: float) -> None:
+        """Forget jobs that ended more than `age` seconds ago, and what crashes have left."""
+        now = time.time()
+        # Looked at, so that of those whose worker has died it is noted, and their time begins.
+        active = {one["id"] for one in self.active()}
+        try:
+            with os.scandir(self.path) as found:
+                # May be many: of most of them not even a path is made.
+                old = [
+                    one.path
+                    for one in found
+                    if _is_old(one, now - (age if one.name.endswith(".json") else _STARTING))
+                ]
+        except OSError:
+            return
+        for path in map(Path, old):
+            if path.suffix == ".json":
+                if _ID.fullmatch(path.stem) and not self._is_held(path.stem):
+                    _forget(path, now - age)
+            elif path.suffix == ".live":
+                # One that was left is found by it, until it is taken up or its time is over.
+                if not (path.stem in active and path.with_suffix(".json").exists()) and not held(path):
+                    _forget(path, now - _STARTING)
+            elif path.suffix != ".cancel" or not self._is_held(path.stem):
+                _forget(path, now - _STARTING)
+
+    def _read_all(self, numbers: Iterable[str]) -> Iterator[Facts]:
+        for number in numbers:
             facts = self._read(number)
             if facts is not None:
                 yield facts
 
-    def sweep(self, age: float) -> None:
-        """Forget jobs that ended more than `age` seconds ago, and what crashes have left."""
-        folder, now = self.path, time.time()
-        for number in list(self._numbers()):
-            facts = self._read(number)
-            if facts is None or facts["state"] not in ACTIVE or not self._is_held(number):
-                _forget(folder / f"{number}.json", now - age)
-        with suppress(OSError):
-            for path in list(folder.iterdir()):
-                if path.suffix == ".json" or (path.suffix == ".live" and held(path)):
-                    continue
-                if path.suffix == ".cancel" and self._is_held(path.stem):
-                    continue
-                _forget(path, now - _STARTING)
-
-    def _numbers(self) -> list[str]:
+    def _numbers(self, suffix: str) -> list[str]:
         try:
-            paths = list(self.path.iterdir())
+            names = os.listdir(self.path)  # noqa: PTH208 - may be many
         except OSError:
             return []
-        return [path.stem for path in paths if path.suffix == ".json" and _ID.fullmatch(path.stem)]
+        stems = [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+        return [stem for stem in stems if _ID.fullmatch(stem)]
+
+
+def _is_old(one: os.DirEntry[str], before: float) -> bool:
+    try:
+        return one.stat().st_mtime < before
+    except OSError:
+        return False
 
 
 def _forget(path: Path, before: float) -> None:
@@ -239,12 +277,7 @@ def _load(path: Path) -> Facts | None:
 
 
 def _write(folder: Path, facts: Mapping[str, Any]) -> None:
-    path = folder / f"{facts['id']}.json"
-    part = folder / f"{facts['id']}.{secrets.token_hex(4)}.part"
     try:
-        part.write_text(json.dumps(facts), encoding="ascii")
-        part.replace(path)
+        write_whole(folder / f"{facts['id']}.json", json.dumps(facts).encode("ascii"), sync=False)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise StorageError(f"a job cannot be noted: {error.strerror}") from error

@@ -5,29 +5,43 @@ at all.
     STATE/trash/ID.json  its name
 
 No change overwrites anything: what stood under a name goes into the trash first, from where it comes back.
+Changes come one after the other, under a lock; none of them copies a container while it has it (`moving.py`).
 """
 
 from __future__ import annotations
 
-import errno
+import asyncio
 import json
 import os
 import re
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, ParamSpec, TypeVar
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, StorageError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
+from harmony4.server.intake.moving import (
+    ApartError,
+    Copies,
+    drop,
+    is_part,
+    keep,
+    move,
+    place,
+    sweep_parts,
+    sync_after,
+    take_place,
+)
 from harmony4.server.library import SUFFIX, Library, check_name
-from harmony4.server.state import State
+from harmony4.server.state import State, write_whole
 
 __all__ = ["Shelf", "Trashed", "check_new_name"]
 
@@ -35,7 +49,14 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 _PART: Final = 255
 _LONGEST: Final = 1024
-_NO_LINKS: Final = frozenset({errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK})
+_THREADS: Final = 4
+_ATTEMPTS: Final = 8
+"""Copies that one change may need; two are enough unless somebody else changes the same container."""
+_NOT_PUT: Final = "the container cannot be put into the library"
+_NOT_TRASHED: Final = "the container cannot be put into the trash"
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 Match = Callable[[str | None], bool]
 """Whether an entity tag (without quotes; None for what has none) is one that the client takes."""
@@ -81,11 +102,27 @@ class Trashed:
 
 
 class Shelf:
-    """The library as something that changes. Its methods touch the disk: call them in threads."""
+    """The library as something that changes.
+
+    Its methods touch the disk, and may wait for others' changes: `await shelf.call(shelf.delete, name)`.
+    """
 
     def __init__(self, library: Library, state: State) -> None:
         self._library = library
         self._state = state
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="harmony4-shelf")
+
+    async def call(self, change: Callable[_P, _T], *arguments: _P.args, **more: _P.kwargs) -> _T:
+        """Call a method of this shelf in one of its own threads.
+
+        Changes wait for one another, and copies take long: requests that only read need the other threads.
+        """
+        work = partial(change, *arguments, **more)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def close(self) -> None:
+        """Wait for changes that are being made; `call` takes no more."""
+        self._threads.shutdown()
 
     def check(self, name: str, match: Match | None) -> None:
         """Raise now what `put` would raise: before an upload, not after it."""
@@ -96,48 +133,70 @@ class Shelf:
 
         Raises Problem: 409 for a name that is taken, 412 where no container matches. Raises StorageError.
         """
-        with self._state.locked("library"):
+
+        def change(copies: Copies) -> None:
             path = self._path(name)
             self._check(path, match)
             if match is None:
-                _place(made, path)
+                place(made, path, copies)
             else:
-                self._replace(made, path, name)
+                self._replace(made, path, name, copies)
+
+        self._change(_NOT_PUT, change)
+        drop(made)
 
     def delete(self, name: str, match: Match | None = None) -> Trashed:
         """Move a container into the trash. Raises NotFoundError, Problem (412), StorageError."""
-        with self._state.locked("library"):
+
+        def change(copies: Copies) -> Trashed:
             path = self._existing(name)
             if match is not None:
                 self._check(path, match)
+            copies.near(path, self._state.folder("trash"))  # before anything is written
             with self._noted(name) as kept:
-                _move(path, kept)
+                move(path, kept, copies)
             return self._read(kept.stem)
+
+        return self._change(_NOT_TRASHED, change)
 
     def rename(self, name: str, to: str, match: Match | None = None) -> None:
         """Give a container another name.
 
         Raises NotFoundError, Problem (409, 412), StorageError, UsageError.
         """
-        with self._state.locked("library"):
-            path = self._existing(name)
+
+        def change(copies: Copies) -> None:
+            path, new = self._existing(name), self._path(to)
             if match is not None:
                 self._check(path, match)
-            _place(path, self._path(to))
+            place(path, new, copies)
+            try:
+                path.unlink(missing_ok=True)
+            except OSError:
+                drop(new)
+                raise
+            sync_after(path.parent)
+
+        self._change("the container cannot be renamed", change)
 
     def restore(self, number: str, to: str | None = None) -> str:
         """Take a container out of the trash, under its old name or another. Returns the name.
 
         Raises NotFoundError, Problem (409), StorageError, UsageError.
         """
-        with self._state.locked("library"):
+
+        def change(copies: Copies) -> str:
             found = self._read(number)
             name = to if to is not None else found.name
             # An old name was good enough once: it may be one that no new container would get.
             path = self._path(name) if to is not None else self._library.root / check_name(name)
-            _place(self._state.path / "trash" / f"{found.id}{SUFFIX}", path)
-            (self._state.path / "trash" / f"{found.id}.json").unlink(missing_ok=True)
+            kept = self._state.path / "trash" / f"{found.id}{SUFFIX}"
+            place(kept, path, copies)
+            drop(kept)
+            drop(kept.with_suffix(".json"))
             return name
+
+        return self._change(_NOT_PUT, change)
 
     def purge(self, number: str) -> None:
         """Remove a container from the trash for good. Raises NotFoundError."""
@@ -155,10 +214,13 @@ class Shelf:
         return sorted(found, key=lambda one: (-one.deleted, one.id))
 
     def sweep(self, retention: float) -> None:
-        """Remove what has lain in the trash for `retention` seconds, and what a crash has left there."""
+        """Remove what has lain in the trash for `retention` seconds, and what crashes have left."""
+        sweep_parts(self._state)
         before = time.time() - retention
         with self._state.locked("library"), suppress(OSError):
             for path in list((self._state.path / "trash").iterdir()):
+                if is_part(self._state, path):  # has the time of its container
+                    continue
                 partner = path.with_suffix(".json" if path.suffix == SUFFIX else SUFFIX)
                 # A container counts from when its note was written, or else from when it was moved here.
                 with suppress(OSError):
@@ -206,38 +268,57 @@ class Shelf:
         elif not path.is_file() or not any(match(tag) for tag in [None, *_tags(path)]):
             raise Problem("precondition", "the container is another one by now")
 
-    # -- the trash
+    # -- changes
 
-    def _replace(self, made: Path, path: Path, name: str) -> None:
-        """The old one is in the trash before the new one takes its place, and there only if it does."""
-        with self._noted(name) as kept:
-            _copy(path, kept)
+    def _change(self, failure: str, change: Callable[[Copies], _T]) -> _T:
+        """Make a change while nobody else makes one, as soon as the copies are there that it needs.
+
+        Raises what it raises; Problem (409) for a name that is taken, StorageError.
+        """
+        with Copies(self._state) as copies:
             try:
-                _take_place(made, path)
+                for _ in range(_ATTEMPTS):
+                    try:
+                        with self._state.locked("library"):
+                            return change(copies)
+                    except ApartError as apart:
+                        with suppress(FileNotFoundError):  # the next attempt says what is missing
+                            copies.make(apart.path, apart.folder)
+            except FileExistsError as error:
+                raise Problem("exists", "a container has that name; If-Match replaces it") from error
+            except OSError as error:
+                raise StorageError(f"{failure}: {error.strerror}") from error
+        raise StorageError(f"{failure}: somebody else changes it all the time")
+
+    def _replace(self, made: Path, path: Path, name: str, copies: Copies) -> None:
+        """The old one is in the trash before the new one takes its place, and there only if it does."""
+        copies.near(made, path.parent)  # both before anything is written
+        copies.near(path, self._state.folder("trash"))
+        with self._noted(name) as kept:
+            keep(path, kept, copies)
+            try:
+                take_place(made, path, copies)
             except BaseException:
                 kept.unlink(missing_ok=True)
                 raise
 
     @contextmanager
     def _noted(self, name: str) -> Iterator[Path]:
-        """A path in the trash for the container `name`, whose note is on disk. Raises StorageError."""
+        """A path in the trash for the container `name`, whose note is on disk.
+
+        Raises OSError, StorageError.
+        """
         folder, number = self._state.folder("trash"), secrets.token_hex(8)
-        note = folder / f"{number}.json"
+        kept = folder / f"{number}{SUFFIX}"
+        note = kept.with_suffix(".json")
         try:
-            try:
-                with note.open("w", encoding="ascii") as file:
-                    json.dump({"name": name}, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                _sync(folder)
-                yield folder / f"{number}{SUFFIX}"
-                _sync(folder)
-            except BaseException:
-                if not os.path.lexists(folder / f"{number}{SUFFIX}"):
-                    note.unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise StorageError(f"the container cannot be put into the trash: {error.strerror}") from error
+            write_whole(note, json.dumps({"name": name}).encode("ascii"), sync=True)
+            yield kept
+        except BaseException:
+            if not os.path.lexists(kept):
+                note.unlink(missing_ok=True)
+            raise
+        sync_after(folder)
 
     def _read(self, number: str) -> Trashed:
         folder = self._state.path / "trash"
@@ -264,91 +345,3 @@ def _tags(path: Path) -> Iterator[str]:
             yield from (tag for tag in (reader.file_etag(), reader.etag(0)) if tag is not None)
     except (HarmonyError, OSError):
         return
-
-
-def _place(made: Path, path: Path) -> None:
-    """Move a file, or a link, to a name that nobody has. Raises Problem (409), StorageError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _copy(made, path)
-        made.unlink(missing_ok=True)
-        _sync(path.parent)
-    except FileExistsError as error:
-        raise Problem("exists", "a container has that name; If-Match replaces it") from error
-    except OSError as error:
-        raise StorageError(f"the container cannot be put into the library: {error.strerror}") from error
-
-
-def _take_place(made: Path, path: Path) -> None:
-    """Move a file to a name that another one has. Raises OSError."""
-    try:
-        made.replace(path)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with _copied(made, path) as part:
-            part.replace(path)
-        made.unlink()
-    _sync(path.parent)
-
-
-def _move(path: Path, kept: Path) -> None:
-    """Move a file, or a link, to a name that nobody has; in one step where possible. Raises OSError."""
-    if not path.is_symlink():
-        try:
-            path.rename(kept)
-            return
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-    _copy(path, kept)
-    path.unlink()
-
-
-def _copy(path: Path, to: Path) -> None:
-    """The same file, or link, under a name that nobody has as well. Raises FileExistsError, OSError."""
-    if path.is_symlink():
-        target = path.readlink()
-        if not target.is_absolute():
-            # From its new folder it has to lead where it led.
-            here, there = os.path.realpath(path.parent), os.path.realpath(to.parent)
-            target = Path(os.path.relpath(Path(here) / target, there))
-        to.symlink_to(target)
-        return
-    try:
-        os.link(path, to)
-    except OSError as error:
-        if error.errno != errno.EXDEV and error.errno not in _NO_LINKS:
-            raise
-        with _copied(path, to) as part:
-            try:
-                os.link(part, to)
-            except OSError as again:
-                # Without links the look and the move are two steps; the lock keeps others of ours away.
-                if again.errno not in _NO_LINKS:
-                    raise
-                if os.path.lexists(to):
-                    raise FileExistsError from again
-                part.replace(to)
-
-
-@contextmanager
-def _copied(path: Path, to: Path) -> Iterator[Path]:
-    """A copy of a file beside `to`, on disk; it is gone behind the block unless it was moved."""
-    part = to.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        shutil.copy2(path, part)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        yield part
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # file systems that cannot sync a folder
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from harmony4.crypto.errors import NotFoundError, StorageError
 from harmony4.server.errors import Problem
-from harmony4.server.state import State, held, hold
+from harmony4.server.state import State, held, hold, write_whole
 
 __all__ = ["Held", "Known", "Uploads"]
 
@@ -301,11 +301,7 @@ def _read(path: Path) -> Known | None:
 
 
 def _write(folder: Path, number: str, known: Known) -> None:
-    part = folder / f"{number}.{secrets.token_hex(4)}.part"
     try:
-        part.write_text(json.dumps(asdict(known)), encoding="ascii")
-        part.replace(folder / f"{number}.json")
+        write_whole(folder / f"{number}.json", json.dumps(asdict(known)).encode("ascii"), sync=False)
     except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
         raise StorageError(f"an upload cannot be noted: {error.strerror}") from error

@@ -109,7 +109,15 @@ def paths() -> dict[str, Any]:
             ),
         },
         "/jobs": {
-            "get": operation("jobs", "Exports that are known", [], {"200": answer("They are", "Jobs")})
+            "get": operation(
+                "jobs",
+                "Exports that are known, page by page",
+                [
+                    query("cursor", "`next` of an earlier answer", {"type": "string"}),
+                    query("limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 1000}),
+                ],
+                {"200": answer("A page of them", "Jobs"), **problems("400")},
+            )
         },
         "/jobs/{id}": {
             "get": operation(

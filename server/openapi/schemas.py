@@ -55,7 +55,7 @@ _TRASHED: Final = object_of(
 SCHEMAS: Final = {
     "Exported": object_of({"job": TEXT, "name": TEXT, **_EXPORTED}),
     "Job": _JOB,
-    "Jobs": object_of({"jobs": {"type": "array", "items": _JOB}}),
+    "Jobs": object_of({"jobs": {"type": "array", "items": _JOB}, "next": {"type": ["string", "null"]}}),
     "Trashed": _TRASHED,
     "Trash": object_of({"items": {"type": "array", "items": _TRASHED}}),
     "Named": object_of({"name": TEXT}),
