@@ -75,6 +75,7 @@ def create_app(config: Config) -> web.Application:
     app[DESK] = Desk(config, library, state)
     app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library, app[DESK].jobs)
+    guard.changed = app[EVENTS].look_around
     app[GUARD] = guard
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)

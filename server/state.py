@@ -51,8 +51,10 @@ class State:
         """The folder `name` in it, made if it is missing. Raises StorageError."""
         path = self.path / name
         try:
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            path.mkdir(mode=0o700, exist_ok=True)
+            for one in (self.path, path):
+                if not one.is_dir():
+                    one.mkdir(mode=0o700, exist_ok=True)
+                    _leave_to_owner(one, one.parent)
         except OSError as error:
             raise StorageError(f"cannot make the server's folder {path}: {error.strerror}") from error
         return path
@@ -66,6 +68,7 @@ class State:
         path = self.folder("locks") / name
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+            _leave_to_owner(descriptor, path.parent)
         except OSError as error:
             raise StorageError(f"cannot lock {path}: {error.strerror}") from error
         try:
@@ -125,6 +128,7 @@ def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            _leave_to_owner(file.fileno(), path.parent)
             file.write(data)
             if sync:
                 file.flush()
@@ -136,6 +140,16 @@ def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def _leave_to_owner(made: int | Path, folder: Path) -> None:
+    """Give what root has made to whom the folder belongs: the server runs as that user, and must read it.
+
+    Raises OSError.
+    """
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        owner = folder.stat()
+        os.chown(made, owner.st_uid, owner.st_gid)
 
 
 def sync_folder(folder: Path) -> None:

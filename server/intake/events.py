@@ -16,8 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,9 +27,10 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server import sse
+from harmony4.server.guard.caller import CALLER
 from harmony4.server.intake.exports import shown
 from harmony4.server.intake.jobs import Jobs
-from harmony4.server.keys import DESK, EVENTS
+from harmony4.server.keys import DESK, EVENTS, GUARD
 from harmony4.server.library import SUFFIX, Identity, Library, is_inside
 from harmony4.server.listing import scan
 
@@ -51,7 +53,7 @@ Found = dict[bytes, Identity]
 
 def routes() -> list[web.RouteDef]:
     """The route of this module."""
-    return [web.get("/events", get_events)]
+    return [web.get("/events", get_events, allow_head=False)]
 
 
 class _Listener:
@@ -110,6 +112,11 @@ class Events:
         if not self._listeners:
             self._wanted.clear()
             self._stirred.set()
+
+    def look_around(self) -> None:
+        """Let everybody look whether they may still listen."""
+        for one in self._listeners:
+            one.heard.set()
 
     def close(self) -> None:
         """Send everybody away: the server stops."""
@@ -238,7 +245,7 @@ async def get_events(request: web.Request) -> web.StreamResponse:
         # Headers go out with the first bytes: a client knows at once that it is heard.
         await response.write(sse.PING + b"".join(sse.event("job", shown(one)) for one in running))
         with suppress(ConnectionError):  # that the client leaves is how it ends
-            async for data in _heard(listener):
+            async for data in _heard(listener, partial(request.app[GUARD].holds, request[CALLER])):
                 await response.write(data)
             await response.write_eof()
     finally:
@@ -246,15 +253,20 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _heard(listener: _Listener) -> AsyncIterator[bytes]:
+async def _heard(listener: _Listener, holds: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """What there is to say, as long as what opened the stream would open it still."""
     while not listener.over:
         try:
             async with asyncio.timeout(_QUIET):
                 await listener.heard.wait()
         except TimeoutError:
-            yield sse.PING
-            continue
+            if holds():
+                yield sse.PING
+                continue
+            return
         listener.heard.clear()
+        if not holds():
+            return
         waiting, listener.waiting = listener.waiting, {}
         if waiting:
             yield b"".join(waiting.values())
