@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
@@ -55,31 +55,38 @@ class Limits:
 class Sandbox:
     """Opens media in worker processes. Thread-safe; each call is a process of its own."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, look: Callable[[], object] | None = None) -> None:
+        """`look` is called a few times a second while a worker is silent, and raises where nobody wants its
+        packets any more.
+        """
         self._limits = limits or Limits()
+        self._look = look or (lambda: None)
 
     def __call__(self, source: Readable, name: str) -> _Worker:
         """Start a worker that demuxes `source` as format `name`.
 
         Raises MediaError, SourceError where no process can be started, StorageError.
         """
-        return _Worker(source, name, self._limits)
+        return _Worker(source, name, self._limits, self._look)
 
 
-def default_demuxer(limits: Limits | None = None) -> Demuxer:
+def default_demuxer(limits: Limits | None = None, look: Callable[[], object] | None = None) -> Demuxer:
     """The sandbox where processes can be confined, else the demuxer of this process."""
-    return Sandbox(limits) if os.name == "posix" else demux
+    return Sandbox(limits, look) if os.name == "posix" else demux
 
 
 class _Worker:
     """One worker process behind the `Demuxed` protocol."""
 
-    def __init__(self, source: Readable, name: str, limits: Limits) -> None:
+    def __init__(
+        self, source: Readable, name: str, limits: Limits, look: Callable[[], object] = lambda: None
+    ) -> None:
         self.streams: tuple[StreamFacts, ...] = ()
         self.stopped: str | None = None
         self._source = source
         self._name = name
         self._limits = limits
+        self._look = look
         self._buffer = bytearray()
         self._given = 0  # bytes the worker has taken
         self._said = 0  # bytes of its packets
@@ -214,6 +221,7 @@ class _Worker:
         progress = self._given
         deadline = time.monotonic() + self._limits.stall
         while not self._selector.select(_TICK):
+            self._look()
             now = time.monotonic()
             if self._reading or self._given != progress:
                 progress = self._given

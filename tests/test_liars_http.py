@@ -313,3 +313,18 @@ def test_a_job_whose_demuxer_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert demuxers(os.getpid()) == []
     assert spools(tmp_path) == []
     assert list(tmp_path.glob("*.h4mk")) == []
+
+
+@needs_proc
+def test_a_job_is_cancelled_while_its_demuxer_is_silent(tmp_path: Path) -> None:
+    """As soon as somebody says so: not when the demuxer has been silent for too long."""
+    with running(tmp_path, min_free=0) as server:
+        answer = server.request("POST", "/video/export?name=a.h4mk&job=1", body=BUNNY.read_bytes())
+        until(lambda: bool(demuxers(os.getpid())), "the demuxer's start")
+        for pid in demuxers(os.getpid()):
+            os.kill(pid, signal.SIGSTOP)
+        place = answer.headers["Location"]
+        assert server.request("DELETE", place).status == 202
+        until(lambda: server.get(place).json["state"] == "cancelled", "the job's end", Limits().stall / 2)
+        assert demuxers(os.getpid()) == []
+    assert spools(tmp_path) == []

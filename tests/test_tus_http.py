@@ -425,6 +425,14 @@ def test_twice_the_same_header(client: Client, server: Server) -> None:
     assert server.request("PATCH", target, fields, b"abc").problem == "usage"
 
 
+def test_a_query_means_nothing(client: Client, root: Path, expected: bytes) -> None:
+    """What becomes of an upload is in its metadata; proxies and pages may add to an address."""
+    target = client.new(len(DATA))
+    assert client.patch(f"{target}?from=page", 0, DATA).status == 204
+    until(lambda: (root / "a.h4mk").exists(), "the container")
+    assert (root / "a.h4mk").read_bytes() == expected
+
+
 def test_more_than_it_has(client: Client, root: Path) -> None:
     """Said in front or only seen when it comes: no byte beyond the length."""
     target = client.new(5)

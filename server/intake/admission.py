@@ -90,7 +90,8 @@ class Room:
             free = min(shutil.disk_usage(each).free for each in self._places())
         except OSError as error:
             raise StorageError(f"the disk says nothing of its room: {error.strerror}") from error
-        if free - more < self._least:
+        # Who looks often writes until the next look; by then it would be too late.
+        if free - more - (2 * LOOK if roughly else 0) < self._least:
             raise Problem("full", "the disk is full")
         if self._quota and (self._recently_used() if roughly else self.used()) + more > self._quota:
             raise Problem("full", "the library has all that it may have")

@@ -20,7 +20,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.ingest import ExportOptions
 from harmony4.server.intake.shelf import check_new_name
 
-__all__ = ["Asked", "Body", "check_head", "go_on", "open_body", "parse_asked", "wait_to_go_on"]
+__all__ = ["Asked", "Body", "check_head", "go_on", "open_body", "open_pieces", "parse_asked", "wait_to_go_on"]
 
 FIELDS: Final = ("name", "block_size", "fps_hint", "gop", "raw", "title", "job")
 """What an export can be told, in the query or in fields of a form in front of the file."""
@@ -140,6 +140,15 @@ async def open_body(request: web.Request, patience: float) -> Body:
     body = await _form(request, fields, patience)
     check_job(body.asked)
     return body
+
+
+def open_pieces(request: web.Request, patience: float) -> AsyncIterator[bytes]:
+    """The body of a request as it is, which is wanted (`go_on`); `patience`: seconds without a byte.
+
+    Raises Problem: 415, and as `Body.pieces` does.
+    """
+    _check_coding(request)
+    return _plain(request, patience)
 
 
 async def _plain(request: web.Request, patience: float) -> AsyncIterator[bytes]:

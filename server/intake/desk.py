@@ -115,7 +115,7 @@ class Desk:
         # As many threads as there are places: who has a place must not wait for another's end.
         self._threads = ThreadPoolExecutor(config.max_uploads, thread_name_prefix="harmony4-export")
         _give_back_blocks()
-        self._demuxer = default_demuxer(Limits(memory=config.demux_memory, cpu=config.demux_cpu))
+        self._limits = Limits(memory=config.demux_memory, cpu=config.demux_cpu)
 
     # -- an export
 
@@ -147,13 +147,16 @@ class Desk:
             1, LOOK // options.block_size
         )  # blocks may be smaller, and are looked at more often then
 
+        def look() -> None:
+            if one.pipe.failure is not None:
+                raise one.pipe.failure
+
         def progress(_consumed: int, _size: int | None) -> None:
             blocks = int(one.job.facts["blocks"]) + 1
             one.job.note(received=one.received, blocks=blocks)
             if one.job.cancelled:
                 one.pipe.fail(CancelledProblem())
-            if one.pipe.failure is not None:
-                raise one.pipe.failure
+            look()
             if blocks % rarely == 0:
                 self.room.check(roughly=True)
 
@@ -164,7 +167,7 @@ class Desk:
                 one.made,
                 options,
                 progress=progress,
-                demuxer=self._demuxer,
+                demuxer=default_demuxer(self._limits, look),
                 spool_folder=one.spool.path,
             )
         finally:

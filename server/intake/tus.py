@@ -19,7 +19,7 @@ from aiohttp import web
 from harmony4.crypto.errors import HarmonyError, LimitError, StorageError, UsageError
 from harmony4.server.errors import Problem
 from harmony4.server.intake.admission import LOOK, Room
-from harmony4.server.intake.body import go_on, open_body, wait_to_go_on
+from harmony4.server.intake.body import go_on, open_pieces, wait_to_go_on
 from harmony4.server.intake.exports import admitted, match_of
 from harmony4.server.intake.tusfields import (
     ALGORITHMS,
@@ -198,14 +198,14 @@ async def _receive(request: web.Request, held: Held, checksum: Checksum | None) 
     Raises Problem, LimitError, StorageError; then what has arrived is there, but with a `checksum` nothing.
     """
     await go_on(request)
-    body = await open_body(request, request.app[CONFIG].read_timeout)
+    pieces = open_pieces(request, request.app[CONFIG].read_timeout)
     found = None
     if checksum is not None:
         found = hashlib.new(checksum.algorithm, usedforsecurity=False)
         await asyncio.to_thread(held.note, sure=held.offset)
     aside = asyncio.create_task(_step_aside(request, held))
     try:
-        await _append(held, body.pieces, request.app[DESK].room, found)
+        await _append(held, pieces, request.app[DESK].room, found)
         if checksum is not None and found is not None:
             if found.digest() != checksum.digest:
                 raise Problem("upload-checksum", "other bytes have come; none of them is kept")

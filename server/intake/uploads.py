@@ -176,6 +176,15 @@ class Uploads:
     def look(self, number: str) -> Look:
         """An upload as it is. Raises NotFoundError for one that is not there or has expired."""
         known = self._known(number)
+        try:
+            return self._look(number, known)
+        except NotFoundError:
+            again = self._known(number)
+            if again.done == known.done:
+                raise
+            return self._look(number, again)  # it has ended between two looks, and its bytes are gone
+
+    def _look(self, number: str, known: Known) -> Look:
         folder = self._state.path / "uploads"
         try:
             size = known.length if known.done else (folder / f"{number}.data").stat().st_size
