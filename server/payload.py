@@ -44,7 +44,7 @@ _LOG: Final = logging.getLogger("harmony4.server")
 _BATCH: Final = 2**18
 """Bytes read or handed to the transport at a time: what is copied before other connections get their turn."""
 _ALONE: Final = 2**22
-"""The same while nobody waits for a short answer: fewer turns are faster by a fifth."""
+"""The same while nobody waits for a short answer: fewer turns are faster by a fourth."""
 _CALM: Final = 0.1
 """Seconds since the last short answer, after which nobody is taken to wait for one."""
 _PIECES: Final = 64
