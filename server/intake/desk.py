@@ -37,7 +37,7 @@ _LOG: Final = logging.getLogger("harmony4.server")
 _M_MMAP_THRESHOLD: Final = -3
 _PASSING: Final = frozenset({"stopping", "full", "storage", "source", "busy"})
 _TICK: Final = 0.5
-"""Seconds between two looks for jobs that somebody wants to stop."""
+"""Seconds between two looks for jobs that somebody wants to stop, and between two notes of what has come."""
 _SWEEP: Final = 30.0
 """Seconds between two rounds of removing what has expired."""
 
@@ -178,7 +178,8 @@ class Desk:
 
         Raises what broke it off; the export has failed with it then.
         """
-        most, looked = self._config.max_upload, 0
+        most, looked, clock = self._config.max_upload, 0, asyncio.get_running_loop().time
+        due = clock()
         one.done.add_done_callback(one.stop_feeding)
         try:
             async with asyncio.timeout(None) as one.feeding:
@@ -188,9 +189,9 @@ class Desk:
                     one.received += len(piece)
                     if most and one.received > most:
                         raise LimitError("the upload is too large", expected=f"<= {most} bytes")
-                    if one.received - looked >= LOOK:
+                    if one.received - looked >= LOOK or clock() >= due:
                         # Before the first block all of it may have to be there: nobody else looks then.
-                        looked = one.received
+                        looked, due = one.received, clock() + _TICK
                         await asyncio.to_thread(self._look, one)
                     if not await one.pipe.put(piece):
                         return  # it has failed: `finish` says why
