@@ -143,7 +143,8 @@ class Served:
         spared = demuxers(*pids)
         pids = [pid for pid in pids if pid not in spared]
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # without its parent it may leave by itself
+                os.kill(pid, signal.SIGKILL)
         until(lambda: not any(map(alive, pids)), "the server's death")
         return pids
 

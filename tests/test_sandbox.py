@@ -150,7 +150,7 @@ def test_confined(tmp_path: Path) -> None:
 
 def test_memory() -> None:
     with BUNNY.open("rb") as file, pytest.raises(MediaError, match=r"memory|Cannot allocate|ended early"):
-        tokens(file, demuxer=Sandbox(Limits(memory=100 * 2**20)))
+        tokens(file, demuxer=Sandbox(Limits(memory=64 * 2**20)))
 
 
 @needs_ffmpeg
