@@ -363,8 +363,11 @@ def test_drop_and_cancel(page: Page, server: Server) -> None:
             dispatchEvent(new DragEvent(name, { dataTransfer: data, cancelable: true, bubbles: true }));
         }"""
     )
-    page.click("#uploads .upload:nth-child(2) button")
-    page.wait_for_selector("#uploads .upload:nth-child(2) .bad")
+    large = "#uploads .upload:nth-child(2)"
+    page.wait_for_selector(f"{large} .more-facts:text-matches('of 400 MiB sent')")
+    assert 0 < page.eval_on_selector(f"{large} progress", "(bar) => bar.value / bar.max") < 1
+    page.click(f"{large} button")
+    page.wait_for_selector(f"{large} .bad")
     assert "cancelled" in page.inner_text("#uploads .upload:nth-child(2) .bad")
     page.wait_for_selector("#uploads .upload:nth-child(1) a")
     until(

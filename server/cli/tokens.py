@@ -13,11 +13,11 @@ import typer
 from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.server.cli.options import EPILOG, Json, prose, usage
 from harmony4.server.cli.output import columns, fields, say, say_json
-from harmony4.server.cli.values import format_count, parse_lifetime
+from harmony4.server.cli.values import format_count, parse_lifetime, plain
 from harmony4.server.config import load_config
 from harmony4.server.guard import signing
 from harmony4.server.guard.scopes import parse_scopes
-from harmony4.server.guard.secret import load_secret
+from harmony4.server.guard.secret import load_secret, secret_path
 from harmony4.server.guard.tokens import Token, TokenFile, new_token
 from harmony4.server.state import State
 
@@ -170,7 +170,13 @@ def sign_url(
     except ValueError as error:
         raise UsageError("the client's address is no IP address", found=repr(client)) from error
     signature = signing.Signature(int(time.time()) + expires, ip)
-    key = signing.key_of(load_secret(_state(library, config)))
+    state = _state(library, config)
+    if not secret_path(state).exists():
+        say(
+            f"note: no server has used {plain(state.path)} yet; its secret was made just now",
+            to_stderr=True,
+        )
+    key = signing.key_of(load_secret(state))
     try:
         signed = signing.signed_url(key, url, signature)
     except ValueError as error:
