@@ -171,16 +171,17 @@ def sign_url(
         raise UsageError("the client's address is no IP address", found=repr(client)) from error
     signature = signing.Signature(int(time.time()) + expires, ip)
     state = _state(library, config)
-    if not secret_path(state).exists():
-        say(
-            f"note: no server has used {plain(state.path)} yet; its secret was made just now",
-            to_stderr=True,
-        )
+    is_new = not secret_path(state).exists()
     key = signing.key_of(load_secret(state))
     try:
         signed = signing.signed_url(key, url, signature)
     except ValueError as error:
         raise UsageError(f"the address cannot be signed: {error}") from error
+    if is_new:
+        say(
+            f"note: no server has used {plain(state.path)} yet; its secret was made just now",
+            to_stderr=True,
+        )
     if json:
         say_json({"url": signed, "exp": signature.exp, "ip": signature.ip})
     else:

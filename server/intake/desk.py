@@ -53,8 +53,8 @@ def _share_heaps() -> None:
     """Let all threads share two heaps, where there is glibc (mallopt(3)).
 
     By itself it gives each of up to 16 threads one, and each keeps some blocks of media that it once held: 20
-    to 30 MiB of twenty uploads. Under Python's lock threads do not wait for each other there. Giving each block
-    back at once (M_MMAP_THRESHOLD) would save 20 MiB more, and cost a fifth of the throughput.
+    to 30 MiB of twenty uploads. Under Python's lock threads do not wait for each other there. Giving each
+    block back at once (M_MMAP_THRESHOLD) would save 20 MiB more, and cost a fifth of the throughput.
     """
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
