@@ -13,9 +13,9 @@ from typing import Protocol
 from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import StorageError
 
-__all__ = ["AtomicFile", "Writable", "write_all"]
+__all__ = ["AtomicFile", "Writable", "sync_folder", "write_all"]
 
-_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """What file systems answer that cannot sync a folder (some network and FUSE ones)."""
 
 
@@ -75,7 +75,7 @@ class AtomicFile:
             self._file.close()
             self.part.replace(self.path)
             self._open = False
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
         except OSError as error:
             self.abort()
             raise StorageError(f"cannot write the container: {error.strerror}") from error
@@ -91,7 +91,8 @@ class AtomicFile:
             self.part.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Let the names in `folder` be on the disk, where the system can do that. Raises OSError."""
     if not hasattr(os, "O_DIRECTORY"):  # pragma: no cover - a folder cannot be opened on Windows
         return
     try:

@@ -7,7 +7,6 @@ should lie on the library's file system: containers then move in and out without
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -17,17 +16,16 @@ from pathlib import Path
 from typing import Final, Self
 
 from harmony4.crypto.errors import StorageError
+from harmony4.h4mk.target import sync_folder
 
 if os.name == "posix":
     import fcntl
 
-__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools", "sync_folder", "write_whole"]
+__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools", "write_whole"]
 
 FOLDER: Final = ".harmony4"
 """Names that begin with a dot are no containers."""
 _LIVE: Final = "live"
-_NO_SYNC: Final = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
-"""From file systems that cannot sync a folder."""
 
 
 class State:
@@ -150,20 +148,6 @@ def _leave_to_owner(made: int | Path, folder: Path) -> None:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         owner = folder.stat()
         os.chown(made, owner.st_uid, owner.st_gid)
-
-
-def sync_folder(folder: Path) -> None:
-    """Let the names in `folder` be on the disk. Raises OSError."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | getattr(os, "O_CLOEXEC", 0))
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def hold(descriptor: int, *, wait: bool = False) -> bool:

@@ -63,7 +63,7 @@ def test_killed_at_thirty_moments(tmp_path: Path) -> None:
                 sendings.append(uploads[-1].go_on(server, numbers.uniform(0, 1.4)))
             else:
                 uploads[-1].complete(server)
-            _send(sendings, until=time.monotonic() + numbers.uniform(0, PHASES[phase]))
+            _send(sendings, time.monotonic() + numbers.uniform(0, PHASES[phase]))
             dead = server.kill()
         uploads[-1].hear()
         for one in sendings:
@@ -247,15 +247,15 @@ def _begun(server: Served, name: str, way: str) -> Sending:
     return Sending(server, [head.encode(), *pieces])
 
 
-def _send(sendings: list[Sending], until: float) -> None:
+def _send(sendings: list[Sending], moment: float) -> None:
     """Piece by piece to each of them; returns at the moment."""
-    while (now := time.monotonic()) < until:
+    while time.monotonic() < moment:
         left = [one for one in sendings if one.pieces]
         for one in left:
-            if time.monotonic() < until:
+            if time.monotonic() < moment:
                 one.send()
         if not left:
-            time.sleep(min(0.005, until - now))  # leaves the processor to the server
+            until(lambda: time.monotonic() >= moment, "the moment")
 
 
 def _spools(library: Path) -> list[Path]:

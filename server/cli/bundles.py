@@ -10,7 +10,17 @@ import typer
 from harmony4.crypto.errors import SourceError, StorageError, UsageError
 from harmony4.h4mk.bundle import parts, split
 from harmony4.server.cli.extracting import extract
-from harmony4.server.cli.options import EPILOG, File, Json, Output, Quiet, prose, source_name, usage
+from harmony4.server.cli.options import (
+    EPILOG,
+    BlockSize,
+    File,
+    Json,
+    Output,
+    Quiet,
+    Title,
+    prose,
+    source_name,
+)
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink
@@ -18,7 +28,6 @@ from harmony4.server.cli.values import (
     format_count,
     format_duration,
     format_size,
-    parse_block_size,
     plain,
 )
 
@@ -43,18 +52,8 @@ def bundle_command(
         ),
     ],
     output: Output,
-    block_size: Annotated[
-        int,
-        typer.Option(
-            "--block-size",
-            metavar="SIZE",
-            parser=usage(parse_block_size),
-            help="Greatest size of a block of media, up to 16MiB; those of containers stay as they are.",
-        ),
-    ] = "1MiB",  # type: ignore[assignment]
-    title: Annotated[
-        str | None, typer.Option("--title", metavar="TEXT", help="A title, kept in the metadata.")
-    ] = None,
+    block_size: BlockSize = "1MiB",  # type: ignore[assignment]
+    title: Title = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

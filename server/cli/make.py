@@ -17,10 +17,12 @@ from harmony4.h4mk import RecoverReport, recover
 from harmony4.server.cli.extracting import Extracted, extract
 from harmony4.server.cli.options import (
     EPILOG,
+    BlockSize,
     File,
     Json,
     Output,
     Quiet,
+    Title,
     Track,
     flag,
     prose,
@@ -44,7 +46,6 @@ from harmony4.server.cli.values import (
     format_duration,
     format_size,
     hole_text,
-    parse_block_size,
     parse_fps,
     plain,
 )
@@ -73,15 +74,7 @@ def export_command(
         ),
     ],
     output: Output,
-    block_size: Annotated[
-        int,
-        typer.Option(
-            "--block-size",
-            metavar="SIZE",
-            parser=usage(parse_block_size),
-            help="Greatest size of a block, up to 16MiB (512KiB, 1M, 1000000).",
-        ),
-    ] = "1MiB",  # type: ignore[assignment]
+    block_size: BlockSize = "1MiB",  # type: ignore[assignment]
     raw: Annotated[
         bool, flag("--raw", help="Do not look inside: opaque blocks cut by size, timed by hint.")
     ] = False,
@@ -106,9 +99,7 @@ def export_command(
             show_default=False,
         ),
     ] = None,
-    title: Annotated[
-        str | None, typer.Option("--title", metavar="TEXT", help="A title, kept in the metadata.")
-    ] = None,
+    title: Title = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

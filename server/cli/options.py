@@ -8,12 +8,16 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from harmony4.server.cli.values import parse_block_size
+
 __all__ = [
     "EPILOG",
+    "BlockSize",
     "File",
     "Json",
     "Output",
     "Quiet",
+    "Title",
     "Track",
     "flag",
     "prose",
@@ -97,3 +101,13 @@ Output = Annotated[
         show_default=False,
     ),
 ]
+BlockSize = Annotated[
+    int,
+    typer.Option(
+        "--block-size",
+        metavar="SIZE",
+        parser=usage(parse_block_size),
+        help="Greatest size of a block of media, up to 16MiB (512KiB, 1M, 1000000).",
+    ),
+]
+Title = Annotated[str | None, typer.Option("--title", metavar="TEXT", help="A title, kept in the metadata.")]

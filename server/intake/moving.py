@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from harmony4.h4mk.target import sync_folder
 from harmony4.server.library import Identity
-from harmony4.server.state import State, held, hold, sync_folder
+from harmony4.server.state import State, held, hold
 
 __all__ = [
     "ApartError",
