@@ -16,7 +16,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -153,20 +155,30 @@ class Events:
             with suppress(HarmonyError):  # where nothing can be written there are no jobs
                 await asyncio.to_thread(lambda: self._jobs.folder)
                 folders.append(self._folder)
-        async for changes in watchfiles.awatch(
+        stop = threading.Event()
+        found = watchfiles.watch(
             *folders,
             watch_filter=self._matters,
             debounce=_GATHER,
             rust_timeout=int(_SCAN * 1000),
+            stop_event=stop,
             ignore_permission_denied=True,
-        ):
-            if not self._listeners:
-                continue
-            numbers, stirred = self._sort_out(Path(text) for _, text in changes)
-            if stirred:
-                self._stirred.set()
-            for number in numbers:
-                await self._tell_job(number)
+        )
+        # In a thread of its own from the first folder on: many folders take a while to be watched.
+        thread = ThreadPoolExecutor(1, "harmony4-watch")
+        look = partial(asyncio.get_running_loop().run_in_executor, thread, next, found, None)
+        try:
+            while (changes := await look()) is not None:
+                if not self._listeners:
+                    continue
+                numbers, stirred = self._sort_out(Path(text) for _, text in changes)
+                if stirred:
+                    self._stirred.set()
+                for number in numbers:
+                    await self._tell_job(number)
+        finally:
+            stop.set()
+            thread.shutdown(wait=False)
 
     def _sort_out(self, paths: Iterable[Path]) -> tuple[set[str], bool]:
         """Of what has changed: which jobs, and whether there was anything else."""
