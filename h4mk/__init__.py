@@ -8,7 +8,7 @@ from harmony4.h4mk.chunks import ChunkInfo, ChunkStream, CoreChunk
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Start, Step, StoredTrack, TrackInfo, Trak
 from harmony4.h4mk.reader import TOKEN_DTYPE, H4MKReader, TrackState
 from harmony4.h4mk.recover import RecoverReport, recover
-from harmony4.h4mk.seek import SeekEntry, SeekResult, SeekTable
+from harmony4.h4mk.seek import Playing, SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import BytesSource, FileSource, ReadAt
 from harmony4.h4mk.timerange import TimeRange
 from harmony4.h4mk.verify import VerifyReport, verify
@@ -25,6 +25,7 @@ __all__ = [
     "HistoryEntry",
     "Lost",
     "Meta",
+    "Playing",
     "ReadAt",
     "RecoverReport",
     "Seal",

@@ -27,7 +27,7 @@ from harmony4.h4mk.holes import Holes
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
 from harmony4.h4mk.opening import open_container
 from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
-from harmony4.h4mk.seek import SeekEntry, SeekResult, SeekTable
+from harmony4.h4mk.seek import Playing, SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
 from harmony4.h4mk.timerange import TimeRange, find_time_range
 from harmony4.h4mk.walk import payload_of, walk
@@ -144,6 +144,29 @@ class H4MKReader:
         row = max(self._row_of_key(offset, track), 0)
         index = self._holes[track].index_of(row)
         return SeekResult(found, offset, index, following, end - offset, self.header_ranges(track))
+
+    def at(self, pts: int) -> tuple[Playing | None, ...]:
+        """What every track plays at `pts` µs, in track order; None before its first keyframe and from its end
+        on.
+
+        O(log n) a track. Raises UsageError for a negative time; SealError and its kin where tables and tokens
+        do not fit each other.
+        """
+        _natural(pts, "a time")
+        return tuple(self._at(pts, track) for track in range(len(self.tracks)))
+
+    def _at(self, pts: int, track: int) -> Playing | None:
+        found = self.locate(pts, track)
+        if found is None:
+            return None
+        if self.state == "original":
+            return Playing(track, found, None) if pts < self.duration else None
+        rmap = self.range_map(track)
+        row = rmap.at_time(pts)
+        if row < 0:
+            raise SealError("SEEK does not point at a block", where=f"track {track}", found=found.offset)
+        token = self._check_entry(row, rmap[row], track)
+        return Playing(track, found, token) if pts < token.end else None
 
     def time_range(self, pts: int, end_pts: int | None = None, track: int = 0) -> TimeRange:
         """The blocks that show all of [pts, end_pts) µs, or everything from `pts` on (H4MK 18.4).
@@ -466,7 +489,7 @@ class H4MKReader:
         return token
 
 
-def _natural(start: int) -> int:
-    if start < 0:
-        raise UsageError("a block index must not be negative", found=start)
-    return start
+def _natural(value: int, what: str = "a block index") -> int:
+    if value < 0:
+        raise UsageError(f"{what} must not be negative", found=value)
+    return value

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from harmony4.crypto.errors import FormatError, OrderError
-from harmony4.crypto.token import MAX_VALUE
+from harmony4.crypto.token import MAX_VALUE, TokenRecord
 from harmony4.h4mk.layout import SEEK_ENTRY, SEEK_HEAD
 from harmony4.h4mk.source import ReadAt, read_exact
 
@@ -161,6 +161,17 @@ class SeekResult:
     """Bytes from here to the next keyframe, or to the end of the stream."""
     header_ranges: tuple[tuple[int, int], ...]
     """(offset, size) of the bytes that a decoder needs before these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Playing:
+    """What one track plays at a time."""
+
+    track: int
+    found: SeekResult
+    """Where to begin reading."""
+    token: TokenRecord | None
+    """The block whose [pts, end) holds the time; None in files without tokens."""
 
 
 class SeekTable:

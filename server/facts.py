@@ -25,6 +25,7 @@ __all__ = [
     "CONTAINER_TYPE",
     "EXTENSIONS",
     "SeekCard",
+    "aligned_text",
     "content_type",
     "export_facts",
     "extension",
@@ -160,6 +161,25 @@ def seek_text(reader: H4MKReader, pts: int, card: SeekCard) -> str:
         f'"next_pts": {"null" if found.next_pts is None else _text(found.next_pts)}, '
         f'"size": {_text(found.size)}{card.tail}'
     )
+
+
+def aligned_text(reader: H4MKReader, pts: int, cards: Iterable[SeekCard]) -> str:
+    """What every track has at `pts`, as JSON text: `seek_text` and whether it plays then, or what is missing.
+
+    Raises FormatError and its kin; NotFoundError where no track has a keyframe that early.
+    """
+    playing = reader.at(pts)
+    answers, misses = [], 0
+    for card in cards:
+        try:
+            plays = "false" if playing[card.track] is None else "true"
+            answers.append(f'{seek_text(reader, pts, card)[:-1]}, "playing": {plays}}}')
+        except NotFoundError as error:
+            answers.append(f'{{"track": {card.track}, {seek_miss(pts, error)[1:]}')
+            misses += 1
+    if misses == len(answers):
+        raise _no_keyframe(pts)
+    return f'{{"asked": {_text(pts)}, "tracks": [{", ".join(answers)}]}}'
 
 
 def seek_template(card: SeekCard) -> bytes:

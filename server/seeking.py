@@ -1,4 +1,4 @@
-"""`/video/seek`: the keyframe at or before a time, or before each of many."""
+"""`/video/seek`: the keyframe at or before a time, or before each of many; in one track or in all of them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _MAX_BODY: Final = 2**18
 """Longest body, bytes: so many times of 19 digits, quoted, with a comma and a line break."""
 _FEW: Final = 32
 """So many answers are found on the event loop: a thread would take longer."""
+_ALL: Final = "*"
+"""The `track` that means all of them."""
 _BODY: Final = '{"pts": [MICROSECONDS, …]}'
 
 
@@ -45,6 +47,9 @@ async def get_seek(request: web.Request) -> web.Response:
     # A target is two characters at least, so no request line holds more than a batch may have.
     targets = [natural("pts", one) for one in text.split(",")]
     with await request.app[LIBRARY].open(name) as container:
+        if request.query.get("track") == _ALL:
+            cache = cache_control(request, container.reader.etag(0))
+            return json_text(await _aligned(request, container, targets), cache)
         track = asked_track(request, container.reader)
         cache = cache_control(request, container.reader.etag(track))
         answer = _one if len(targets) == 1 else _many
@@ -67,6 +72,9 @@ async def post_seek(request: web.Request) -> web.Response:
     data = await _body(request)
     targets = await asyncio.to_thread(parse_targets, data)
     with await request.app[LIBRARY].open(name) as container:
+        if request.query.get("track") == _ALL:
+            cache_control(request, container.reader.etag(0))
+            return json_text(await _aligned(request, container, targets, many=True), "no-store")
         track = asked_track(request, container.reader)
         cache_control(request, container.reader.etag(track))
         own = _addressing(request)
@@ -139,6 +147,34 @@ def _addressing(request: web.Request) -> _Card:
         return card if url is card.range_url else facts.readdressed(card, url)
 
     return readdress
+
+
+async def _aligned(
+    request: web.Request, container: Container, targets: list[int], *, many: bool = False
+) -> str:
+    """The answers of all tracks as JSON text, found in a thread; `many`: a list even for one time."""
+    tracks = len(container.reader.tracks)
+    if len(targets) > max(1, MAX_TARGETS // tracks):
+        raise LimitError(
+            "too many times for so many tracks in one request",
+            expected=f"<= {max(1, MAX_TARGETS // tracks)}",
+            found=len(targets),
+        )
+    own = _addressing(request)
+
+    def find() -> str:
+        cards = [own(container.card(track)) for track in range(tracks)]
+        if len(targets) == 1 and not many:
+            return facts.aligned_text(container.reader, targets[0], cards)
+        results = []
+        for pts in targets:
+            try:
+                results.append(facts.aligned_text(container.reader, pts, cards))
+            except NotFoundError as error:
+                results.append(facts.seek_miss(pts, error))
+        return f'{{"results": [{", ".join(results)}]}}'
+
+    return await asyncio.to_thread(find)
 
 
 def _one(container: Container, track: int, targets: list[int], own: _Card) -> str:

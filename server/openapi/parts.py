@@ -16,6 +16,7 @@ __all__ = [
     "TIME_HEADERS",
     "TITLES",
     "TRACK",
+    "TRACKS",
     "VERSION",
     "answer",
     "both",
@@ -138,6 +139,11 @@ def object_of(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
 
 NAME: Final = query("name", "Path of the container below the library", {"type": "string"}, True)
 TRACK: Final = query("track", "Number of the track", {"type": "integer", "minimum": 0, "default": 0})
+TRACKS: Final = query(
+    "track",
+    "Number of the track; * for all of them at once",
+    {"oneOf": [{"type": "integer", "minimum": 0}, {"const": "*"}], "default": 0},
+)
 VERSION: Final = query(
     "v", "First 16 digits of the ETag: the answer may be kept for ever", {"type": "string"}
 )

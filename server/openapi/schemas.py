@@ -25,6 +25,15 @@ _SEEK: Final = object_of(
     }
 )
 _MISS: Final = object_of({"asked": INT, "error": object_of({"code": TEXT, "message": TEXT})})
+_ALIGNED: Final = object_of(
+    {
+        "asked": INT,
+        "tracks": {
+            "type": "array",
+            "items": {"oneOf": [_SEEK, object_of({"track": {"type": "integer"}, **_MISS["properties"]})]},
+        },
+    }
+)
 _EXPORTED: Final = {
     "head": TEXT,
     "root": TEXT,
@@ -71,7 +80,8 @@ SCHEMAS: Final = {
         found=TEXT,
     ),
     "Seek": _SEEK,
-    "Seeks": object_of({"results": {"type": "array", "items": {"oneOf": [_SEEK, _MISS]}}}),
+    "Seeks": object_of({"results": {"type": "array", "items": {"oneOf": [_SEEK, _MISS, _ALIGNED]}}}),
+    "Aligned": _ALIGNED,
     "Targets": object_of({"pts": {"type": "array", "maxItems": MAX_TARGETS, "items": INT | {"minimum": 0}}})
     | {"additionalProperties": False},
     "Keyframes": object_of(
