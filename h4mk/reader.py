@@ -182,7 +182,7 @@ class H4MKReader:
             end_pts,
             size=self.stream_size(track),
             least=lambda entry: entry.pts if plain else self._min_pts(entry, track),
-            end=lambda: None if plain else self._end(track),
+            end=lambda: None if plain else self.end(track),
             header_ranges=lambda: self.header_ranges(track),
         )
 
@@ -266,6 +266,20 @@ class H4MKReader:
             last = rmap[len(rmap) - 1] if len(rmap) else None
             self._sizes[track] = 0 if last is None else last.offset + last.size
         return self._sizes[track]
+
+    def end(self, track: int = 0) -> int:
+        """Where the track ends, µs: 0 without blocks. Reads the last token; raises SealError and its kin.
+
+        Files of the original implementation say it of all tracks together.
+        """
+        rmap = self.range_map(track)
+        if not len(rmap):
+            if len(self.seek_table(track)):
+                raise SealError("SEEK does not point at a block", where=f"track {track}")
+            return 0
+        if self.state == "original":
+            return self.duration
+        return self._check_entry(len(rmap) - 1, rmap[len(rmap) - 1], track).end
 
     def extents(self, start: int, length: int, track: int = 0) -> Iterator[tuple[int, int]]:
         """The (file offset, size) pieces that hold bytes `start` … `start + length` of the track's stream.
@@ -460,13 +474,6 @@ class H4MKReader:
     def _min_pts(self, entry: SeekEntry, track: int) -> int:
         row = self._row_of_key(entry.offset, track)
         return self._check_entry(row, self.range_map(track)[row], track).min_pts
-
-    def _end(self, track: int) -> int:
-        """Where a track ends, µs; it has a block."""
-        rmap = self.range_map(track)
-        if not len(rmap):
-            raise SealError("SEEK does not point at a block", where=f"track {track}")
-        return self._check_entry(len(rmap) - 1, rmap[len(rmap) - 1], track).end
 
     def _check_entry(self, row: int, entry: RangeEntry, track: int) -> TokenRecord:
         """The token that stands before an entry's payload; both must agree. Raises SealError and its kin."""

@@ -38,12 +38,15 @@ from harmony4.server.keys import (
     FINISHER,
     GUARD,
     LIBRARY,
+    PLAYLISTS,
     STATE,
     STATUS,
     Status,
 )
 from harmony4.server.library import Library
 from harmony4.server.listening import address_url, check_open, listen
+from harmony4.server.players import routes as players
+from harmony4.server.players.routes import Playlists
 from harmony4.server.state import State
 
 __all__ = ["create_app", "run", "serve"]
@@ -71,6 +74,7 @@ def create_app(config: Config) -> web.Application:
     app[CATALOGUE] = Catalogue(library.root, without=library.without, cache=config.cache)
     app[STATE] = state
     app[STATUS] = Status()
+    app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express
     app[DESK] = Desk(config, library, state)
     app[FINISHER] = Finisher(config, library, state, app[DESK])
@@ -88,6 +92,7 @@ def create_app(config: Config) -> web.Application:
     app.cleanup_ctx.append(_intake)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
+    app.add_routes(players.routes())
     app.add_routes(media.routes())
     app.add_routes(exports.routes())
     app.add_routes(tus.routes())

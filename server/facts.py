@@ -41,6 +41,7 @@ __all__ = [
     "summary_facts",
     "token_facts",
     "track_facts",
+    "versioned",
 ]
 
 Json = dict[str, Any]
@@ -89,9 +90,14 @@ def extension(media_type: str) -> str:
 def range_url(reader: H4MKReader, name: str, track: int = 0) -> str:
     """The address of a track's bytes, relative to the server: it ends in the true extension and names the
     version."""
+    path = f"/video/range/{track}.{extension(reader.tracks[track].info.media_type)}"
+    return versioned(path, reader, name, track)
+
+
+def versioned(path: str, reader: H4MKReader, name: str, track: int = 0) -> str:
+    """The address of something that is made of a container's track, with the version it is of."""
     etag = reader.etag(track)
     version = f"&v={etag[:16]}" if etag is not None else ""
-    path = f"/video/range/{track}.{extension(reader.tracks[track].info.media_type)}"
     return f"{path}?name={quote(name, safe='/')}{version}"
 
 

@@ -18,6 +18,7 @@ from harmony4.server.state import State
 
 if TYPE_CHECKING:
     from harmony4.server.intake.events import Events
+    from harmony4.server.players.routes import Playlists
 
 __all__ = [
     "CATALOGUE",
@@ -28,6 +29,7 @@ __all__ = [
     "FINISHER",
     "GUARD",
     "LIBRARY",
+    "PLAYLISTS",
     "STATE",
     "STATUS",
     "Status",
@@ -53,3 +55,4 @@ GUARD: Final = web.AppKey("guard", Guard)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)
+PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")

@@ -12,6 +12,7 @@ from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server import facts, payload
 from harmony4.server.keys import GUARD, LIBRARY
+from harmony4.server.players.presentation import player_urls
 from harmony4.server.query import (
     asked_track,
     cache_control,
@@ -100,4 +101,6 @@ async def get_info(request: web.Request) -> web.Response:
         answer = {"name": name, **facts.info_facts(reader)}
         for number, track in enumerate(answer["tracks"]):
             track["range_url"] = inherited(request, facts.range_url(reader, name, number))
+        for key, url in player_urls(reader, name).items():
+            answer[key] = inherited(request, url)
         return json_response(answer, cache)

@@ -35,6 +35,11 @@ LARGE: Final = (  # noise, so that no two seconds are alike and it does not comp
     "-f lavfi -i testsrc2=s=640x360:r=25:d=8,noise=alls=25:allf=t:all_seed={seed},format=yuv420p "
     "-f lavfi -i sine=f=440:r=48000:d=8 -c:v libx264 -threads 1 -preset ultrafast -qp 22 -g 25"
 )
+NUMBERED: Final = (  # each picture shows its number: bit n of it in the n-th sixteenth of the width
+    "-f lavfi -i color=s=320x96:r=25:d={seconds},format=gray,"
+    "geq=lum=if(mod(floor(N/pow(2\\,floor(X/20)))\\,2)\\,235\\,16),format=yuv420p"
+)
+TONE: Final = "-f lavfi -i sine=f={tone}:r=48000:d={seconds}"
 FRAGMENTS: Final = "-movflags +empty_moov+default_base_moof"
 
 # name -> ffmpeg's arguments; {name} is another of these, made first
@@ -47,6 +52,27 @@ RECIPES: Final[dict[str, str]] = {
     "fragments-by-time.mp4": f"-i {{plain.mp4}} {COPY} {EXACT} {FRAGMENTS} -frag_duration 300000",
     "single-key.mp4": f"{VIDEO} {AUDIO} -c:v libx264 -threads 1 -preset veryfast -g 999 {EXACT} {FAST}",
     "edited.mp4": f"-ss 1.5 -i {{plain.mp4}} {COPY} {EXACT} {FAST}",
+    # numbered pictures, 20 s, two seconds a group; B-frames, and no time before 0 on any clock
+    "numbered.mp4": (
+        f"{NUMBERED.format(seconds=20)} {TONE.format(tone=440, seconds=20)} -c:v libx264 -threads 1 "
+        f"-preset veryfast -g 50 -bf 2 -x264-params scenecut=0 -c:a aac {EXACT} {FAST}"
+    ),
+    "numbered-fragments.mp4": (f"-i {{numbered.mp4}} {COPY} {EXACT} {FRAGMENTS}+delay_moov+frag_keyframe"),
+    "numbered-video.mp4": (
+        f"-i {{numbered.mp4}} -map 0:v {COPY} {EXACT} {FRAGMENTS}+delay_moov+frag_keyframe"
+    ),
+    "numbered-audio.mp4": (
+        f"-i {{numbered.mp4}} -map 0:a {COPY} {EXACT} {FRAGMENTS}+delay_moov -frag_duration 2000000"
+    ),
+    "second-audio.mp4": (
+        f"{TONE.format(tone=880, seconds=25)} -c:a aac {EXACT} {FRAGMENTS}+delay_moov -frag_duration 2000000"
+    ),
+    "numbered.ts": f"-i {{numbered.mp4}} {COPY} {EXACT} -muxdelay 0",
+    "numbered.webm": f"{NUMBERED.format(seconds=20)} {VP8.replace('-g 25', '-g 50')} {EXACT}",
+    "numbered-variable.mp4": (
+        f"{NUMBERED.format(seconds=20)} -vf select=not(mod(n\\,7))+not(mod(n\\,3)) -fps_mode vfr {CLOSED} "
+        f"{EXACT} {FRAGMENTS}+delay_moov+frag_keyframe"
+    ),
     "late-audio.mp4": f"-i {{plain.mp4}} -itsoffset 2.5 -i {{plain.mp4}} -map 0:v -map 1:a {COPY} {EXACT}",
     "late-video.mp4": (
         f"-itsoffset 2.5 -i {{plain.mp4}} -i {{plain.mp4}} -map 0:v -map 1:a {COPY} {EXACT} {FAST}"

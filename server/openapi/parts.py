@@ -25,6 +25,7 @@ __all__ = [
     "object_of",
     "operation",
     "path",
+    "playlist",
     "problems",
     "query",
     "request_header",
@@ -105,6 +106,21 @@ def both(name: str, summary: str, parameters: list[Any], more: dict[str, Any], *
 def file(name: str, summary: str, kind: str, parameters: list[Any]) -> dict[str, Any]:
     answers = {"200": {"description": summary, "content": {kind: {}}}}
     return operation(name, summary, parameters, answers | (problems("404") if parameters else {}))
+
+
+def playlist(name: str, summary: str, kind: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    """GET of what players read first."""
+    answers: dict[str, Any] = {
+        "200": {
+            "description": summary,
+            "headers": dict.fromkeys(("ETag", "Cache-Control"), HEADER),
+            "content": {kind: {"schema": {"type": "string"}}},
+        },
+        "304": {"description": TITLES["304"]},
+        **problems("400", "404", "409", "410", "412", "500", "503"),
+    }
+    conditions = [request_header("If-None-Match"), request_header("If-Match")]
+    return {"get": operation(name, summary, [*parameters, NAME, VERSION, *conditions], answers)}
 
 
 def answer(text: str, *schemas: str) -> dict[str, Any]:

@@ -20,9 +20,12 @@ from harmony4.server.openapi.parts import (
     json_of,
     operation,
     path,
+    playlist,
     problems,
     query,
 )
+from harmony4.server.players.dash import MEDIA_TYPE as DASH
+from harmony4.server.players.hls import MEDIA_TYPE as HLS
 
 __all__ = ["paths"]
 
@@ -110,6 +113,13 @@ def paths() -> dict[str, Any]:
                 {"200": answer("The facts", "Info"), **problems("400", "404", "410", "500", "503")},
             )
         },
+        "/video/hls": playlist("hls", "The HLS master playlist", HLS),
+        "/video/hls/index.m3u8": playlist("hls_named", "The same under a path with its extension", HLS),
+        "/video/hls/{track}.m3u8": playlist(
+            "hls_track", "A track's HLS playlist: byte ranges of its stream", HLS, path("track", "integer")
+        ),
+        "/video/dash": playlist("dash", "The DASH manifest", DASH),
+        "/video/dash/manifest.mpd": playlist("dash_named", "The same under a path with its extension", DASH),
         "/media": {
             "get": operation(
                 "media",

@@ -1,0 +1,1 @@
+"""What players read before they fetch ranges: HLS playlists and DASH manifests, out of the seek tables."""
