@@ -33,14 +33,13 @@ RATE: Final = 25
 TARGETS: Final = (13.3, 3.1, 19.5, 0.0, 8.0)
 """Where to seek, s: within groups, back and forth, near the end, and onto a keyframe."""
 
-LATE: Final = {
+OFF: Final = {
     ("muxed", "native"): 2,
     ("transport", "native"): 2,
     ("transport", "hls.js"): 2,
     ("transport", "shaka"): 2,
 }
-"""Pictures by which a player may be late: these take the first *decoding* time for the beginning, where the
-two differ (docs/API.md)."""
+"""Pictures by which a player may be off: these take *decoding* times for the beginning (docs/API.md)."""
 
 SOURCES: Final = {
     "muxed": ("numbered-fragments.mp4",),
@@ -146,10 +145,10 @@ def address(server: Server, name: str, key: str) -> str:
     return url
 
 
-def expected(server: Server, name: str, seconds: float, late: int = 0) -> set[int]:
+def expected(server: Server, name: str, seconds: float, off: int = 0) -> set[int]:
     """The pictures that may show at a time: on the boundary of two, either."""
     at = (seconds - first(server, name)) * RATE
-    return {*range(max(0, int(at - 0.02) - late), max(0, int(at + 0.02)) + 1)}
+    return {*range(max(0, int(at - 0.02) - off), max(0, int(at + 0.02)) + off + 1)}
 
 
 def first(server: Server, name: str) -> float:
@@ -173,7 +172,7 @@ def test_seeks_land_on_the_right_picture(
         for seconds in TARGETS:
             # Before the first picture there is none to wait for.
             at = max(seconds, first(server, name))
-            check_seek(page, at, expected(server, name, at, LATE.get((name, player), 0)))
+            check_seek(page, at, expected(server, name, at, OFF.get((name, player), 0)))
         assert abs(page.evaluate("document.querySelector('video').duration") - 20) < 0.3 or name == "tracks"
         assert page.evaluate("errors") == []
     finally:
