@@ -70,6 +70,7 @@ EXTENSIONS: Final = {
     "audio/vnd.wave": "wav",
     "video/ogg": "ogv",
     "audio/ogg": "ogg",
+    "text/vtt": "vtt",
 }
 
 

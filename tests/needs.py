@@ -32,6 +32,7 @@ PROGRAMS: Final = {
     "curl": ("curl",),
     "wrk": ("wrk",),
     "aria2": ("aria2c",),
+    "mpv": ("mpv",),
 }
 PACKAGES: Final = {"aria2c": "aria2"}  # Debian's, where it is not called as its program is
 
@@ -42,6 +43,7 @@ needs_espeak: Final = pytest.mark.espeak
 needs_curl: Final = pytest.mark.curl
 needs_wrk: Final = pytest.mark.wrk
 needs_aria2: Final = pytest.mark.aria2
+needs_mpv: Final = pytest.mark.mpv
 
 
 def program(marker: str) -> str | None:

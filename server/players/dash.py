@@ -86,10 +86,11 @@ def _segments(one: Rendition) -> str:
     init = f'<Initialization range="0-{one.init - 1}"/>\n' if one.init else ""
     lasts = segments.offsets + segments.sizes - 1
     ranges = np.column_stack((segments.offsets, lasts)).ravel().tolist()
+    timeline = _timeline(one.start + int(segments.starts[0]), segments.durations.tolist())
     urls = '<SegmentURL mediaRange="%d-%d"/>\n' * len(segments) % tuple(ranges)
     return (
         f'<SegmentList timescale="{_SECOND}"{_attributes(presentationTimeOffset=one.start or None)}>\n{init}'
-        f"<SegmentTimeline>\n{_timeline(one.start, segments.durations.tolist())}</SegmentTimeline>\n"
+        f"<SegmentTimeline>\n{timeline}</SegmentTimeline>\n"
         f"{urls}</SegmentList>\n"
     )
 

@@ -18,6 +18,9 @@ __all__ = ["MEDIA_TYPE", "master_playlist", "media_playlist"]
 
 MEDIA_TYPE: Final = "application/vnd.apple.mpegurl"
 _SECOND: Final = 1_000_000
+_LATE: Final = 500_000
+"""From so many µs on a track begins late. Less is what encoders are apart by: ffmpeg, which counts from the
+first packet on, would look for a keyframe behind the one that a segment begins with, and miss it."""
 _SUBTITLES: Final = "subtitles"
 
 
@@ -28,14 +31,19 @@ def media_playlist(one: Rendition) -> str:
         whole = f"#EXTINF:{_decimal(one.duration)},\n{one.url}\n"
         return _head(3, seconds) + whole + "#EXT-X-ENDLIST\n"
     segments = one.segments
-    longest = int(segments.durations.max())
+    durations = segments.durations
+    if segments.starts[0] >= _LATE:
+        # Playlists of one presentation begin together: the silence belongs to the first segment.
+        durations = durations.copy()
+        durations[0] += segments.starts[0]
+    longest = int(durations.max())
     version = 8 if segments.gaps else 7 if one.init else 4
     # Rounded, no segment may be longer (RFC 8216 §4.3.3.1).
     parts = [_head(version, max(1, (longest + _SECOND // 2) // _SECOND)), "#EXT-X-INDEPENDENT-SEGMENTS\n"]
     if one.init:
         parts.append(f'#EXT-X-MAP:URI="{one.url}",BYTERANGE="{one.init}@0"\n')
     # All lines in one operation: a loop over 18 000 segments takes several times as long.
-    columns = (*np.divmod(segments.durations, _SECOND), segments.sizes, segments.offsets)
+    columns = (*np.divmod(durations, _SECOND), segments.sizes, segments.offsets)
     rows = np.column_stack(columns)
     line = "#EXTINF:%d.%06d,\n#EXT-X-BYTERANGE:%d@%d\n" + one.url.replace("%", "%%") + "\n"
     marks = segments.jumps | segments.gaps

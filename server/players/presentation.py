@@ -47,7 +47,7 @@ class Rendition:
     url: str
     """Where its bytes are, `facts.range_url`."""
     duration: int
-    """µs."""
+    """µs, from 0 of the container to its end."""
     init: int
     """Bytes at the beginning of its stream that a decoder needs before any segment."""
     streams: tuple[Coded, ...] = ()
@@ -117,7 +117,7 @@ def rendition(reader: H4MKReader, name: str, track: int) -> Rendition | None:
     shift = sum(step.shift for step in clock_steps(reader, track) if step.pts == 0)
     return Rendition(
         *common,
-        int(segments.durations.sum()),
+        int(segments.starts[0] + segments.durations.sum()),
         int(segments.offsets[0]) if headers else 0,
         tuple(_streams(reader, track, segments)),
         segments.peak(),

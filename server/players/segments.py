@@ -42,7 +42,7 @@ class Segments:
     starts: NDArray[np.int64]
     """µs; the first is 0 or later."""
     durations: NDArray[np.int64]
-    """µs, each to the next start, the first from 0 on: whatever is silent before it belongs to it."""
+    """µs, each to the next start."""
     offsets: NDArray[np.int64]
     sizes: NDArray[np.int64]
     """Bytes of the track's stream."""
@@ -79,7 +79,6 @@ def find_segments(reader: H4MKReader, track: int) -> Segments | None:
     if len(pts) > 1 and end - pts[-1] < _TICK:
         pts, offsets = pts[:-1], offsets[:-1]
     durations = np.diff(pts, append=max(end, int(pts[-1]) + _TICK))
-    durations[0] += pts[0]
     sizes = np.diff(offsets, append=reader.stream_size(track))
     numbers = np.searchsorted(pts, np.array(jumps, np.int64))
     lost = any(hole.track == track for hole in reader.lost)
