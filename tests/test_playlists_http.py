@@ -423,7 +423,7 @@ def _pictures(source: str, *options: str) -> list[str]:
 @needs_ffmpeg
 @pytest.mark.parametrize("name", ["pictures", "muxed", "numbered"])
 def test_a_newer_ffmpeg_seeks(server: Server, name: str) -> None:
-    """The one in PyAV. Where sound is a playlist of its own it misses by a segment, in its own playlists, too."""
+    """The one in PyAV. With sound in a playlist of its own it misses by a segment, in its own ones, too."""
     with av.open(f"{server.url}/video/hls/index.m3u8?name={name}.h4mk") as medium:
         (video, *_) = medium.streams.video
         begin, base = video.start_time or 0, video.time_base

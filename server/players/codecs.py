@@ -97,7 +97,8 @@ def _configuration(data: memoryview, box: bytes) -> memoryview:
 
 
 def _avc(name: str, data: memoryview) -> str:
-    return f"{name}.{bytes(_configuration(data, b'avcC')[1:4]).hex().upper():0>6}"
+    _, profile, compatible, level = struct.unpack_from("4B", _configuration(data, b"avcC"))
+    return f"{name}.{profile:02X}{compatible:02X}{level:02X}"
 
 
 def _hevc(name: str, data: memoryview) -> str:

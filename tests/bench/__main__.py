@@ -27,6 +27,7 @@ from bench.firstbyte import firstbyte
 from bench.intake import intake
 from bench.long import long
 from bench.measure import ROOT, Others, Place, Table
+from bench.playlists import playlists
 from bench.ranges import ranges
 from bench.seeking import seeking
 from bench.slow import slow
@@ -43,8 +44,9 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "cold": cold,
     "slow": slow,
     "intake": intake,
+    "playlists": playlists,
 }
-QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow", "intake")
+QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow", "intake", "playlists")
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
 DISTURBED = 0.05

@@ -168,7 +168,10 @@ class Connection:
         return f"GET {target}{self._head}{headers}\r\n".encode("ascii")
 
     def begin(self, request: bytes) -> tuple[bytes, bytes]:
-        """Send; return when the first byte of the body is there: the head, and what came of the body."""
+        """Send; return when the first byte of the body is there: the head, and what came of the body.
+
+        A 304 has none.
+        """
         self._socket.sendall(request)
         got = b""
         while True:
@@ -177,13 +180,13 @@ class Connection:
                 raise SystemExit(f"error: the connection ended within {got[:500]!r}")
             got += piece
             head, found, body = got.partition(b"\r\n\r\n")
-            if found and body:
+            if found and (body or status(head) == 304):
                 return head, body
 
     def ask(self, request: bytes) -> tuple[bytes, bytes]:
         """Send, and read the answer to its end: head and body."""
         head, body = self.begin(request)
-        length = content_length(head)
+        length = 0 if status(head) == 304 else content_length(head)
         pieces, there = [body], len(body)
         while there < length:
             piece = self._socket.recv(2**18)
