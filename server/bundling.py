@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from harmony4.crypto.digest import Buffer
-from harmony4.crypto.errors import SourceError
-from harmony4.crypto.token import TokenRecord
+from harmony4.crypto.errors import LimitError, MediaError, SourceError
+from harmony4.crypto.token import HEADER, NONE, TokenRecord
 from harmony4.h4mk import H4MKReader, HistoryEntry, Lost, Seal, Step, TrackInfo
 from harmony4.h4mk.bundle import ContainerInput, Input, Progress, bundle
 from harmony4.h4mk.layout import MAGIC
@@ -26,6 +29,12 @@ from harmony4.server.ingest import (
 from harmony4.tokenize.video import VideoBlockToken
 
 __all__ = ["MediaInput", "bundle_files"]
+
+_STREAMS: Final = 32
+"""Most streams that one source is taken apart into: each has two processes at work."""
+_LANGUAGE: Final = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*")
+_NAME: Final = 200
+"""Longest title of a stream that is kept, characters."""
 
 
 class MediaInput:
@@ -45,22 +54,36 @@ class MediaInput:
         self.tracks: Sequence[TrackInfo] = [track_info(self._tokenizer)]
         self.origin = self._tokenizer.origin
         self.block = options.block_size
+        self._shift = 0
+
+    def align(self, origin: int) -> None:
+        """Put its blocks on a clock that begins at `origin` µs, not later than its own: as others' are.
+
+        Before any block is asked for.
+        """
+        self._shift += self.origin - origin
+        self.origin = origin
+
+    def named(self, lang: str | None, name: str | None) -> None:
+        """Say of its track what its stream's language and title are; what TRAK does not take is left out."""
+        (track,) = self.tracks
+        lang = lang if lang is not None and _LANGUAGE.fullmatch(lang) and lang != "und" else None
+        name = name if name is not None and 0 < len(name) <= _NAME and name.isprintable() else None
+        self.tracks = [replace(track, lang=lang, name=name)]
 
     def blocks(self, track: int) -> Iterator[tuple[TokenRecord, Buffer]]:
         """The blocks of its only track, once.
 
         Raises MediaError, SourceError, SourceChangedError, StorageError.
         """
-        if self._first is not None:
-            yield self._first.record, self._first.data
+        for token in chain([self._first] if self._first is not None else [], self._tokens):
             self._first = None
-        for token in self._tokens:
-            yield token.record, token.data
+            yield _later(token.record, self._shift), token.data
         self._source.check(self._tokenizer.consumed)
 
     def steps(self) -> Iterable[Step]:
         """Clock jumps that were taken out, so far."""
-        return [Step(step.pts, step.shift, 0) for step in self._tokenizer.steps]
+        return [Step(step.pts + self._shift, step.shift, 0) for step in self._tokenizer.steps]
 
     def lost(self) -> Iterable[Lost]:
         """Nothing is."""
@@ -68,7 +91,8 @@ class MediaInput:
 
     def history(self) -> Iterable[HistoryEntry]:
         """That it was exported."""
-        return [HistoryEntry("export", export_arguments(self._options, self.tracks[0]))]
+        arguments = export_arguments(self._options, self.tracks[0]) | self._source.arguments
+        return [HistoryEntry("export", arguments)]
 
     def part(self) -> None:
         """The stream is all there is."""
@@ -84,32 +108,95 @@ class MediaInput:
         self.close()
 
 
+def _later(record: TokenRecord, shift: int) -> TokenRecord:
+    """The same block `shift` µs later; header blocks begin at 0 wherever the first picture is (H4MK 16.6)."""
+    if not shift:
+        return record
+    known = record.key_pts != NONE
+    header = bool(record.flags & HEADER)
+    return replace(
+        record,
+        pts=record.pts if header else record.pts + shift,
+        end=record.end + shift,
+        key_pts=record.key_pts + shift if known else NONE,
+        min_pts=record.min_pts if header else record.min_pts + shift,
+    )
+
+
 def bundle_files(
     sources: Iterable[str | PathLike[str]],
     out: str | PathLike[str] | Writable,
     options: ExportOptions | None = None,
     *,
+    demux: bool = False,
     progress: Progress | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Seal:
     """Put containers and media into one container; `options` are for the media, and its title.
 
-    Raises SourceError, MediaError, FormatError and its kin, UsageError, StorageError. After an error nothing
-    stands under the path `out` that was not there before.
+    `demux`: media of several streams, plain MP4 and Matroska become one track of fragmented MP4 for each
+    stream, on one clock. `say` is told what a user should know: which streams are left out.
+    Raises SourceError, MediaError, FormatError and its kin, UsageError, StorageError, LimitError. After an
+    error nothing stands under the path `out` that was not there before.
     """
     options = options or ExportOptions()
     with ExitStack() as stack:
-        inputs = [stack.enter_context(_input(source, options)) for source in sources]
+        inputs: list[Input] = []
+        for source in sources:
+            inputs += _inputs(stack, source, options, demux, say or (lambda text: None))
         return bundle(inputs, out, title=options.title, progress=progress)
 
 
-@contextmanager
-def _input(source: str | PathLike[str], options: ExportOptions) -> Iterator[Input]:
+def _inputs(
+    stack: ExitStack,
+    source: str | PathLike[str],
+    options: ExportOptions,
+    demux: bool,
+    say: Callable[[str], object],
+) -> Sequence[Input]:
+    """What one source puts in; all of it is open until the stack is left."""
     if _is_container(source):
-        with H4MKReader(source) as reader:
-            yield ContainerInput(reader)
-    else:
-        with open_source(source) as opened, MediaInput(opened, options) as media:
-            yield media
+        return [ContainerInput(stack.enter_context(H4MKReader(source)))]
+    opened = stack.enter_context(open_source(source))
+    if demux:
+        parts = _demuxed(stack, opened, options, say)
+        if parts is not None:
+            return parts
+    return [stack.enter_context(MediaInput(opened, options))]
+
+
+def _demuxed(
+    stack: ExitStack, source: OpenedSource, options: ExportOptions, say: Callable[[str], object]
+) -> list[MediaInput] | None:
+    """An input for each stream of a muxed source; None where it stays one."""
+    from harmony4.server import remuxing  # which stands on this module
+
+    file = stack.enter_context(remuxing.on_disk(source))
+    found = remuxing.recognize(file)
+    if found is None:
+        return None
+    with remuxing.remuxed(file, found, ()) as (_, notes):
+        pass
+    if len(notes) == 1 and found.name not in ("mp4", "matroska"):
+        return None
+    fitting = [note for note in notes if note.fits]
+    if not fitting:
+        raise MediaError("none of its streams can be put into MP4", where=found.name)
+    if len(fitting) > _STREAMS:
+        raise LimitError("too many streams to take apart", expected=f"<= {_STREAMS}", found=len(fitting))
+    left = remuxing.left_out(notes)
+    if left is not None:
+        say(left)
+    parts = []
+    for note in fitting:
+        moved, _ = stack.enter_context(remuxing.remuxed(file, found, [note.index]))
+        part = stack.enter_context(MediaInput(moved, options))
+        part.named(note.lang, note.name)
+        parts.append(part)
+    origin = min(part.origin for part in parts)
+    for part in parts:
+        part.align(origin)
+    return parts
 
 
 def _is_container(source: str | PathLike[str]) -> bool:

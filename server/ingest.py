@@ -30,10 +30,13 @@ __all__ = [
     "ExportResult",
     "OpenedSource",
     "Progress",
+    "described",
     "export",
     "export_arguments",
+    "make_spool",
     "make_tokenizer",
     "open_source",
+    "run_export",
     "track_info",
 ]
 
@@ -54,6 +57,17 @@ class ExportOptions:
     gop: int | None = None
     """Frames per opaque block; None: 30."""
     title: str | None = None
+    remux: bool = False
+    """Make fragmented MP4 of media whose blocks would not play alone."""
+    keep_original: bool = False
+    """With `remux`: the source's own bytes as a second track, where they are not the first."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for options that exclude each other."""
+        if self.raw and self.remux:
+            raise UsageError("opaque bytes cannot be remuxed: raw and remux exclude each other")
+        if self.keep_original and not self.remux:
+            raise UsageError("the original is all there is without remux")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +86,18 @@ class ExportResult:
 class OpenedSource:
     """An opened source and what it was when it was opened."""
 
-    file: BinaryIO
+    file: BinaryIO | Iterator[bytes]
     size: int | None = None
     """None where it is not a regular file that is read from its start."""
     before: os.stat_result | None = field(default=None)
+    arguments: dict[str, str | int | bool] = field(default_factory=dict)
+    """What META.history says of it besides the options."""
 
     def check(self, consumed: int) -> None:
         """Raise SourceChangedError unless the source is still what it was."""
         if self.before is None:
             return
-        now = os.fstat(self.file.fileno())
+        now = os.fstat(cast(BinaryIO, self.file).fileno())
         same = (now.st_size, now.st_mtime_ns) == (self.before.st_size, self.before.st_mtime_ns)
         if not same or consumed != self.size:
             raise SourceChangedError(
@@ -111,9 +127,13 @@ def export(
     options = options or ExportOptions()
     tokenizer = make_tokenizer(options, demuxer, spool_folder)
     with open_source(source) as opened:
-        _refuse_same(opened.file, out)
+        _refuse_same(cast(BinaryIO, opened.file), out)
         with _target(out) as target:
-            return _run(opened, target, tokenizer, options, progress)
+            if not options.remux:
+                return run_export(opened, target, tokenizer, options, progress)
+            from harmony4.server.remuxing import export_remuxed  # which stands on this module
+
+            return export_remuxed(opened, target, tokenizer, options, progress, demuxer, spool_folder)
 
 
 def make_tokenizer(
@@ -128,17 +148,18 @@ def make_tokenizer(
         fps_hint=options.fps_hint,
         gop=options.gop,
         demuxer=demuxer or default_demuxer(),
-        spool=lambda: _spool(spool_folder),
+        spool=lambda: make_spool(spool_folder),
     )
 
 
-def _run(
+def run_export(
     source: OpenedSource,
     target: Path | BinaryIO,
     tokenizer: VideoTransportTokenizer,
     options: ExportOptions,
     progress: Progress | None,
 ) -> ExportResult:
+    """`export` of what is open already."""
     tokens = tokenizer.encode(source.file)
     builder: H4MKBuilder | None = None
     try:
@@ -154,7 +175,7 @@ def _run(
         track = track_info(tokenizer)
         seal = builder.finish(
             steps=[Step(step.pts, step.shift, 0) for step in tokenizer.steps],
-            history=[HistoryEntry("export", export_arguments(options, track))],
+            history=[HistoryEntry("export", export_arguments(options, track) | source.arguments)],
         )
     finally:
         cast(Any, tokens).close()  # ends the demuxer's process now, not when the collector gets to it
@@ -216,7 +237,7 @@ def _note(tokenizer: VideoTransportTokenizer, options: ExportOptions, track: Tra
 def open_source(source: str | PathLike[str] | BinaryIO) -> Iterator[OpenedSource]:
     """Open a source as `export` takes it. Raises SourceError."""
     if not isinstance(source, str | PathLike):
-        yield _described(source)
+        yield described(source)
         return
     try:
         if Path(source).is_dir():
@@ -226,16 +247,17 @@ def open_source(source: str | PathLike[str] | BinaryIO) -> Iterator[OpenedSource
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(f"cannot open the source: {reason}") from error
     with file:
-        yield _described(cast(BinaryIO, file))
+        yield described(cast(BinaryIO, file))
 
 
-def _described(file: BinaryIO) -> OpenedSource:
-    described = OpenedSource(file)
+def described(file: BinaryIO) -> OpenedSource:
+    """A file and what it is now, if it is a regular one that stands at its start."""
+    opened = OpenedSource(file)
     with contextlib.suppress(AttributeError, OSError, ValueError):
         facts = os.fstat(file.fileno())
         if stat.S_ISREG(facts.st_mode) and file.tell() == 0:
-            described.size, described.before = facts.st_size, facts
-    return described
+            opened.size, opened.before = facts.st_size, facts
+    return opened
 
 
 def _refuse_same(source: BinaryIO, out: str | PathLike[str] | BinaryIO) -> None:
@@ -268,9 +290,9 @@ def _target(out: str | PathLike[str] | BinaryIO) -> Iterator[Path | BinaryIO]:
         yield cast(BinaryIO, device)
 
 
-def _spool(folder: str | PathLike[str] | None) -> BinaryIO:
+def make_spool(folder: str | PathLike[str] | None) -> BinaryIO:
     """A temporary file: without a name, or in somebody's folder with one, so that it is seen and counted
-    there.
+    there. Raises StorageError.
     """
     make = tempfile.TemporaryFile if folder is None else tempfile.NamedTemporaryFile
     try:

@@ -20,17 +20,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from harmony4.crypto.errors import MediaError, SourceError, StorageError
 from harmony4.server import sandbox_worker as wire
+from harmony4.server.remux import StreamNote
 from harmony4.tokenize.demux import BUFFER, Demuxer, Readable, StreamFacts, demux, refusal
 from harmony4.tokenize.packet import Packet
 
-__all__ = ["Limits", "Sandbox", "default_demuxer"]
+__all__ = ["Limits", "Remuxer", "Sandbox", "default_demuxer"]
 
 _MAX_FRAME = 2**20
 _TICK = 0.2  # s between looks at a silent worker
@@ -62,12 +63,20 @@ class Sandbox:
         self._limits = limits or Limits()
         self._look = look or (lambda: None)
 
-    def __call__(self, source: Readable, name: str) -> _Worker:
+    def __call__(self, source: Readable, name: str) -> _Demuxer:
         """Start a worker that demuxes `source` as format `name`.
 
         Raises MediaError, SourceError where no process can be started, StorageError.
         """
-        return _Worker(source, name, self._limits, self._look)
+        return _Demuxer(source, name, self._limits, self._look)
+
+    def remux(self, source: Readable, name: str, streams: Collection[int] | None = ()) -> Remuxer:
+        """Start a worker that remuxes streams of `source` (None: all that fit) as one fragmented MP4.
+
+        Raises as a call does.
+        """
+        wanted = wire.EVERY if streams is None else ",".join(map(str, streams))
+        return Remuxer(source, name, self._limits, self._look, wanted)
 
 
 def default_demuxer(limits: Limits | None = None, look: Callable[[], object] | None = None) -> Demuxer:
@@ -76,12 +85,17 @@ def default_demuxer(limits: Limits | None = None, look: Callable[[], object] | N
 
 
 class _Worker:
-    """One worker process behind the `Demuxed` protocol."""
+    """One worker process, whatever it does. A context manager."""
 
     def __init__(
-        self, source: Readable, name: str, limits: Limits, look: Callable[[], object] = lambda: None
+        self,
+        source: Readable,
+        name: str,
+        limits: Limits,
+        look: Callable[[], object] = lambda: None,
+        *more: str,
     ) -> None:
-        self.streams: tuple[StreamFacts, ...] = ()
+        self._more = more
         self.stopped: str | None = None
         self._source = source
         self._name = name
@@ -121,7 +135,7 @@ class _Worker:
 
     def _start(self, fd: int | None) -> subprocess.Popen[bytes]:
         limits = self._limits
-        arguments = [self._name, fd or 0, limits.memory, limits.cpu, os.getpid()]
+        arguments = [self._name, fd or 0, limits.memory, limits.cpu, os.getpid(), *self._more]
         command = [sys.executable, "-I", "-m", "harmony4.server.sandbox_worker", *map(str, arguments)]
         keep = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
         try:
@@ -146,7 +160,7 @@ class _Worker:
         assert self._process.stdout is not None
         return self._process.stdout
 
-    def __enter__(self) -> _Worker:
+    def __enter__(self) -> Self:
         try:
             self._open()
         except BaseException:
@@ -166,23 +180,23 @@ class _Worker:
         if kind != wire.STREAMS:
             raise self._nonsense()
         try:
-            self.streams = tuple(_stream(entry) for entry in json.loads(payload))
+            self._describe(json.loads(payload))
         except (ValueError, TypeError, RecursionError) as error:
             raise self._nonsense() from error
 
-    def __iter__(self) -> Iterator[Packet]:
-        count = len(self.streams)
-        while True:
-            kind, payload = self._frame()
-            if kind == wire.STOPPED:
-                self.stopped = payload.decode(errors="replace")[:200] or None
-                return
-            if kind != wire.PACKETS or len(payload) % wire.RECORD.size:
-                raise self._nonsense()
-            for stream, pos, pts, dts, duration, size, flags in wire.RECORD.iter_unpack(payload):
-                if not 0 <= stream < count or not 0 <= size < 2**31:
-                    raise self._nonsense()
-                yield Packet(stream, _known(pos), _known(pts), _known(dts), duration, size, bool(flags & 1))
+    def _describe(self, streams: list[object]) -> None:
+        """Take what is said of the streams. Raises ValueError, TypeError for what is not said so."""
+        raise NotImplementedError
+
+    def _next(self, expected: bytes) -> bytes | None:
+        """The next frame's payload; None at the end."""
+        kind, payload = self._frame()
+        if kind == wire.STOPPED:
+            self.stopped = payload.decode(errors="replace")[:200] or None
+            return None
+        if kind != expected:
+            raise self._nonsense()
+        return payload
 
     def _frame(self) -> tuple[bytes, bytes]:
         kind, size = wire.FRAME.unpack(self._read(wire.FRAME.size))
@@ -305,6 +319,39 @@ class _Worker:
             raise self._error
 
 
+class _Demuxer(_Worker):
+    """A worker behind the `Demuxed` protocol."""
+
+    streams: tuple[StreamFacts, ...] = ()
+
+    def _describe(self, streams: list[object]) -> None:
+        self.streams = tuple(map(_stream, streams))
+
+    def __iter__(self) -> Iterator[Packet]:
+        count = len(self.streams)
+        while (payload := self._next(wire.PACKETS)) is not None:
+            if len(payload) % wire.RECORD.size:
+                raise self._nonsense()
+            for stream, pos, pts, dts, duration, size, flags in wire.RECORD.iter_unpack(payload):
+                if not 0 <= stream < count or not 0 <= size < 2**31:
+                    raise self._nonsense()
+                yield Packet(stream, _known(pos), _known(pts), _known(dts), duration, size, bool(flags & 1))
+
+
+class Remuxer(_Worker):
+    """A worker that makes a fragmented MP4: its streams' notes, then the file's bytes, once."""
+
+    notes: tuple[StreamNote, ...] = ()
+
+    def _describe(self, streams: list[object]) -> None:
+        self.notes = tuple(map(_stream_note, streams))
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The file in pieces. Raises MediaError, SourceError, StorageError."""
+        while (payload := self._next(wire.DATA)) is not None:
+            yield payload
+
+
 def _on_disk(source: Readable) -> IO[bytes]:
     try:
         copy = tempfile.TemporaryFile(prefix="harmony4-", buffering=0)  # noqa: SIM115 - closed with the worker
@@ -333,3 +380,16 @@ def _stream(entry: object) -> StreamFacts:
     if not (isinstance(kind, str) and isinstance(codec, str) and codec.isascii() and len(codec) < 64):
         raise ValueError("not a stream")
     return StreamFacts(index, kind, codec, num, den, start, number)
+
+
+def _stream_note(entry: object) -> StreamNote:
+    if not isinstance(entry, list) or len(entry) != 6:
+        raise ValueError("not a note")
+    index, kind, codec, lang, name, fits = entry
+    if type(index) is not int or not 0 <= index < 2**31 or type(fits) is not bool:
+        raise ValueError("not a note")
+    if not all(isinstance(text, str) and len(text) < 64 for text in (kind, codec)):
+        raise ValueError("not a note")
+    if not all(text is None or isinstance(text, str) for text in (lang, name)):
+        raise ValueError("not a note")
+    return StreamNote(index, kind, codec, lang, name, fits)

@@ -1,8 +1,9 @@
 """The demuxer's own process: `python -I -m harmony4.server.sandbox_worker OPTIONS`.
 
-Media come in on standard input (or as an inherited descriptor that can seek), packets go out on standard
-output as frames (kind, length, payload). Before it looks at the first byte it gives up what it does not need:
-memory, CPU time and descriptors beyond the limits, files to write, a directory to stand in, core dumps.
+Media come in on standard input (or as an inherited descriptor that can seek), packets, or the pieces of a
+remuxed file, go out on standard output as frames (kind, length, payload). Before it looks at the first byte
+it gives up what it does not need: memory, CPU time and descriptors beyond the limits, files to write, a
+directory to stand in, core dumps.
 
 It is told what to do by its parent and believes it; the parent believes nothing that comes back
 (`sandbox.py`).
@@ -31,10 +32,23 @@ import av.video.codeccontext
 import av.video.stream  # noqa: F401
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.tokenize.demux import demux
+from harmony4.server.remux import ALL, remux
+from harmony4.tokenize.demux import Readable, demux
 from harmony4.tokenize.packet import Packet
 
-__all__ = ["FAILED", "FRAME", "MISSING", "NOTHING", "PACKETS", "RECORD", "STOPPED", "STREAMS", "main"]
+__all__ = [
+    "DATA",
+    "EVERY",
+    "FAILED",
+    "FRAME",
+    "MISSING",
+    "NOTHING",
+    "PACKETS",
+    "RECORD",
+    "STOPPED",
+    "STREAMS",
+    "main",
+]
 
 FRAME = struct.Struct(">cI")
 """Every frame: kind, then how many bytes follow."""
@@ -42,8 +56,11 @@ RECORD = struct.Struct(">iqqqqqB")
 """A packet: stream, pos, pts, dts, duration, size, flags (1: keyframe)."""
 NOTHING = -(2**63)
 """A position or time that is missing."""
-STREAMS, PACKETS, STOPPED, FAILED = b"S", b"P", b"X", b"E"
-"""JSON list of streams · records · the end (UTF-8 reason, may be empty) · refused (UTF-8 reason)."""
+STREAMS, PACKETS, DATA, STOPPED, FAILED = b"S", b"P", b"D", b"X", b"E"
+"""JSON list of streams · records · bytes of a remuxed file · the end (UTF-8 reason, may be empty) · refused
+(UTF-8 reason)."""
+EVERY = "all"
+"""What stands for all streams."""
 MISSING = 71
 """Exit status where the limits could not be set."""
 
@@ -148,18 +165,19 @@ def _confine(memory: int, cpu: int, parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """FORMAT FD MEMORY CPU PARENT: demux descriptor FD (0: standard input) as FORMAT within the limits."""
-    name, fd, memory, cpu, parent = arguments[0], *map(int, arguments[1:])
+    """FORMAT FD MEMORY CPU PARENT [STREAMS]: demux descriptor FD (0: standard input) as FORMAT within the
+    limits; with STREAMS (`all`, or numbers with commas between them, or nothing) remux these.
+    """
+    name, fd, memory, cpu, parent = arguments[0], *map(int, arguments[1:5])
     out = _Output()
     reserve = bytearray(2**20)  # so that a MemoryError can be reported
     _confine(memory, cpu, parent)
+    source = _File(fd) if fd else _Pipe(out)
     try:
-        with demux(_File(fd) if fd else _Pipe(out), name) as media:
-            out.frame(STREAMS, json.dumps([dataclasses.astuple(stream) for stream in media.streams]).encode())
-            for packet in media:
-                out.packet(packet)
-            out.flush()
-            out.frame(STOPPED, (media.stopped or "").encode())
+        if len(arguments) > 5:
+            _remux(source, name, arguments[5], out)
+        else:
+            _demux(source, name, out)
     except HarmonyError as error:
         del reserve
         out.frame(FAILED, error.message.encode())
@@ -169,6 +187,27 @@ def main(arguments: list[str]) -> int:
     except BrokenPipeError:  # the parent has left
         return 1
     return 0
+
+
+def _demux(source: Readable, name: str, out: _Output) -> None:
+    with demux(source, name) as media:
+        out.frame(STREAMS, json.dumps([dataclasses.astuple(stream) for stream in media.streams]).encode())
+        for packet in media:
+            out.packet(packet)
+        out.flush()
+        out.frame(STOPPED, (media.stopped or "").encode())
+
+
+def _remux(source: Readable, name: str, streams: str, out: _Output) -> None:
+    wanted = ALL if streams == EVERY else frozenset(map(int, filter(None, streams.split(","))))
+    stopped = remux(
+        source,
+        name,
+        wanted,
+        lambda notes: out.frame(STREAMS, json.dumps([dataclasses.astuple(note) for note in notes]).encode()),
+        lambda data: out.frame(DATA, data),
+    )
+    out.frame(STOPPED, (stopped or "").encode())
 
 
 if __name__ == "__main__":

@@ -67,6 +67,12 @@ RECIPES: Final[dict[str, str]] = {
     "second-audio.mp4": (
         f"{TONE.format(tone=880, seconds=25)} -c:a aac {EXACT} {FRAGMENTS}+delay_moov -frag_duration 2000000"
     ),
+    "numbered-late-audio.mp4": (
+        f"-i {{numbered.mp4}} -itsoffset 4.5 -i {{numbered.mp4}} -map 0:v -map 1:a {COPY} {EXACT}"
+    ),
+    "numbered-late-video.mp4": (
+        f"-itsoffset 4.5 -i {{numbered.mp4}} -i {{numbered.mp4}} -map 0:v -map 1:a {COPY} {EXACT}"
+    ),
     "numbered.ts": f"-i {{numbered.mp4}} {COPY} {EXACT} -muxdelay 0",
     "numbered.webm": f"{NUMBERED.format(seconds=20)} {VP8.replace('-g 25', '-g 50')} {EXACT}",
     "numbered-variable.mp4": (

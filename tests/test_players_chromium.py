@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, Page
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
 from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import export
+from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import CONFIG
 from media_factory import media
 from needs import ROOT, needs_chromium, needs_ffmpeg
@@ -35,12 +36,18 @@ TARGETS: Final = (13.3, 3.1, 19.5, 0.0, 8.0)
 
 OFF: Final = {
     ("muxed", "native"): 2,
+    ("remuxed", "native"): 2,
     ("transport", "native"): 2,
     ("transport", "hls.js"): 2,
     ("transport", "shaka"): 2,
 }
 """Pictures by which a player may be off: these take *decoding* times for the beginning (docs/API.md)."""
 
+TAKEN_APART: Final = {
+    "demuxed": "numbered.mp4",
+    "late sound": "numbered-late-audio.mp4",
+    "late pictures": "numbered-late-video.mp4",
+}
 SOURCES: Final = {
     "muxed": ("numbered-fragments.mp4",),
     "tracks": ("numbered-video.mp4", "numbered-audio.mp4", "second-audio.mp4"),
@@ -121,12 +128,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             export(media(sources[0]), made)
         else:
             bundle_files([media(source) for source in sources], made)
+    for name, source in TAKEN_APART.items():
+        bundle_files([media(source)], root / f"{name}.h4mk", demux=True)
+    export(media("numbered.mp4"), root / "remuxed.h4mk", ExportOptions(remux=True))
     with running(root) as one:
         yield one
 
 
 def started(browser: Browser, server: Server, player: str, url: str) -> Page:
-    """A page on the server's origin in which a player has its first picture or sound."""
+    """As `opened`; it has its first picture or sound."""
+    page = opened(browser, server, player, url)
+    page.wait_for_function("document.querySelector('video').readyState >= 2", timeout=15_000)
+    return page
+
+
+def opened(browser: Browser, server: Server, player: str, url: str) -> Page:
+    """A page on the server's origin in which a player knows its media."""
     page = browser.new_context(bypass_csp=True).new_page()
     page.goto(f"{server.url}/health")
     page.evaluate("() => { window.errors = []; document.body.innerHTML = '<video muted></video>'; }")
@@ -135,13 +152,13 @@ def started(browser: Browser, server: Server, player: str, url: str) -> Page:
     elif player == "shaka":
         page.add_script_tag(path=SHAKA)
     page.evaluate(START[player], url)
-    page.wait_for_function("document.querySelector('video').readyState >= 2", timeout=15_000)
+    page.wait_for_function("document.querySelector('video').readyState >= 1", timeout=15_000)
     return page
 
 
 def address(server: Server, name: str, key: str) -> str:
     """What `/video/info` says."""
-    url: str = server.get(f"/video/info?name={name}.h4mk").json[f"{key}_url"]
+    url: str = server.get(f"/video/info?name={quote(name)}.h4mk").json[f"{key}_url"]
     return url
 
 
@@ -161,7 +178,8 @@ def first(server: Server, name: str) -> float:
     ("name", "player", "key"),
     [
         *((name, player, "hls") for name in ("muxed", "tracks", "transport") for player in START),
-        *((name, "shaka", "dash") for name in ("muxed", "tracks", "webm")),
+        *((name, player, "hls") for name in ("remuxed", "demuxed") for player in START),
+        *((name, "shaka", "dash") for name in ("muxed", "tracks", "webm", "remuxed", "demuxed")),
     ],
 )
 def test_seeks_land_on_the_right_picture(
@@ -174,6 +192,25 @@ def test_seeks_land_on_the_right_picture(
             at = max(seconds, first(server, name))
             check_seek(page, at, expected(server, name, at, OFF.get((name, player), 0)))
         assert abs(page.evaluate("document.querySelector('video').duration") - 20) < 0.3 or name == "tracks"
+        assert page.evaluate("errors") == []
+    finally:
+        page.context.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "player", "key"),
+    [
+        *(("late sound", player, "hls") for player in START),
+        *(("late pictures", player, "hls") for player in START if player != "hls.js"),
+        *((name, "shaka", "dash") for name in ("late sound", "late pictures")),
+    ],
+)
+def test_tracks_that_start_late(browser: Browser, server: Server, name: str, player: str, key: str) -> None:
+    """By 4.5 s: they stay where they were. (hls.js takes the first picture for the beginning.)"""
+    page = opened(browser, server, player, address(server, name, key))
+    try:
+        for seconds in (13.3, 7.1, 19.5, 8.0):
+            check_seek(page, seconds, expected(server, name, seconds))
         assert page.evaluate("errors") == []
     finally:
         page.context.close()

@@ -36,7 +36,18 @@ import av.error
 from harmony4.crypto.errors import HarmonyError, MediaError
 from harmony4.tokenize.packet import Packet
 
-__all__ = ["BUFFER", "Demuxed", "Demuxer", "Readable", "StreamFacts", "demux", "refusal"]
+__all__ = [
+    "BUFFER",
+    "Demuxed",
+    "Demuxer",
+    "Readable",
+    "StreamFacts",
+    "demux",
+    "open_medium",
+    "reason",
+    "refusal",
+    "stream_kind",
+]
 
 BUFFER = 32768
 """Bytes per read. FFmpeg can step back within its buffer, so the size is part of `cut.rule`."""
@@ -96,12 +107,34 @@ def demux(source: Readable, name: str) -> AbstractContextManager[Demuxed]:
     return _Media(source, name)
 
 
+def open_medium(source: Readable, name: str) -> Any:
+    """PyAV's container for `source` as format `name`, that opens nothing else. Raises MediaError."""
+    try:
+        medium = av.open(
+            source,
+            mode="r",
+            format=name,
+            container_options=_OPTIONS,
+            metadata_errors="replace",
+            buffer_size=BUFFER,
+            io_open=_deny,
+        )
+    except HarmonyError:  # the reader's own
+        raise
+    except Exception as error:
+        raise refusal(reason(error), name) from error
+    if len(medium.streams) > _MAX_STREAMS:
+        medium.close()
+        raise MediaError("too many streams", where=name, expected=f"<= {_MAX_STREAMS}")
+    return medium
+
+
 def _deny(url: str, flags: int, options: dict[str, str]) -> Any:
     raise PermissionError(f"media may not open {url!r}")
 
 
-def _reason(error: BaseException) -> str:
-    # FFmpeg's own words, without the errno and the made-up file name that PyAV adds.
+def reason(error: BaseException) -> str:
+    """FFmpeg's own words, without the errno and the made-up file name that PyAV adds."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -110,25 +143,9 @@ class _Media:
 
     def __init__(self, source: Readable, name: str) -> None:
         self.stopped: str | None = None
-        try:
-            self._container = av.open(
-                source,
-                mode="r",
-                format=name,
-                container_options=_OPTIONS,
-                metadata_errors="replace",
-                buffer_size=BUFFER,
-                io_open=_deny,
-            )
-        except HarmonyError:  # the reader's own
-            raise
-        except Exception as error:
-            raise refusal(_reason(error), name) from error
+        self._container = open_medium(source, name)
         self._container.flags = self._container.flags & ~_GENPTS
         self.streams = tuple(map(_facts, self._container.streams))
-        if len(self.streams) > _MAX_STREAMS:
-            self._container.close()
-            raise MediaError("too many streams", where=name, expected=f"<= {_MAX_STREAMS}")
 
     def __enter__(self) -> _Media:
         return self
@@ -157,21 +174,24 @@ class _Media:
             except HarmonyError:
                 raise
             except Exception as error:  # AVERROR of any kind: what was read so far stands
-                self.stopped = _reason(error)
+                self.stopped = reason(error)
                 return
             if found.size or found.pts is not None:  # else one of PyAV's flushing packets
                 yield found
 
 
+def stream_kind(stream: Any) -> str:
+    """`StreamFacts.kind` of one of PyAV's streams."""
+    kind: str = stream.type or "data"
+    return "picture" if kind == "video" and int(stream.disposition) & _ATTACHED else kind
+
+
 def _facts(stream: Any) -> StreamFacts:
     context = stream.codec_context
     base = stream.time_base
-    kind = stream.type or "data"
-    if kind == "video" and int(stream.disposition) & _ATTACHED:
-        kind = "picture"
     return StreamFacts(
         index=stream.index,
-        kind=kind,
+        kind=stream_kind(stream),
         codec="unknown" if context is None else context.codec.canonical_name,
         num=base.numerator if base else 1,
         den=base.denominator if base else 1,

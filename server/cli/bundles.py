@@ -54,6 +54,14 @@ def bundle_command(
     output: Output,
     block_size: BlockSize = "1MiB",  # type: ignore[assignment]
     title: Title = None,
+    demux: Annotated[
+        bool,
+        typer.Option(
+            "--demux",
+            help="Take muxed media apart: one track of fragmented MP4 for each stream, so that a player can "
+            "choose. Nothing is decoded; the muxed file itself is not kept.",
+        ),
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -71,8 +79,9 @@ def bundle_command(
             raise UsageError("a bundle is made of files with names", found=shown(source))
         check_not_same(source, output)
     options = ExportOptions(block_size=block_size, title=title)
+    notes: list[str] = []
     with sink(output) as target, Meter("bundling", quiet=quiet) as meter:
-        seal = bundle_files(sources, target, options, progress=meter)
+        seal = bundle_files(sources, target, options, demux=demux, progress=meter, say=notes.append)
     to_stderr = output == STANDARD
     if json:
         facts = {
@@ -83,6 +92,7 @@ def bundle_command(
             "blocks": seal.blocks,
             "duration": seal.duration,
             "size": seal.length,
+            "notes": notes,
         }
         say_json(facts, to_stderr=to_stderr)
     elif not quiet:
@@ -91,6 +101,7 @@ def bundle_command(
             f"{format_duration(seal.duration)}, {format_count(seal.blocks, 'block')}, "
             f"{format_size(seal.length)}",
             f"head {seal.head.hex()}",
+            *map(plain, notes),
             to_stderr=to_stderr,
         )
 

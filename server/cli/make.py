@@ -100,6 +100,17 @@ def export_command(
         ),
     ] = None,
     title: Title = None,
+    remux: Annotated[
+        bool,
+        flag(
+            "--remux",
+            help="Make fragmented MP4 of media whose blocks would not play alone (plain MP4, Matroska), so "
+            "that players can take them by segments. Nothing is decoded.",
+        ),
+    ] = False,
+    keep_original: Annotated[
+        bool, flag("--keep-original", help="With --remux: the source's own bytes as a second track.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -116,7 +127,7 @@ def export_command(
     from harmony4.server.ingest import ExportOptions, export  # loads PyAV: not for `--help`
 
     check_not_same(source, output)
-    options = ExportOptions(block_size=block_size, raw=raw, fps_hint=fps_hint, gop=gop, title=title)
+    options = ExportOptions(block_size, raw, fps_hint, gop, title, remux, keep_original)
     with (
         _media(source) as (media, size),
         sink(output) as target,

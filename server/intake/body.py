@@ -15,14 +15,26 @@ from aiohttp import BodyPartReader, ClientError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from harmony4.crypto.errors import UsageError
+from harmony4.crypto.token import DEFAULT_BLOCK
 from harmony4.server.cli.values import parse_block_size, parse_fps
 from harmony4.server.errors import Problem
 from harmony4.server.ingest import ExportOptions
 from harmony4.server.intake.shelf import check_new_name
 
-__all__ = ["Asked", "Body", "check_head", "go_on", "open_body", "open_pieces", "parse_asked", "wait_to_go_on"]
+__all__ = [
+    "OPTIONS",
+    "Asked",
+    "Body",
+    "check_head",
+    "go_on",
+    "open_body",
+    "open_pieces",
+    "parse_asked",
+    "wait_to_go_on",
+]
 
-FIELDS: Final = ("name", "block_size", "fps_hint", "gop", "raw", "title", "job")
+OPTIONS: Final = ("name", "block_size", "fps_hint", "gop", "raw", "title", "remux", "keep_original")
+FIELDS: Final = (*OPTIONS, "job")
 """What an export can be told, in the query or in fields of a form in front of the file."""
 _PIECE: Final = 2**18
 _FIELD: Final = 4096
@@ -62,11 +74,13 @@ def parse_asked(fields: Mapping[str, str]) -> Asked:
     try:
         size, rate = fields.get("block_size"), fields.get("fps_hint")
         options = ExportOptions(
-            **({} if size is None else {"block_size": parse_block_size(size)}),
+            DEFAULT_BLOCK if size is None else parse_block_size(size),
             raw=_switch(fields, "raw"),
             fps_hint=None if rate is None else parse_fps(rate),
             gop=_gop(fields),
             title=title,
+            remux=_switch(fields, "remux"),
+            keep_original=_switch(fields, "keep_original"),
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

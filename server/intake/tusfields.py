@@ -13,7 +13,7 @@ from email.utils import formatdate
 from typing import Final
 
 from harmony4.crypto.errors import UsageError
-from harmony4.server.intake.body import Asked, parse_asked
+from harmony4.server.intake.body import OPTIONS, Asked, parse_asked
 from harmony4.server.library import SUFFIX
 
 __all__ = [
@@ -35,7 +35,6 @@ ALGORITHMS: Final = ("sha1", "sha256")
 """For `Upload-Checksum`; the protocol asks for SHA-1."""
 CHUNK_TYPE: Final = "application/offset+octet-stream"
 
-_OPTIONS: Final = ("name", "block_size", "fps_hint", "gop", "raw", "title")
 """Keys of the metadata that say something to the export; all others are the client's own."""
 _KEY: Final = re.compile(r"[\x21-\x2b\x2d-\x7e]+")
 """ASCII without spaces, commas and control characters."""
@@ -93,7 +92,7 @@ def asked_for(metadata: Mapping[str, bytes]) -> Asked:
 
     Values that it takes are UTF-8. Raises UsageError.
     """
-    fields = {key: _text(key, metadata[key]) for key in _OPTIONS if key in metadata}
+    fields = {key: _text(key, metadata[key]) for key in OPTIONS if key in metadata}
     if "name" not in fields:
         if "filename" not in metadata:
             raise UsageError(

@@ -189,6 +189,8 @@ _EXPORT: Final = [
     query("fps_hint", "Frames per second of opaque media", {"type": "string"}),
     query("gop", "Frames from keyframe to keyframe of opaque media", {"type": "integer", "minimum": 1}),
     query("title", "A title, kept in the metadata", {"type": "string"}),
+    query("remux", "1: fragmented MP4 of media whose blocks would not play alone", {"enum": ["0", "1"]}),
+    query("keep_original", "1, with remux: the source's bytes as a second track", {"enum": ["0", "1"]}),
 ]
 _TUS_PROGRESS: Final = ("Upload-Offset", "Upload-Expires", "Harmony4-Job")
 _TUS_OPTIONS: Final = {

@@ -1,0 +1,176 @@
+"""Media that players cannot take by segments, as fragmented MP4 on their way into a container.
+
+What plays so already stays as it is: fragmented MP4, WebM, MPEG-TS, MP3. Of anything else `Sandbox.remux`
+makes fragmented MP4, in a process of its own; a second one demuxes that as it comes. A source that is not a
+file is put on disk first, so that a file and a pipe give the same bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from harmony4.crypto.errors import MediaError, StorageError
+from harmony4.h4mk.bundle import bundle
+from harmony4.server.bundling import MediaInput
+from harmony4.server.ingest import (
+    ExportOptions,
+    ExportResult,
+    OpenedSource,
+    Progress,
+    described,
+    make_spool,
+    run_export,
+)
+from harmony4.server.remux import StreamNote
+from harmony4.server.sandbox import Remuxer, Sandbox
+from harmony4.tokenize.demux import Demuxer
+from harmony4.tokenize.feed import SeekableFile, discard
+from harmony4.tokenize.sniff import SNIFF_SIZE, Format, sniff
+from harmony4.tokenize.video import VideoTransportTokenizer
+
+__all__ = ["export_remuxed", "left_out", "on_disk", "plays_alone", "recognize", "remuxed"]
+
+_KEPT: Final = ("mpegts", "mp3")
+_PIECE: Final = 2**20
+_BOX: Final = struct.Struct(">I4s")
+_BOXES: Final = 64
+"""So many boxes at the top of an MP4 are looked at; the first fragment comes soon behind the `moov`."""
+
+
+def export_remuxed(
+    source: OpenedSource,
+    target: Path | BinaryIO,
+    tokenizer: VideoTransportTokenizer,
+    options: ExportOptions,
+    progress: Progress | None,
+    demuxer: Demuxer | None = None,
+    spool_folder: str | PathLike[str] | None = None,
+) -> ExportResult:
+    """`ingest.export` with `remux`; a sandbox as `demuxer` remuxes as well, within its limits.
+
+    Raises MediaError where nobody knows the format, and as `export` does.
+    """
+    sandbox = demuxer if isinstance(demuxer, Sandbox) else Sandbox()
+    with on_disk(source, spool_folder) as file:
+        found = recognize(file)
+        if found is None:
+            raise MediaError("it is in no known media format, so it cannot be remuxed")
+        if plays_alone(found, file):
+            result = run_export(file, target, tokenizer, options, progress)
+            return replace(result, note=_joined(result.note, "kept as it is: its blocks play alone already"))
+        with remuxed(file, found, sandbox=sandbox) as (moved, notes):
+            if not options.keep_original:
+                result = run_export(moved, target, tokenizer, options, progress)
+                return replace(result, note=_joined(result.note, left_out(notes)))
+            with ExitStack() as stack:
+                inputs = [stack.enter_context(MediaInput(one, options)) for one in (moved, file)]
+                told = None if progress is None else lambda done, _: progress(done, None)
+                seal = bundle(inputs, target, title=options.title, progress=told)
+                track = inputs[0].tracks[0]
+                return ExportResult(seal, track, track.timing, left_out(notes))
+
+
+@contextmanager
+def on_disk(source: OpenedSource, folder: str | PathLike[str] | None = None) -> Iterator[OpenedSource]:
+    """The source itself if it is a file, else a copy on disk as long as the block lasts.
+
+    Raises SourceError, StorageError.
+    """
+    if source.before is not None:
+        yield source
+        return
+    spool = make_spool(folder)
+    try:
+        reader = cast(BinaryIO, source.file)
+        try:
+            while data := reader.read(_PIECE):
+                spool.write(data)
+            spool.flush()
+            spool.seek(0)
+        except OSError as error:
+            raise StorageError(f"the medium cannot be put on disk: {error.strerror or error}") from error
+        yield described(spool)
+    finally:
+        discard(spool)
+
+
+def recognize(source: OpenedSource) -> Format | None:
+    """The format of a file. Raises SourceError."""
+    return sniff(_file(source).read(SNIFF_SIZE))
+
+
+def plays_alone(found: Format, source: OpenedSource) -> bool:
+    """Whether players can take such a file by segments as it is."""
+    if found.name == "mp4":
+        return _is_fragmented(_file(source))
+    return found.name in _KEPT or found.video_type == "video/webm"
+
+
+@contextmanager
+def remuxed(
+    source: OpenedSource,
+    found: Format,
+    streams: Collection[int] | None = None,
+    *,
+    sandbox: Sandbox | None = None,
+) -> Iterator[tuple[OpenedSource, tuple[StreamNote, ...]]]:
+    """Streams of a file (None: all that fit) as one fragmented MP4, read once, and notes of all its streams.
+
+    Raises MediaError, SourceError, StorageError.
+    """
+    with (sandbox or Sandbox()).remux(_file(source), found.name, streams) as worker:
+        yield _Remuxed(worker, source), worker.notes
+
+
+class _Remuxed(OpenedSource):
+    """What comes out of a remuxer, and goes wrong as its source does."""
+
+    def __init__(self, worker: Remuxer, source: OpenedSource) -> None:
+        super().__init__(iter(worker), source.size, None, {"remux": True})
+        self._source = source
+
+    def check(self, consumed: int) -> None:
+        """Raise SourceChangedError unless the source is still what it was."""
+        assert self._source.size is not None
+        self._source.check(self._source.size)
+
+
+def left_out(notes: Collection[StreamNote]) -> str | None:
+    """What a user should know of streams that do not go into MP4; None where all do."""
+    names = [f"{note.kind} {note.index} ({note.codec})" for note in notes if not note.fits]
+    return f"left out, for MP4 does not hold them: {', '.join(names)}" if names else None
+
+
+def _joined(*notes: str | None) -> str | None:
+    return "; ".join(note for note in notes if note) or None
+
+
+def _file(source: OpenedSource) -> SeekableFile:
+    """A cursor of its own in the source's file."""
+    assert source.size is not None
+    return SeekableFile(cast(BinaryIO, source.file), source.size)
+
+
+def _is_fragmented(file: SeekableFile) -> bool:
+    """Whether an MP4 has a `moof` near its beginning (ISO/IEC 14496-12 §8.8.4)."""
+    at = 0
+    for _ in range(_BOXES):
+        file.seek(at)
+        head = file.read(16)
+        if len(head) < _BOX.size:
+            return False
+        size, kind = _BOX.unpack_from(head)
+        if kind == b"moof":
+            return True
+        if size == 1 and len(head) == 16:
+            size = int.from_bytes(head[8:])
+        if size < _BOX.size:
+            return False
+        at += size
+    return False
