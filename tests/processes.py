@@ -59,8 +59,9 @@ def demuxers(*parents: int) -> list[int]:
             words = (entry / "cmdline").read_bytes().split(b"\0")[:-1]
         except OSError:
             continue
-        # The last word names the parent: a demuxer is known by it when it has become somebody else's child.
-        ours = b"harmony4.server.sandbox_worker" in words and int(words[-1]) in parents
+        # A word names the parent: a demuxer is known by it when it has become somebody else's child.
+        program = b"harmony4.server.sandbox_worker"
+        ours = program in words and int(words[words.index(program) + 5]) in parents
         if ours and alive(int(entry.name)):
             found.append(int(entry.name))
     return found
