@@ -36,7 +36,8 @@ from harmony4.tokenize.video import VideoTransportTokenizer
 
 __all__ = ["export_remuxed", "left_out", "on_disk", "plays_alone", "recognize", "remuxed"]
 
-_KEPT: Final = ("mpegts", "mp3")
+_PACKET: Final = 188
+"""Bytes of an MPEG-TS packet; those of 192 (M2TS) no player takes by segments."""
 _PIECE: Final = 2**20
 _BOX: Final = struct.Struct(">I4s")
 _BOXES: Final = 64
@@ -108,8 +109,10 @@ def recognize(source: OpenedSource) -> Format | None:
 def plays_alone(found: Format, source: OpenedSource) -> bool:
     """Whether players can take such a file by segments as it is."""
     if found.name == "mp4":
-        return _is_fragmented(_file(source))
-    return found.name in _KEPT or found.video_type == "video/webm"
+        return found.video_type == "video/mp4" and _is_fragmented(_file(source))
+    if found.name == "mpegts":
+        return found.packet == _PACKET
+    return found.name == "mp3" or found.video_type == "video/webm"
 
 
 @contextmanager

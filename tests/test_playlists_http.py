@@ -41,6 +41,7 @@ SOURCES: Final = {
     "wrap": ["wrap.ts"],
     "webm": ["numbered.webm"],
     "mp3": ["bare.mp3"],
+    "m2ts": ["plain.m2ts"],
 }
 
 
@@ -192,6 +193,7 @@ def test_what_cannot_be_played_so(server: Server) -> None:
     """Plain MP4, formats that HLS or DASH does not know, files of the original implementation."""
     for url in (
         *("/video/hls?name=plain.h4mk", "/video/dash?name=plain.h4mk", "/video/hls/0.m3u8?name=plain.h4mk"),
+        *("/video/hls?name=m2ts.h4mk", "/video/hls/0.m3u8?name=m2ts.h4mk"),
         *("/video/hls?name=webm.h4mk", "/video/dash?name=transport.h4mk", "/video/hls?name=original.h4mk"),
     ):
         answer = server.get(url)

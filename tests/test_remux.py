@@ -25,6 +25,7 @@ from harmony4.server.sandbox import Limits, Sandbox
 from media_factory import media, probe
 from needs import needs_ffmpeg, program
 from processes import demuxers
+from serving import running
 
 pytestmark = needs_ffmpeg
 
@@ -142,7 +143,16 @@ def demuxed(source: Path, made: Path) -> tuple[Path, list[str]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["plain.mp4", "opengop.mp4", "plain.mkv", "late-audio.mp4", "late-video.mp4", "plain.ts", "wrap.ts"],
+    [
+        "plain.mp4",
+        "opengop.mp4",
+        "plain.mkv",
+        "late-audio.mp4",
+        "late-video.mp4",
+        "plain.ts",
+        "wrap.ts",
+        "plain.m2ts",
+    ],
 )
 def test_each_stream_is_a_track(name: str, tmp_path: Path) -> None:
     """Pictures and sound are what they were, and as far apart as they were."""
@@ -156,7 +166,7 @@ def test_each_stream_is_a_track(name: str, tmp_path: Path) -> None:
             part = tmp_path / f"{stream[0]}.mp4"
             part.write_bytes(extracted(made, number))
             # In transport streams each packet of sound has a header of its own, which MP4 has not.
-            packets = stream == "a:0" and not name.endswith(".ts")
+            packets = stream == "a:0" and not name.endswith("ts")
             assert hashes(part, "0", packets=packets) == hashes(media(name), stream, packets=packets)
             firsts[stream] = reader.seek_table(number)[0].pts
     shown = [_shown(media(name), stream) for stream in ("v:0", "a:0")]
@@ -337,6 +347,28 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert [path.name for path in sorted((tmp_path / "parts").iterdir())] == ["00.mp4", "01.m4a"]
     said = harmony4("export", "--remux", media("subtitled.mkv"), "-o", tmp_path / "c.h4mk")
     assert "left out" in said.text + said.err
+
+
+def test_over_http(tmp_path: Path) -> None:
+    """As a body that is sent, and sent back; what is refused leaves nothing behind."""
+    expected = exported(media("moovend.mp4"), tmp_path / "a.h4mk").read_bytes()
+    both = ExportOptions(remux=True, keep_original=True)
+    kept = exported(media("moovend.mp4"), tmp_path / "b.h4mk", both).read_bytes()
+    data = media("moovend.mp4").read_bytes()
+    root = tmp_path / "library"
+    root.mkdir()
+    with running(root, min_free=0) as server:
+        made = server.request("POST", "/video/export?name=a.h4mk&remux=1", body=data)
+        assert made.status == 201, made
+        assert (root / "a.h4mk").read_bytes() == expected
+        assert server.request("POST", "/video/export?remux=1&keep_original=1", body=data).body == kept
+        refused = server.request("POST", "/video/export?name=b.h4mk&remux=1", body=b"no media" * 999)
+        assert (refused.status, refused.problem) == (422, "media")
+        for query in ("remux=2", "keep_original=1", "remux=1&raw=1"):
+            assert server.request("POST", f"/video/export?name=c.h4mk&{query}", body=data).status == 400
+        assert server.get("/video/hls?name=a.h4mk").status == 200
+        assert [path.name for path in root.iterdir() if not path.name.startswith(".")] == ["a.h4mk"]
+    assert demuxers(os.getpid()) == []
 
 
 def _ffmpeg(*arguments: object) -> None:

@@ -33,6 +33,8 @@ _INIT: Final = 2**20
 """So much of the header bytes is looked at; a `moov` without samples has some KiB."""
 _KEY: Final = 2**16
 """So much of the first keyframe of a transport stream."""
+_SYNC: Final = b"\x47"
+"""What a transport packet begins with; those of M2TS have four bytes before it, which HLS does not know."""
 _LANGUAGE: Final = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
 
 
@@ -114,12 +116,15 @@ def rendition(reader: H4MKReader, name: str, track: int) -> Rendition | None:
     segments = find_segments(reader, track)
     if segments is None or headers not in ((), ((0, int(segments.offsets[0])),)):
         return None
+    streams = _streams(reader, track, segments)
+    if streams is None:
+        return None
     shift = sum(step.shift for step in clock_steps(reader, track) if step.pts == 0)
     return Rendition(
         *common,
         int(segments.starts[0] + segments.durations.sum()),
         int(segments.offsets[0]) if headers else 0,
-        tuple(_streams(reader, track, segments)),
+        tuple(streams),
         segments.peak(),
         segments.average(),
         reader.trak.origin - shift,
@@ -145,7 +150,8 @@ def player_urls(reader: H4MKReader, name: str) -> dict[str, str]:
     }
 
 
-def _streams(reader: H4MKReader, track: int, segments: Segments) -> list[Coded]:
+def _streams(reader: H4MKReader, track: int, segments: Segments) -> list[Coded] | None:
+    """Its streams, as far as they are known; None where players cannot take it after all."""
     info = reader.tracks[track].info
     names = info.codec.split(",")
     key = int(segments.offsets[0])
@@ -155,7 +161,8 @@ def _streams(reader: H4MKReader, track: int, segments: Segments) -> list[Coded]:
         if info.media_type in _WEBM:
             return webm_streams(names)
         if info.media_type == "video/mp2t":
-            return ts_streams(names, reader.read(key, min(int(segments.sizes[0]), _KEY), track))
+            data = reader.read(key, min(int(segments.sizes[0]), _KEY), track)
+            return ts_streams(names, data) if data.startswith(_SYNC) else None
     except HarmonyError:  # lost: a player finds out for itself
         return []
     return [Coded("audio", "mp4a.40.34")]
