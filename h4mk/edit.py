@@ -13,6 +13,7 @@ history says what was done to what. Memory holds one block per track.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -184,10 +185,7 @@ def concat(
     runs = [_runs(readers, starts, track) for track in numbers]
     first = readers[0].trak
     titles = {meta.title for meta in metas}
-    history: list[HistoryEntry] = []
-    for entry in chain.from_iterable(meta.history for meta in metas):
-        if entry not in history:
-            history.append(entry)
+    history = {_text(entry): entry for meta in metas for entry in meta.history}
     return _write(
         out,
         replace(first, block=max(reader.trak.block for reader in readers)),
@@ -197,7 +195,7 @@ def concat(
             steps=_joined_steps(metas, runs, starts, [reader.trak.origin for reader in readers]),
             lost=tuple(chain.from_iterable(meta.lost for meta in metas)),
             structure_only=all(meta.structure_only for meta in metas),
-            history=(*history, HistoryEntry("concat", {}, _inputs(readers))),
+            history=(*history.values(), HistoryEntry("concat", {}, _inputs(readers))),
         ),
         [_joined_blocks(track) for track in runs],
         ancillary=_ancillary(readers),
@@ -417,6 +415,11 @@ class _Run:
     start: int
     """µs of the result that are 0 in the input."""
     bytes: int
+
+
+def _text(entry: HistoryEntry) -> str:
+    """The same for entries that say the same."""
+    return json.dumps([entry.op, dict(entry.args), *map(dict, entry.inputs)], sort_keys=True)
 
 
 def _check_alike(one: H4MKReader, other: H4MKReader, place: int) -> None:
