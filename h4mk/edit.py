@@ -178,7 +178,7 @@ def concat(
     numbers = range(len(readers[0].tracks))
     if len(readers) > 1:
         for place, reader in enumerate(readers):
-            _check_alone(reader, "put together", _input(place))
+            _check_alone(reader, "put together", f"{_input(place)}, ")
             _check_alike(readers[0], reader, place)
             _check_ends(metas[place], place, last=place == len(readers) - 1)
     starts = _starts(readers)
@@ -243,14 +243,13 @@ def _ancillary(readers: Iterable[H4MKReader]) -> list[tuple[str, bytes]]:
     return [one for reader in readers for one in reader.ancillary() if one[0] != PART]
 
 
-def _check_alone(reader: H4MKReader, done: str, where: str | None = None) -> None:
+def _check_alone(reader: H4MKReader, done: str, place: str = "") -> None:
     """Raise UsageError where groups of blocks say nothing to a decoder; opaque blocks never do."""
     for number, track in enumerate(reader.trak.tracks):
         if track.timing == "demux" and not track.self_framing:
             raise UsageError(
-                f"track {number} cannot be {done}: its blocks do not decode alone; "
-                "`harmony4 export --remux` makes a container of the media whose blocks do",
-                where=where,
+                f"{place}track {number} cannot be {done}: its blocks do not decode alone; "
+                "`harmony4 export --remux` makes a container of the media whose blocks do"
             )
 
 
