@@ -21,6 +21,7 @@ from harmony4.h4mk.builder import Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Step, TrackInfo, Trak
 from harmony4.h4mk.reader import H4MKReader
 from harmony4.h4mk.rewrite import (
+    PART,
     Block,
     Progress,
     add_blocks,
@@ -33,9 +34,6 @@ from harmony4.h4mk.rewrite import (
 from harmony4.h4mk.target import Writable
 
 __all__ = ["PART", "ContainerInput", "Input", "Part", "bundle", "parts", "split"]
-
-PART: Final = "part"
-"""Tag of the ancillary chunk that keeps what a container's blocks do not say of it (H4MK 14.3)."""
 
 
 class Input(Protocol):

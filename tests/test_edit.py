@@ -7,11 +7,12 @@ import struct
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import independent
@@ -206,8 +207,8 @@ def test_history_of_a_cut() -> None:
     twice, _ = cut_of(once, 30, title="Scene")
     assert history(twice) == (
         HistoryEntry("export"),
-        HistoryEntry("cut", {"from": 90, "to": 180}, ({"head": head(OPEN)},)),
-        HistoryEntry("cut", {"from": 30}, ({"head": head(once)},)),
+        HistoryEntry("cut", {"at": 0, "from": 90, "to": 180}, ({"head": head(OPEN)},)),
+        HistoryEntry("cut", {"at": 0, "from": 30}, ({"head": head(once)},)),
     )
     assert source_times(twice) == source_times(OPEN)[-len(source_times(twice)) :]
     with H4MKReader(twice) as reader:
@@ -339,6 +340,97 @@ def test_cuts_of_several_tracks_put_together() -> None:
         assert reader.meta is not None
         assert other.meta is not None
         assert reader.meta.steps == other.meta.steps
+
+
+@settings(max_examples=60)  # each makes and checks some ten containers
+@given(
+    st.lists(st.tuples(blocks_of_a_track, st.integers(0, 200), st.integers(0, 30)), min_size=1, max_size=3),
+    st.lists(st.integers(0, 600), min_size=3, max_size=5, unique=True).map(sorted),
+    st.lists(st.integers(-1000, 1000), min_size=3, max_size=3),
+)
+def test_cuts_that_meet_anywhere(
+    tracks: list[tuple[list[list[tuple[int, int]]], int, int]], times: list[int], shifts: list[int]
+) -> None:
+    """Cut to t and from t: a group that goes on over t is in both, and stands once in what they give."""
+    sources = []
+    for number, (groups, late, lead) in enumerate(tracks):
+        plain = random_track(groups, late, lead)
+        keys = [one.pts for one in body(plain) if one.flags & KEY]
+        steps = [Step(keys[len(keys) // 2], shifts[number])] if keys else []
+        sources.append(
+            random_track(groups, late, lead, [b"head"], steps, origin=100 * number, name=str(number))
+        )
+    source = bundled(*sources)
+    whole, pieces = (times[0], times[-1]), list(pairwise(times))
+    try:
+        cuts = [cut_of(source, *one)[0] for one in pieces]
+    except NotFoundError:
+        assume(False)
+    result, expected = joined(*cuts), cut_of(source, *whole)[0]
+    assert streams(result) == streams(expected)
+    for track in range(len(tracks)):
+        assert source_times(result, track) == source_times(expected, track)
+        ours, theirs = body(result, track), body(expected, track)
+        shift = theirs[0].pts - ours[0].pts if ours else 0
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one.pts + shift, one.end + shift, one.flags) == (other.pts, other.end, other.flags)
+            assert (one.index, one.offset, one.key_offset) == (other.index, other.offset, other.key_offset)
+
+
+def test_what_two_cuts_share_stands_once() -> None:
+    both = bundled(OPEN, made([Block(number * 70) for number in range(5)], end=340, info=AUDIO))
+    first, second, third = (cut_of(both, *times)[0] for times in ((0, 120), (120, 130), (130, None)))
+    assert joined(first, second, third) != joined(first, third)
+    assert streams(joined(first, second, third)) == streams(both)
+    for track in range(2):
+        assert tokens(joined(first, second, third), track) == tokens(both, track)
+    # The second gives nothing that the first has not.
+    assert streams(joined(first, second)) == streams(first)
+    # Only next to each other, and where the times are the same: 131 is in the group that the first ends with.
+    for sources in (
+        (first, third),
+        (third, first),
+        (second, first),
+        (second, second),
+        (first, cut_of(both, 121)[0]),
+        (first, kept(second, 0, 1)),
+        (third, third),
+    ):
+        assert streams(joined(*sources)) == [
+            one + other.removeprefix(b"ftypmoov!")
+            for one, other in zip(*(streams(part) for part in sources), strict=True)
+        ]
+
+
+def forged(data: bytes, args: dict[str, int | str], like: bytes = b"") -> bytes:
+    """The container as if the last operation had been that of another, with these arguments."""
+    last = replace(history(like or data)[-1], args=args)
+    with H4MKReader(data) as reader, H4MKBuilder.in_memory(reader.trak.tracks) as builder:
+        for block in reader.blocks():
+            assert block.token is not None
+            builder.add_token(block.token, block.payload)
+        builder.finish(history=[last])
+        return builder.getvalue()
+
+
+def test_a_history_that_lies() -> None:
+    """What cuts say of themselves is believed where blocks show it."""
+    one, other = (cut_of(OPEN, *times)[0] for times in ((0, 120), (120, None)))
+    assert streams(joined(one, other)) == streams(OPEN)
+    for at in (-300, -1, 0, 79):
+        with pytest.raises(UsageError, match="cut to in input 2, track 0"):
+            joined(one, forged(other, {"at": at, "from": 120}))
+    group = [Block(0), Block(50, key=False), Block(100), Block(150, key=False), Block(160, key=False)]
+    longer = made([*group, Block(200)], end=300, headers=[b"ftypmoov!"])
+    with pytest.raises(UsageError, match="cut to in input 2, track 0"):
+        joined(one, forged(longer, {"at": 0, "from": 120}, like=other))
+    for at in (81, 101):
+        with pytest.raises(FormatError):
+            joined(one, forged(other, {"at": at, "from": 120}))
+    far = streams(joined(one, forged(other, {"at": 200, "from": 120})))
+    assert far == streams(joined(one, forged(other, {})))
+    for args in ({"from": 120}, {"at": "80", "from": 120}, {"at": 80, "from": 121}, {"at": 80}):
+        assert len(tokens(joined(one, forged(other, args)))) == 10
 
 
 def test_the_way_back() -> None:
@@ -515,7 +607,7 @@ def test_history_and_title_of_a_concat() -> None:
     result = joined(one, other, scene)
     assert history(result) == (
         HistoryEntry("export"),
-        HistoryEntry("cut", {"from": 0}, ({"head": head(third)},)),
+        HistoryEntry("cut", {"at": 0, "from": 0}, ({"head": head(third)},)),
         HistoryEntry("concat", {}, tuple({"head": head(part)} for part in (one, other, scene))),
     )
     for data, title in (
@@ -795,6 +887,7 @@ def test_a_history_that_is_full() -> None:
         concat([one, other], out)
     assert out.getvalue() == b""
     assert len(history(joined(sources[0], sources[0]))) == 3001
+    assert [one.op for one in history(joined(track_of(4), track_of(4)))] == ["concat"]
 
 
 def test_times_beyond_what_a_token_holds() -> None:

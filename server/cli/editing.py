@@ -68,8 +68,8 @@ def cut_command(
     """Cut a time out of a container: whole groups of frames, from keyframe to keyframe, as they are.
 
     Each track keeps the groups that show the time, so that it begins at or before --from and ends at or
-    after --to, and the bytes that a decoder needs first. The cut begins at time 0. "next" is where a cut
-    begins that goes on where this one ends.
+    after --to, and the bytes that a decoder needs first. The cut begins at time 0. "next" is the
+    first keyframe that was not taken.
     """
     check_not_same(file, output)
     with open_container(file) as reader, sink(output) as target, Meter("cutting", quiet=quiet) as meter:
@@ -111,8 +111,8 @@ def concat_command(
     """Put containers behind each other into one: the media of each track go on with those of the next.
 
     All need the same tracks, of the same codecs and settings. Each container begins where the one before it
-    has ended; where the media's own clock jumps there, the metadata say so. Cuts of one container that go on
-    where the one before ended give its media back.
+    has ended; where the media's own clock jumps there, the metadata say so. Of cuts of one container that
+    meet, one --to T and the next --from T, what both hold stands once: they give its media back.
     """
     for source in sources:
         if source == STANDARD:
