@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,33 @@ def test_tracks_of_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     answer(here(capsys, "filter", both, "-t", 1, "-o", tmp_path / "s.h4mk", "-q"))
     answer(here(capsys, "extract", tmp_path / "s.h4mk", "-o", tmp_path / "s.flac", "-q"))
     assert (tmp_path / "s.flac").read_bytes() == sound.read_bytes()
+
+
+def test_cuts_of_a_bundle_that_meet_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No keyframe of one track is one of the other: still the media come back, and when they are shown."""
+    film, sound, both = media("broadcast.ts"), media("tone.flac"), tmp_path / "both.h4mk"
+    answer(here(capsys, "bundle", film, sound, "-o", both, "-q"))
+    pieces, times = [], ("0", "1.3s", "1.35s", "2s", "3.777s", "10s")
+    for start, end in pairwise(times):
+        pieces.append(tmp_path / f"{start}.h4mk")
+        answer(here(capsys, "cut", both, "--from", start, "--to", end, "-o", pieces[-1], "-q"))
+    answer(here(capsys, "concat", *pieces, "-o", tmp_path / "again.h4mk", "-q"))
+    answer(here(capsys, "verify", tmp_path / "again.h4mk", "-q"))
+    for track, source in enumerate((film, sound)):
+        words = ("filter", tmp_path / "again.h4mk", "-t", track, "-o", tmp_path / "one.h4mk", "-q")
+        answer(here(capsys, *words))
+        answer(here(capsys, "extract", tmp_path / "one.h4mk", "-o", tmp_path / "one", "-q"))
+        assert (tmp_path / "one").read_bytes() == source.read_bytes()
+    with H4MKReader(both) as reader, H4MKReader(tmp_path / "again.h4mk") as other:
+        assert reader.meta is not None
+        assert other.meta is not None
+        first = next(token for token in other.tokens(1) if token.flags & KEY)
+        shift = next(token for token in reader.tokens(1) if token.digest == first.digest).pts - first.pts
+        for track in range(2):
+            for before, after in zip(reader.tokens(track), other.tokens(track), strict=True):
+                assert before.digest == after.digest
+                if not before.flags & HEADER:
+                    assert (before.pts, before.end) == (after.pts + shift, after.end + shift)
 
 
 def test_plain_mp4_is_not_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
