@@ -94,6 +94,18 @@ def test_pipes(clip: Path) -> None:
     assert verify(both.out).blocks == 16
 
 
+def test_more_inputs_than_files_may_be_open(clip: Path, tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="no limits to raise on this system")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (128, hard))
+
+    done = run("concat", *[clip] * 200, "-o", tmp_path / "out.h4mk", "-q", preexec_fn=limit)
+    assert (done.status, done.err) == (0, "")
+    assert verify(tmp_path / "out.h4mk").blocks == 1600
+
+
 def test_what_is_refused(film: Path, clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, data = tmp_path / "out.h4mk", clip.read_bytes()
     (tmp_path / "short.h4mk").write_bytes(data[:-1])

@@ -16,6 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import independent
+import independent_edits
 from harmony4.crypto.errors import (
     ChecksumError,
     FormatError,
@@ -96,13 +97,18 @@ def cut_of(
     out = io.BytesIO()
     with H4MKReader(data) as reader:
         report = cut(reader, out, start, end, title=title)
+        if not reader.lost and title is None:
+            assert out.getvalue() == independent_edits.cut(data, start, end)
     return sound(out.getvalue()), report
 
 
 def joined(*sources: bytes, title: str | None = None) -> bytes:
     out = io.BytesIO()
     with ExitStack() as stack:
-        concat([stack.enter_context(H4MKReader(one)) for one in sources], out, title=title)
+        readers = [stack.enter_context(H4MKReader(one)) for one in sources]
+        concat(readers, out, title=title)
+        if not any(reader.lost for reader in readers) and title is None:
+            assert out.getvalue() == independent_edits.concat(*sources)
     return sound(out.getvalue())
 
 
@@ -110,6 +116,8 @@ def kept(data: bytes, *tracks: int, title: str | None = None) -> bytes:
     out = io.BytesIO()
     with H4MKReader(data) as reader:
         keep_tracks(reader, out, tracks, title=title)
+        if not reader.lost and title is None:
+            assert out.getvalue() == independent_edits.keep_tracks(data, *tracks)
     return sound(out.getvalue())
 
 
@@ -843,7 +851,7 @@ def test_damage_does_not_get_through(tmp_path: Path) -> None:
             concat([reader, reader], path)
         assert list(tmp_path.iterdir()) == []
         cut(reader, path, 0, 80)
-    assert sound(path.read_bytes()) == cut_of(broken, 0, 80)[0]
+    assert streams(sound(path.read_bytes())) == streams(cut_of(OPEN, 0, 80)[0])
     with H4MKReader(OPEN) as reader:
         at = reader.range_map()[0].position
     broken = OPEN[:at] + b"?" + OPEN[at + 1 :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -26,6 +26,7 @@ from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink
 from harmony4.server.cli.values import format_count, format_duration, format_size, parse_pts, plain
+from harmony4.server.descriptors import raise_limit
 
 __all__ = ["register"]
 
@@ -36,6 +37,8 @@ def register(app: typer.Typer) -> None:
         app.command(name, rich_help_panel="Edit", epilog=EPILOG, help=prose(command))(command)
 
 
+_MANY: Final = 100
+"""Inputs above which the usual limit of open files may be too low."""
 _TIME = "90s, 1:30, 1:02:03.5, or whole microseconds"
 
 
@@ -118,6 +121,8 @@ def concat_command(
         if source == STANDARD:
             raise UsageError("containers are put together from files with names", found=shown(source))
         check_not_same(source, output)
+    if len(sources) > _MANY:
+        raise_limit()
     with ExitStack() as stack:
         readers = [_named(stack, source) for source in sources]
         target = stack.enter_context(sink(output))
