@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tracemalloc
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -974,6 +975,33 @@ def test_progress() -> None:
             seen.clear()
             edit()
             assert seen[-1][0] == seen[-1][1] == max(done for done, _ in seen)
+
+
+class Nowhere:
+    """A target that keeps nothing."""
+
+    def write(self, data: object) -> None:
+        pass
+
+
+def test_memory_follows_the_block(tmp_path: Path) -> None:
+    payload, path = bytes(2**20), tmp_path / "long.h4mk"
+    with H4MKBuilder.to_path(path, [VIDEO, AUDIO]) as builder:
+        for number in range(40):
+            for track in range(2):
+                builder.add_block(payload, number * 1000, track=track, key=number % 10 == 0)
+        builder.finish(ends={0: 40_000, 1: 40_000})
+    with H4MKReader(path) as reader:
+        for edit in (
+            lambda: cut(reader, Nowhere(), 1, 35_000),
+            lambda: keep_tracks(reader, Nowhere(), [0, 1]),
+            lambda: concat([reader, reader], Nowhere()),
+        ):
+            tracemalloc.start()
+            edit()
+            _, most = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+            assert most < 20 * 2**20  # of 70 MiB and more
 
 
 def test_hand_made_containers() -> None:
