@@ -47,9 +47,9 @@ def concat(
     """Write the inputs behind each other, each from where all of the one before has ended (H4MK 17.7).
 
     They need the same tracks with the same HEADER bytes, which stand once in the result; so do the groups
-    that two cuts share of which the second begins where the first was cut to. `title`: default
-    that of the inputs, if they agree. A path appears complete or not at all. Raises UsageError for inputs
-    that do not fit together, and what reading and H4MKBuilder raise.
+    that two cuts share of which the second begins where the first was cut to. `title`: default that of the
+    inputs, if they agree. A path appears complete or not at all. Raises UsageError for inputs that do not
+    fit together, and what reading and H4MKBuilder raise.
     """
     if not readers:
         raise UsageError("there is nothing to put together")

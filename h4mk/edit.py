@@ -196,11 +196,11 @@ def _piece(reader: H4MKReader, track: int, start: int, end: int | None) -> _Piec
     for number in range(min(row, rmap.at_time(0) + 1)):  # their PTS is 0
         if rmap[number].flags & HEADER:
             headers = number + 1
-    group = [first.pts, first.min_pts]
+    least = min(first.pts, first.min_pts)
     for token in islice(reader.tokens(track, first.index), 1, rows):
         if token.flags & KEY:
             break
-        group = [min(*group, token.min_pts)]
+        least = min(least, token.min_pts)
     following = None if found.last else rmap[last + 1]
     assert found.end_pts is not None
     before = rmap[last]
@@ -212,7 +212,7 @@ def _piece(reader: H4MKReader, track: int, start: int, end: int | None) -> _Piec
         row=row,
         rows=rows,
         first=first,
-        least=min(group),
+        least=least,
         shown=found.end_pts if at_once else None,
         span=Span(found.pts, found.end_pts, None if following is None else following.pts),
         bytes=found.stop - found.start + sum(size for _, size in found.header_ranges),
