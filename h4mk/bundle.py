@@ -10,29 +10,30 @@ Memory holds one block per track. A container among the sources leaves a `part` 
 
 from __future__ import annotations
 
-import heapq
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import FormatError, TruncatedError, UsageError
-from harmony4.crypto.token import TokenRecord
-from harmony4.h4mk.builder import H4MKBuilder, Seal
+from harmony4.h4mk.builder import Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Step, TrackInfo, Trak
 from harmony4.h4mk.reader import H4MKReader
+from harmony4.h4mk.rewrite import (
+    PART,
+    Block,
+    Progress,
+    add_blocks,
+    builder_on,
+    lost_tracks,
+    renumbered,
+    rewritable,
+    stored_blocks,
+)
 from harmony4.h4mk.target import Writable
 
 __all__ = ["PART", "ContainerInput", "Input", "Part", "bundle", "parts", "split"]
-
-PART: Final = "part"
-"""Tag of the ancillary chunk that keeps what a container's blocks do not say of it (H4MK 14.3)."""
-
-Block = tuple[TokenRecord, Buffer]
-Progress = Callable[[int, int | None], object]
-"""Called with payload bytes written so far, and None: how many there will be is not known."""
 
 
 class Input(Protocol):
@@ -133,15 +134,9 @@ class ContainerInput:
 
     def __init__(self, reader: H4MKReader) -> None:
         """Raises UsageError for what cannot go into a bundle."""
-        meta = reader.meta
-        if meta is None:
-            raise UsageError("only a sealed container can be bundled", found=reader.state)
-        if any(track.info.masked for track in reader.tracks):
-            raise UsageError("a masked container cannot be bundled: its blocks are bound to their numbers")
+        meta = rewritable(reader, "bundled")
         if reader.trak.order != "end" and len(reader.tracks) > 1:
             raise UsageError("the tracks of a container in order of arrival cannot be bundled")
-        if not reader.is_plain():
-            raise UsageError("a signed container cannot be bundled: what is signed is the file as it is")
         self._reader = reader
         self._meta = meta
         self.tracks: Sequence[TrackInfo] = reader.trak.tracks
@@ -150,9 +145,7 @@ class ContainerInput:
 
     def blocks(self, track: int) -> Iterator[Block]:
         """As Input. Raises ChecksumError, SealError and their kin at a damaged block."""
-        for block in self._reader.blocks(track):
-            assert block.token is not None
-            yield block.token, block.payload
+        return stored_blocks(self._reader, track)
 
     def steps(self) -> Iterable[Step]:
         """As Input."""
@@ -200,13 +193,13 @@ def bundle(
         for first, one in zip(firsts, inputs, strict=True)
         for hole in one.lost()
     ]
-    with _builder(out, tracks, origin=origin, block=block, title=title, gaps=bool(lost)) as builder:
+    with builder_on(out, tracks, origin=origin, block=block, title=title, gaps=bool(lost)) as builder:
         streams = [
-            _renumbered(one.blocks(number), first + number)
+            renumbered(one.blocks(number), first + number)
             for first, one in zip(firsts, inputs, strict=True)
             for number in range(len(one.tracks))
         ]
-        _add(builder, streams, progress)
+        add_blocks(builder, streams, progress)
         steps: list[Step] = []
         found = []
         for number, (first, one) in enumerate(zip(firsts, inputs, strict=True)):
@@ -220,7 +213,7 @@ def bundle(
             steps=sorted(steps, key=lambda step: (step.pts, step.track)),
             history=[*inputs[0].history(), _entry(found)],
             ancillary=[(PART, part.pack()) for part in found],
-            gone=_gone(lost),
+            gone=lost_tracks(lost),
         )
 
 
@@ -257,48 +250,17 @@ def split(
     """
     trak, meta = Trak.unpack(part.trak), Meta.unpack(part.meta)
     options = {"origin": trak.origin, "block": trak.block, "order": trak.order, "rule": trak.rule}
-    with _builder(out, trak.tracks, title=meta.title, gaps=bool(meta.lost), **options) as builder:
+    with builder_on(out, trak.tracks, title=meta.title, gaps=bool(meta.lost), **options) as builder:
         streams = [
-            _renumbered(ContainerInput(reader).blocks(part.first + number), number)
+            renumbered(ContainerInput(reader).blocks(part.first + number), number)
             for number in range(len(trak.tracks))
         ]
-        _add(builder, streams, progress)
+        add_blocks(builder, streams, progress)
         return builder.finish(
             steps=meta.steps,
             history=meta.history,
             ancillary=part.ancillary,
             structure_only=meta.structure_only,
-            gone=_gone(meta.lost),
+            gone=lost_tracks(meta.lost),
             head=part.head,
         )
-
-
-def _builder(out: str | PathLike[str] | Writable, tracks: Sequence[TrackInfo], **options: Any) -> H4MKBuilder:
-    if isinstance(out, str | PathLike):
-        return H4MKBuilder.to_path(out, tracks, **options)
-    return H4MKBuilder(out, tracks, **options)
-
-
-def _add(builder: H4MKBuilder, streams: Iterable[Iterator[Block]], progress: Progress | None) -> None:
-    """All blocks in the order of a file."""
-    done = 0
-    for token, payload in heapq.merge(*streams, key=_place):
-        builder.add_token(token, payload)
-        done += token.size
-        if progress is not None:
-            progress(done, None)
-
-
-def _renumbered(blocks: Iterator[Block], track: int) -> Iterator[Block]:
-    for token, payload in blocks:
-        yield replace(token, track=track), payload
-
-
-def _place(block: Block) -> tuple[int, int, int]:
-    """A block's place in a file (H4MK 17.1)."""
-    return block[0].end, block[0].track, block[0].index
-
-
-def _gone(lost: Iterable[Lost]) -> list[int]:
-    """Tracks whose blocks are all lost."""
-    return [hole.track for hole in lost if (hole.count, hole.first) == (0, 0)]

@@ -127,7 +127,7 @@ class Trak:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A jump of the source's clock that was taken out: from `pts` on, `shift` µs were added."""
+    """A jump of the source's clock that was taken out: from `pts` on, `shift` µs were added, or taken."""
 
     pts: int
     shift: int
@@ -327,7 +327,7 @@ _META: Final = members(
                 }
             )
         ),
-        "steps": items(members({"pts": _SIZE, "shift": _SIZE, "track": _NUMBER})),
+        "steps": items(members({"pts": _SIZE, "shift": integer(-MAX_VALUE, MAX_VALUE), "track": _NUMBER})),
         "structure_only": boolean,
         "tracks": items(
             members(

@@ -15,8 +15,9 @@ from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import LimitError, MediaError, SourceError
 from harmony4.crypto.token import HEADER, NONE, TokenRecord
 from harmony4.h4mk import H4MKReader, HistoryEntry, Lost, Seal, Step, TrackInfo
-from harmony4.h4mk.bundle import ContainerInput, Input, Progress, bundle
+from harmony4.h4mk.bundle import ContainerInput, Input, bundle
 from harmony4.h4mk.layout import MAGIC
+from harmony4.h4mk.rewrite import Progress
 from harmony4.h4mk.target import Writable
 from harmony4.server.ingest import (
     ExportOptions,

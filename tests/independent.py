@@ -296,7 +296,7 @@ META_SCHEMA = {
         {"args": dict, "inputs": [{"head": DIGEST, "sign?": DIGEST}], "op": re.compile(r"[a-z][a-z0-9-]*")}
     ],
     "lost?": [{"count": COUNT, "first": COUNT, "track": (0, 65535)}],
-    "steps": [{"pts": INT, "shift": INT, "track": (0, 65535)}],
+    "steps": [{"pts": INT, "shift": TICKS, "track": (0, 65535)}],
     "structure_only": bool,
     "title?": re.compile(r".+", re.DOTALL),
     "tracks": [

@@ -293,7 +293,7 @@ def test_the_order_of_ends_is_held():  # H4MK 17.1
         ({"history": [HistoryEntry("Export")]}, JSONError),
         ({"steps": [Step(5, 1), Step(4, 1)]}, UsageError),
         ({"steps": [Step(5, 1, 1)]}, UsageError),
-        ({"steps": [Step(5, -1)]}, JSONError),
+        ({"steps": [Step(-5, 1)]}, JSONError),
         ({"ends": {0: 2**63}}, FormatError),
         ({"history": [HistoryEntry("export", {"x": "y" * 2**20})]}, LimitError),
     ],

@@ -189,7 +189,7 @@ def _notes(reader: H4MKReader) -> Iterator[str]:
         yield f"note: lost is {hole_text(hole.track, hole.first, hole.count)}"
     steps = len(reader.meta.steps) if reader.meta else 0
     if steps:
-        yield f"note: the source's clock jumped back {format_count(steps, 'time')}; the timeline goes on"
+        yield f"note: the source's clock jumped {format_count(steps, 'time')}; the timeline goes on"
     if reader.state == "incomplete":
         yield "note: `harmony4 recover` makes a sealed container of what is here"
 

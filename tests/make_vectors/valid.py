@@ -234,6 +234,8 @@ def _json(vectors):
     )
     steps = [{"pts": 240000, "shift": 260000, "track": 0}, {"pts": 1040000, "shift": 1, "track": 0}]
     add("ok-steps", "15.4", "two jumps of the clock taken out", container(steps=steps))
+    ahead = [{"pts": 1040000, "shift": -5000000, "track": 0}]
+    add("ok-step-ahead", "15.4", "a clock that jumps ahead, as concat writes it", container(steps=ahead))
 
 
 def _extras(vectors):
