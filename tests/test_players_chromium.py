@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from playwright.sync_api import Browser, Page
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
+from harmony4.h4mk.edit import concat
 from harmony4.server.bundling import bundle_files
 from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import CONFIG
@@ -40,6 +42,7 @@ OFF: Final = {
     ("transport", "native"): 2,
     ("transport", "hls.js"): 2,
     ("transport", "shaka"): 2,
+    ("joined", "hls.js"): 2,  # behind the joint
 }
 """Pictures by which a player may be off: these take *decoding* times for the beginning (docs/API.md)."""
 
@@ -131,6 +134,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name, source in TAKEN_APART.items():
         bundle_files([media(source)], root / f"{name}.h4mk", demux=True)
     export(media("numbered.mp4"), root / "remuxed.h4mk", ExportOptions(remux=True))
+    with ExitStack() as stack:
+        twice = [stack.enter_context(H4MKReader(root / "demuxed.h4mk")) for _ in range(2)]
+        concat(twice, root / "joined.h4mk")
     with running(root) as one:
         yield one
 
@@ -211,6 +217,20 @@ def test_tracks_that_start_late(browser: Browser, server: Server, name: str, pla
     try:
         for seconds in (13.3, 7.1, 19.5, 8.0):
             check_seek(page, seconds, expected(server, name, seconds))
+        assert page.evaluate("errors") == []
+    finally:
+        page.context.close()
+
+
+@pytest.mark.parametrize(("player", "key"), [*((player, "hls") for player in START), ("shaka", "dash")])
+def test_one_behind_the_other(browser: Browser, server: Server, player: str, key: str) -> None:
+    """What `concat` makes: the media's clock begins anew in the middle, the container's goes on."""
+    page = opened(browser, server, player, address(server, "joined", key))
+    try:
+        for seconds in (23.3, 3.1, 38.5, 20.5, 13.3):
+            off = OFF.get(("joined", player), 0)
+            check_seek(page, seconds, expected(server, "joined", seconds % 20, off))
+        assert abs(page.evaluate("document.querySelector('video').duration") - 40) < 0.3
         assert page.evaluate("errors") == []
     finally:
         page.context.close()

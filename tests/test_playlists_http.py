@@ -284,6 +284,37 @@ def test_a_clock_that_jumps() -> None:
     assert "DISCONTINUITY" not in playlist(built([(MP4, times, 6_000_000)], steps=[Step(0, 5)]))
 
 
+def test_periods() -> None:
+    """Where the clock jumps, in all tracks or in one, DASH begins a period with another offset."""
+    steps = [Step(4_000_000, 3_900_000, 0), Step(4_010_000, 3_900_000, 1), Step(8_000_000, -5_000_000, 0)]
+    video, sound = [0, 2_000_000, 4_000_000, 6_000_000, 8_000_000], [0, 2_000_000, 4_010_000, 6_000_000]
+    data = built([(MP4, video, 10_000_000), (SOUND, sound, 10_000_000)], steps=steps)
+    with H4MKReader(data) as container:
+        written = dash.manifest(renditions(container, "a.h4mk", DASH_TYPES))
+    periods = MPEGDASHParser.parse(written).periods
+    assert re.findall(r'<Period id="\d" start="([^"]+)">', written) == [
+        "PT0.000000S",
+        "PT4.000000S",
+        "PT8.000000S",
+    ]
+    lists = [
+        [
+            representation.segment_lists[0]
+            for one in period.adaptation_sets
+            for representation in one.representations
+        ]
+        for period in periods
+    ]
+    assert [[len(one.segment_urls) for one in each] for each in lists] == [[2, 2], [2, 2], [1]]
+    # In the second period the media's clock is at 0.1 s; in the third it is 5 s ahead.
+    assert [[one.presentation_time_offset for one in each] for each in lists] == [
+        *([None, None], [100_000, 100_000], [9_100_000])
+    ]
+    assert [[one.segment_timelines[0].Ss[0].t for one in each] for each in lists] == [
+        *([0, 0], [100_000, 110_000], [9_100_000])
+    ]
+
+
 def test_where_its_clock_begins() -> None:
     """DASH says which time of the media is the container's 0."""
     with H4MKBuilder.in_memory([MP4, SOUND], origin=7_000) as builder:
@@ -293,7 +324,7 @@ def test_where_its_clock_begins() -> None:
         data = builder.getvalue()
     with H4MKReader(data) as container:
         found = renditions(container, "a.h4mk", DASH_TYPES)
-    assert [one.start for one in found] == [7_000, 5_000]
+    assert [one.media_time(0) for one in found] == [7_000, 5_000]
     assert 'presentationTimeOffset="5000"' in dash.manifest(found)
 
 

@@ -1,12 +1,13 @@
-"""DASH manifests as text (ISO/IEC 23009-1): one period, a SegmentList of byte ranges for each rendition.
+"""DASH manifests as text (ISO/IEC 23009-1): a SegmentList of byte ranges for each rendition.
 
 The on-demand profile wants a `sidx` in the media, which is not ours to write; SegmentList names the same
-ranges in the manifest.
+ranges in the manifest. Where the media's clock jumps a new period begins, in which it has another offset.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
@@ -21,32 +22,91 @@ MEDIA_TYPE: Final = "application/dash+xml"
 _SECOND: Final = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The segments of a rendition in one period."""
+
+    one: Rendition
+    first: int
+    stop: int
+    """`stop` excluded."""
+    begin: int
+    """Of the period, µs of the container."""
+
+
 def manifest(found: Sequence[Rendition]) -> str:
     """The MPD of these renditions, of which one is a video or sound."""
     seconds, micros = divmod(max(one.duration for one in found), _SECOND)
-    sets = "".join(_adaptation(number, group) for number, group in enumerate(_sets(found)))
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="urn:mpeg:dash:profile:full:2011" '
         f'type="static" minBufferTime="PT2S" mediaPresentationDuration="PT{seconds}.{micros:06}S">\n'
-        f'<Period id="0" start="PT0S">\n{sets}</Period>\n</MPD>\n'
+        f"{''.join(_period(number, parts) for number, parts in enumerate(_periods(found)))}</MPD>\n"
     )
 
 
-def _sets(found: Sequence[Rendition]) -> Iterator[list[Rendition]]:
+def _periods(found: Sequence[Rendition]) -> list[list[_Part]]:
+    """Which segments stand in which period. Text, which has no segments, only where there is one period."""
+    timed = [one for one in found if one.segments is not None]
+    jumps = sorted(
+        (int(one.segments.starts[number]), place, number)
+        for place, one in enumerate(timed)
+        if one.segments is not None
+        for number in one.segments.jumps
+    )
+    begins = [0]
+    cuts = [[0] for _ in timed]
+    own: dict[int, int] = {}
+    for at, (start, place, number) in enumerate(jumps):
+        own[place] = number
+        # Tracks jump together, each at a keyframe of its own.
+        if at + 1 < len(jumps) and jumps[at + 1][0] - start < _SECOND:
+            continue
+        begin = min(
+            int(one.segments.starts[own[other]])
+            for other, one in enumerate(timed)
+            if other in own and one.segments is not None
+        )
+        begins.append(begin)
+        for other, one in enumerate(timed):
+            if one.segments is not None:
+                later = int(np.searchsorted(one.segments.starts, begin))
+                cuts[other].append(own.get(other, later))
+        own = {}
+    periods = []
+    for number, begin in enumerate(begins):
+        parts = []
+        for one, cut in zip(timed, cuts, strict=True):
+            stop = cut[number + 1] if number + 1 < len(cut) else len(one.segments or ())
+            if cut[number] < stop:
+                parts.append(_Part(one, cut[number], stop, begin))
+        if len(begins) == 1:
+            parts += [_Part(one, 0, 0, 0) for one in found if one.segments is None]
+        periods.append(parts)
+    return [parts for parts in periods if parts]
+
+
+def _period(number: int, parts: Sequence[_Part]) -> str:
+    seconds, micros = divmod(parts[0].begin, _SECOND)
+    sets = "".join(_adaptation(place, group) for place, group in enumerate(_sets(parts)))
+    return f'<Period id="{number}" start="PT{seconds}.{micros:06}S">\n{sets}</Period>\n'
+
+
+def _sets(parts: Sequence[_Part]) -> Iterator[list[_Part]]:
     """Renditions of one set may be exchanged for each other while they play: pictures of the same type; each
     sound and text is one of its own.
     """
 
-    def kind(one: Rendition) -> tuple[object, ...]:
+    def kind(part: _Part) -> tuple[object, ...]:
+        one = part.one
         sound = one.sound is not None
         return (0, one.media_type, sound, one.lang or "") if one.kind == "video" else (1, one.track)
 
-    return (list(group) for _, group in groupby(sorted(found, key=kind), key=kind))
+    return (list(group) for _, group in groupby(sorted(parts, key=kind), key=kind))
 
 
-def _adaptation(number: int, group: Sequence[Rendition]) -> str:
-    first = group[0]
+def _adaptation(number: int, group: Sequence[_Part]) -> str:
+    first = group[0].one
     facts = _attributes(
         id=number,
         contentType=first.kind,
@@ -63,7 +123,8 @@ def _adaptation(number: int, group: Sequence[Rendition]) -> str:
     )
 
 
-def _representation(one: Rendition) -> str:
+def _representation(part: _Part) -> str:
+    one = part.one
     width, height = one.picture or (None, None)
     sound = one.sound
     facts = _attributes(
@@ -75,21 +136,24 @@ def _representation(one: Rendition) -> str:
         audioSamplingRate=sound.rate or None if sound is not None else None,
     )
     return (
-        f"<Representation{facts}>\n<BaseURL>{_text(one.url)}</BaseURL>\n{_segments(one)}</Representation>\n"
+        f"<Representation{facts}>\n<BaseURL>{_text(one.url)}</BaseURL>\n{_segments(part)}</Representation>\n"
     )
 
 
-def _segments(one: Rendition) -> str:
-    segments = one.segments
+def _segments(part: _Part) -> str:
+    one, segments = part.one, part.one.segments
     if segments is None:
         return ""
+    here = slice(part.first, part.stop)
+    offset = one.media_time(int(segments.starts[part.first])) - int(segments.starts[part.first]) + part.begin
     init = f'<Initialization range="0-{one.init - 1}"/>\n' if one.init else ""
-    lasts = segments.offsets + segments.sizes - 1
-    ranges = np.column_stack((segments.offsets, lasts)).ravel().tolist()
-    timeline = _timeline(one.start + int(segments.starts[0]), segments.durations.tolist())
-    urls = '<SegmentURL mediaRange="%d-%d"/>\n' * len(segments) % tuple(ranges)
+    offsets = segments.offsets[here]
+    ranges = np.column_stack((offsets, offsets + segments.sizes[here] - 1)).ravel().tolist()
+    start = one.media_time(int(segments.starts[part.first]))
+    timeline = _timeline(start, segments.durations[here].tolist())
+    urls = '<SegmentURL mediaRange="%d-%d"/>\n' * len(offsets) % tuple(ranges)
     return (
-        f'<SegmentList timescale="{_SECOND}"{_attributes(presentationTimeOffset=one.start or None)}>\n{init}'
+        f'<SegmentList timescale="{_SECOND}"{_attributes(presentationTimeOffset=offset or None)}>\n{init}'
         f"<SegmentTimeline>\n{timeline}</SegmentTimeline>\n"
         f"{urls}</SegmentList>\n"
     )

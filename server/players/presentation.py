@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, Step
 from harmony4.server import facts
 from harmony4.server.players.codecs import Coded, mp4_streams, ts_streams, webm_streams
 from harmony4.server.players.segments import Segments, clock_steps, find_segments
@@ -56,8 +56,10 @@ class Rendition:
     peak: int = 0
     average: int = 0
     """Bits/s."""
-    start: int = 0
-    """µs on the media's own clock that are 0 in the container."""
+    origin: int = 0
+    """µs on the media's own clock that are 0 in the container, but for the steps."""
+    steps: tuple[Step, ...] = ()
+    """Where the media's clock jumped."""
     lang: str | None = None
     name: str = ""
     segments: Segments | None = field(default=None, compare=False)
@@ -72,6 +74,10 @@ class Rendition:
     def picture(self) -> tuple[int, int] | None:
         """Width and height in pixels, where they are known."""
         return next(((one.width, one.height) for one in self.streams if one.width and one.height), None)
+
+    def media_time(self, pts: int) -> int:
+        """µs on the media's own clock, at `pts` µs of the container."""
+        return pts + self.origin - sum(step.shift for step in self.steps if step.pts <= pts)
 
     @property
     def sound(self) -> Coded | None:
@@ -119,7 +125,6 @@ def rendition(reader: H4MKReader, name: str, track: int) -> Rendition | None:
     streams = _streams(reader, track, segments)
     if streams is None:
         return None
-    shift = sum(step.shift for step in clock_steps(reader, track) if step.pts == 0)
     return Rendition(
         *common,
         int(segments.starts[0] + segments.durations.sum()),
@@ -127,7 +132,8 @@ def rendition(reader: H4MKReader, name: str, track: int) -> Rendition | None:
         tuple(streams),
         segments.peak(),
         segments.average(),
-        reader.trak.origin - shift,
+        reader.trak.origin,
+        tuple(clock_steps(reader, track)),
         lang,
         called,
         segments,
