@@ -15,14 +15,10 @@ from typing import Final
 
 from aiohttp import web
 
-from harmony4.server import descriptors, health, media, openapi, pages, seeking, timed, video, workers
-from harmony4.server.acceptor import Acceptor, drain
-from harmony4.server.access import AccessLog
+from harmony4.server import health, media, openapi, pages
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
-from harmony4.server.connection import Connection
 from harmony4.server.errors import problems
-from harmony4.server.express import Express
 from harmony4.server.guard import session
 from harmony4.server.guard.guard import Guard
 from harmony4.server.housekeeping import keep_house
@@ -44,9 +40,15 @@ from harmony4.server.keys import (
     Status,
 )
 from harmony4.server.library import Library
-from harmony4.server.listening import address_url, check_open, listen
 from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
+from harmony4.server.reading import seeking, timed, video
+from harmony4.server.reading.express import Express
+from harmony4.server.serving import descriptors, workers
+from harmony4.server.serving.acceptor import Acceptor, drain
+from harmony4.server.serving.access import AccessLog
+from harmony4.server.serving.connection import Connection
+from harmony4.server.serving.listening import address_url, check_open, listen
 from harmony4.server.state import State
 
 __all__ = ["create_app", "run", "serve"]

@@ -12,8 +12,8 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from harmony4.server.connection import Connection
 from harmony4.server.library import Library
+from harmony4.server.serving.connection import Connection
 
 if sys.platform != "win32":
     import fcntl

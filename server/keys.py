@@ -9,11 +9,11 @@ from aiohttp import web
 
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
-from harmony4.server.express import Express
 from harmony4.server.guard.guard import Guard
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
+from harmony4.server.reading.express import Express
 from harmony4.server.state import State
 
 if TYPE_CHECKING:

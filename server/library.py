@@ -26,9 +26,9 @@ from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader, TimeRange
-from harmony4.server.descriptors import is_exhausted
 from harmony4.server.facts import SeekCard, seek_card
-from harmony4.server.residency import let_go, mapped_bytes
+from harmony4.server.reading.residency import let_go, mapped_bytes
+from harmony4.server.serving.descriptors import is_exhausted
 
 __all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name", "is_inside"]
 

@@ -12,7 +12,7 @@ from aiohttp import web
 
 import harmony4.static
 from harmony4.crypto.errors import NotFoundError
-from harmony4.server.ranges import Representation, decide
+from harmony4.server.reading.ranges import Representation, decide
 
 __all__ = ["PAGE_POLICY", "SECURITY_HEADERS", "StaticFile", "load_static", "routes", "secure"]
 

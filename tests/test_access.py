@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import HARMONY4, ROOM
-from harmony4.server.access import AccessLog, escape
+from harmony4.server.serving.access import AccessLog, escape
 from serving import write_container
 
 LINE = re.compile(

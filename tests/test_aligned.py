@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harmony4.crypto.errors import SealError, UsageError
 from harmony4.h4mk import H4MKBuilder, H4MKReader
-from harmony4.server.seeking import MAX_TARGETS
+from harmony4.server.reading.seeking import MAX_TARGETS
 from needs import ORIGINAL
 from serving import LOOPS, VIDEO, Server, running
 

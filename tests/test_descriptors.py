@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harmony4.server import descriptors
+from harmony4.server.serving import descriptors
 from limits import needs_rlimit, run_python
 from processes import cpu_seconds, needs_proc, served
 from serving import LOOPS, write_container
@@ -63,7 +63,7 @@ def test_shares() -> None:
 def test_the_limit_is_raised() -> None:
     code = """
 import resource
-from harmony4.server import descriptors
+from harmony4.server.serving import descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200))
 print(descriptors.limit(), descriptors.raise_limit(), descriptors.limit())
 """
@@ -75,7 +75,7 @@ def test_what_says_that_there_are_none() -> None:
 import errno, os, resource, sys
 from harmony4.crypto.errors import SourceError
 from harmony4.h4mk import H4MKReader
-from harmony4.server import descriptors
+from harmony4.server.serving import descriptors
 held = []
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50))
 try:
@@ -187,7 +187,7 @@ def test_too_many_connections_wait(few: Path, loop: str) -> None:
 EXHAUSTED = """
 import asyncio, os, resource, socket, sys, time
 from harmony4.server.app import loop_factory
-from harmony4.server.acceptor import Acceptor
+from harmony4.server.serving.acceptor import Acceptor
 
 class Echo(asyncio.Protocol):
     def connection_made(self, transport):

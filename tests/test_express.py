@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from harmony4.server import express
-from harmony4.server.connection import Connection
-from harmony4.server.express import Express, split
 from harmony4.server.keys import EXPRESS, LIBRARY
+from harmony4.server.reading import express
+from harmony4.server.reading.express import Express, split
+from harmony4.server.serving.connection import Connection
 from serving import LOOPS, MAPPING_LOOPS, Server, running, write_container
 
 BLOCKS = [

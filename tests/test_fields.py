@@ -1,4 +1,4 @@
-"""server/fields.py: file names for downloads, wishes for digests, and the digest of what is sent."""
+"""server/reading/fields.py: file names for downloads, wishes for digests, and the digest of what is sent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harmony4.crypto.errors import TruncatedError
-from harmony4.server.fields import attachment, content_digest, download_name, wants_sha256
-from harmony4.server.ranges import ByteRange
-from harmony4.server.resource import Resource
+from harmony4.server.reading.fields import attachment, content_digest, download_name, wants_sha256
+from harmony4.server.reading.ranges import ByteRange
+from harmony4.server.reading.resource import Resource
 
 
 @pytest.mark.parametrize(

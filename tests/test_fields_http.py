@@ -15,8 +15,8 @@ import pytest
 
 from byteranges import parts_of
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, recover
-from harmony4.server import express, fields
 from harmony4.server.keys import EXPRESS
+from harmony4.server.reading import express, fields
 from needs import ORIGINAL, needs_curl
 from serving import LOOPS, Answer, Server, running, write_container
 

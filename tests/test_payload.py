@@ -1,4 +1,4 @@
-"""server/payload.py: which transports are given a mapping, and how few calls it takes to hand it over."""
+"""server/reading/payload.py: which transports are given a mapping, how few calls it takes to hand it over."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from harmony4.server import payload
-from harmony4.server.connection import Connection
 from harmony4.server.keys import EXPRESS, LIBRARY
-from harmony4.server.payload import may_map
+from harmony4.server.reading import payload
+from harmony4.server.reading.payload import may_map
+from harmony4.server.serving.connection import Connection
 from processes import until
 from serving import MAPPING_LOOPS, Server, running, write_container
 

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
-from harmony4.server import payload
+from harmony4.server.reading import payload
 from needs import ORIGINAL
 from serving import LOOPS, VIDEO, Server, running, write_container
 

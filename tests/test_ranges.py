@@ -1,4 +1,4 @@
-"""server/ranges.py: every row of the table in docs/API.md, an oracle, and evidence of bounded work."""
+"""server/reading/ranges.py: every row of the table in docs/API.md, an oracle, evidence of bounded work."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from byteranges import parts_of
-from harmony4.server import ranges
-from harmony4.server.ranges import (
+from harmony4.server.reading import ranges
+from harmony4.server.reading.ranges import (
     MAX_OVERLAPPING,
     MAX_RANGE_HEADER,
     MAX_RANGES,

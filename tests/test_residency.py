@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from harmony4.crypto.errors import SourceError
-from harmony4.server import residency
-from harmony4.server.residency import bring_in, is_resident, let_go, read_resident
+from harmony4.server.reading import residency
+from harmony4.server.reading.residency import bring_in, is_resident, let_go, read_resident
 
 SIZE = 40 * mmap.PAGESIZE + 17
 DATA = random.Random(3).randbytes(SIZE)

@@ -1,4 +1,4 @@
-"""server/resource.py: what a request for bytes names is made once for each container and track."""
+"""server/reading/resource.py: what a request for bytes names is made once for each container and track."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from harmony4.server.intake import moving
 from harmony4.server.intake.shelf import Match, Shelf, check_new_name
 from harmony4.server.library import Library, check_name
 from harmony4.server.listing import scan
-from harmony4.server.ranges import matcher
+from harmony4.server.reading.ranges import matcher
 from harmony4.server.state import FOLDER, State
 from limits import run_python
 from serving import write_container
@@ -1067,7 +1067,7 @@ from harmony4.crypto.errors import HarmonyError
 from harmony4.server.errors import Problem
 from harmony4.server.intake.shelf import Shelf
 from harmony4.server.library import Library
-from harmony4.server.ranges import matcher
+from harmony4.server.reading.ranges import matcher
 from harmony4.server.state import State
 root, state = map(Path, sys.argv[1:])
 shelf = Shelf(Library(root), State(state))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, recover
-from harmony4.server import timed
 from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import LIBRARY
+from harmony4.server.reading import timed
 from media_factory import media, probe
 from needs import ORIGINAL, needs_ffmpeg
 from serving import LOOPS, VIDEO, Answer, Server, running, write_container

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from commands import refused, run
-from harmony4.server import workers
+from harmony4.server.serving import workers
 from processes import Line, Served, alive, needs_proc, served, until
 from serving import LOOPS, write_container
 
@@ -83,7 +83,7 @@ def test_an_answer_survives_the_end(library: Path, loop: str, count: int, number
 def test_a_conversation_is_not_broken_off(library: Path, tmp_path: Path, loop: str, count: int) -> None:
     """Half a request is a request; one who talks is told to stop talking; one who is silent is left alone."""
     # Longer than this test may be held up between two requests.
-    code = "import harmony4.server.acceptor as acceptor; acceptor.GRACE = 2.0\n"
+    code = "import harmony4.server.serving.acceptor as acceptor; acceptor.GRACE = 2.0\n"
     (tmp_path / "sitecustomize.py").write_text(code)
     with served(library, "--workers", count, loop=loop, path=str(tmp_path)) as server:
         half, silent, talking, fresh, stream = (server.connect() for _ in range(5))
@@ -116,7 +116,7 @@ def test_a_conversation_is_not_broken_off(library: Path, tmp_path: Path, loop: s
 @each_loop
 def test_a_player_is_told_in_the_express_lane_too(library: Path, tmp_path: Path, loop: str) -> None:
     """Requests that are answered without aiohttp's machinery end their connection like the others."""
-    code = "import harmony4.server.acceptor as acceptor; acceptor.GRACE = 2.0\n"
+    code = "import harmony4.server.serving.acceptor as acceptor; acceptor.GRACE = 2.0\n"
     (tmp_path / "sitecustomize.py").write_text(code)
     with served(library, "--workers", 2, loop=loop, path=str(tmp_path)) as server, server.connect() as line:
         asked, closing = 0, False
@@ -241,7 +241,7 @@ def test_workers_end_with_their_parent(library: Path, loop: str) -> None:
 
 def test_a_worker_that_hangs_is_killed(library: Path, tmp_path: Path) -> None:
     """One that does not even leave when asked (it stands still here) does not hold up the end for ever."""
-    code = "import harmony4.server.workers as w; w.MARGIN = 0.1\n"
+    code = "import harmony4.server.serving.workers as w; w.MARGIN = 0.1\n"
     (tmp_path / "sitecustomize.py").write_text(code)
     with served(library, "--workers", 2, path=str(tmp_path), HARMONY4_STOP_TIMEOUT="0.1") as server:
         found = server.workers()
@@ -254,7 +254,7 @@ def test_a_worker_that_hangs_is_killed(library: Path, tmp_path: Path) -> None:
 
 def in_a_worker(folder: Path, code: str) -> dict[str, str]:
     """The environment in which every worker runs `code` before anything else."""
-    lines = ["import os, sys", 'if "harmony4.server.worker" in sys.orig_argv:', f"    {code}"]
+    lines = ["import os, sys", 'if "harmony4.server.serving.worker" in sys.orig_argv:', f"    {code}"]
     (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
     return os.environ | {"PYTHONPATH": str(folder)}
 

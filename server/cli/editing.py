@@ -26,7 +26,7 @@ from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink
 from harmony4.server.cli.values import format_count, format_duration, format_size, parse_pts, plain
-from harmony4.server.descriptors import raise_limit
+from harmony4.server.serving.descriptors import raise_limit
 
 __all__ = ["register"]
 

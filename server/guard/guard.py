@@ -22,7 +22,6 @@ from aiohttp.typedefs import Middleware
 
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
-from harmony4.server.express import Express
 from harmony4.server.guard import cors, sessions, signing, tokens
 from harmony4.server.guard.caller import CALLER, Caller
 from harmony4.server.guard.files import Mark, mark
@@ -32,6 +31,7 @@ from harmony4.server.guard.scopes import ALL, READ, implied
 from harmony4.server.guard.secret import load_secret, secret_path
 from harmony4.server.guard.throttle import Throttle
 from harmony4.server.guard.tokens import Token, TokenFile
+from harmony4.server.reading.express import Express
 from harmony4.server.state import State
 
 __all__ = ["LOOKS", "Guard"]

@@ -16,7 +16,6 @@ from harmony4.crypto.errors import LimitError
 from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
-from harmony4.server.fields import attachment
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.guard.throttle import network
 from harmony4.server.intake.admission import place
@@ -26,7 +25,8 @@ from harmony4.server.intake.jobs import ACTIVE
 from harmony4.server.intake.shelf import Match
 from harmony4.server.keys import CONFIG, DESK, STATE, STATUS
 from harmony4.server.query import json_response, page_limit
-from harmony4.server.ranges import matcher
+from harmony4.server.reading.fields import attachment
+from harmony4.server.reading.ranges import matcher
 
 __all__ = ["admitted", "match_of", "routes", "shown"]
 

@@ -25,7 +25,7 @@ from harmony4.server.intake.shelf import Match
 from harmony4.server.intake.tusfields import asked_for, parse_metadata
 from harmony4.server.intake.uploads import Held, Uploads
 from harmony4.server.library import Library
-from harmony4.server.ranges import matcher
+from harmony4.server.reading.ranges import matcher
 from harmony4.server.state import State
 
 __all__ = ["Finisher"]

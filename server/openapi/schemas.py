@@ -7,7 +7,7 @@ from typing import Final
 from harmony4.server.errors import PROBLEMS
 from harmony4.server.guard.scopes import SCOPES
 from harmony4.server.openapi.parts import INT, TEXT, object_of
-from harmony4.server.seeking import MAX_TARGETS
+from harmony4.server.reading.seeking import MAX_TARGETS
 
 __all__ = ["SCHEMAS"]
 

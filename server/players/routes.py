@@ -26,7 +26,7 @@ from harmony4.server.players.presentation import (
     renditions,
 )
 from harmony4.server.query import asked_track, cache_control, container_name
-from harmony4.server.ranges import Representation, decide
+from harmony4.server.reading.ranges import Representation, decide
 
 __all__ = ["Playlists", "routes"]
 

@@ -74,8 +74,9 @@ def _rate(rates: list[Rate], length: int) -> str:
 
 
 def _serve(way: str, folder: str) -> int:
-    from harmony4.server import connection, payload
     from harmony4.server.cli.main import main
+    from harmony4.server.reading import payload
+    from harmony4.server.serving import connection
 
     if way == "strict":
         os.environ["HARMONY4_VERIFY_ON_READ"] = "1"

@@ -16,10 +16,10 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from harmony4.server import pages
-from harmony4.server.access import SENT, AccessLog, client_fields, escape, without_signature
 from harmony4.server.errors import problem_response
-from harmony4.server.express import Express, Key, split
-from harmony4.server.payload import may_map
+from harmony4.server.reading.express import Express, Key, split
+from harmony4.server.reading.payload import may_map
+from harmony4.server.serving.access import SENT, AccessLog, client_fields, escape, without_signature
 
 __all__ = ["Connection"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY, RMAP_HEAD
 from harmony4.server import facts
 from harmony4.server.library import Container
-from harmony4.server.ranges import Representation
+from harmony4.server.reading.ranges import Representation
 
 __all__ = [
     "Checked",

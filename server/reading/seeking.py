@@ -14,11 +14,11 @@ from harmony4.crypto.errors import LimitError, NotFoundError, UsageError
 from harmony4.h4mk.source import NotResidentError, impatient
 from harmony4.server import facts
 from harmony4.server.errors import Problem
-from harmony4.server.express import offer_seek
 from harmony4.server.facts import SeekCard
 from harmony4.server.keys import CONFIG, GUARD, LIBRARY
 from harmony4.server.library import Container
 from harmony4.server.query import asked_track, cache_control, container_name, json_text, natural
+from harmony4.server.reading.express import offer_seek
 
 __all__ = ["MAX_TARGETS", "get_seek", "parse_targets", "post_seek", "routes"]
 

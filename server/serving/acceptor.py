@@ -17,8 +17,8 @@ from typing import Final
 
 from aiohttp import web
 
-from harmony4.server.connection import Connection
-from harmony4.server.listening import BACKLOG
+from harmony4.server.serving.connection import Connection
+from harmony4.server.serving.listening import BACKLOG
 
 __all__ = ["GRACE", "Acceptor", "drain"]
 

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
-from harmony4.server import facts, payload
+from harmony4.server import facts
 from harmony4.server.keys import GUARD, LIBRARY
 from harmony4.server.players.presentation import player_urls
 from harmony4.server.query import (
@@ -21,8 +21,9 @@ from harmony4.server.query import (
     json_response,
     json_text,
 )
-from harmony4.server.resource import file_resource, stream_resource
-from harmony4.server.timed import asked_time, timed_resource
+from harmony4.server.reading import payload
+from harmony4.server.reading.resource import file_resource, stream_resource
+from harmony4.server.reading.timed import asked_time, timed_resource
 
 __all__ = ["get_container", "get_info", "get_keyframes", "get_range", "routes"]
 

@@ -33,15 +33,15 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk.source import impatient
-from harmony4.server.access import client_fields, escape, without_signature
 from harmony4.server.facts import seek_template
-from harmony4.server.residency import is_resident, read_resident
+from harmony4.server.reading.residency import is_resident, read_resident
+from harmony4.server.serving.access import client_fields, escape, without_signature
 
 if TYPE_CHECKING:
     from harmony4.h4mk import H4MKReader
-    from harmony4.server.connection import Connection
     from harmony4.server.library import Container, Library
-    from harmony4.server.resource import Resource
+    from harmony4.server.reading.resource import Resource
+    from harmony4.server.serving.connection import Connection
 
 __all__ = ["Express", "Key", "offer_range", "offer_seek", "split"]
 

@@ -1,4 +1,4 @@
-"""A worker process: `python -m harmony4.server.worker DESCRIPTOR`, started by `workers` and by nobody else.
+"""A worker process: `python -m harmony4.server.serving.worker DESCRIPTOR`, started by `workers` alone.
 
 `DESCRIPTOR` is the listening socket. The settings come as a line of JSON on standard input, whose end means
 "finish what runs and leave", as SIGTERM does; what there is to say to the parent goes to standard output.
@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.server.workers import FAILED, LEAVING, MARGIN, READY
+from harmony4.server.serving.workers import FAILED, LEAVING, MARGIN, READY
 
 if TYPE_CHECKING:
     from harmony4.server.config import Config
@@ -32,9 +32,10 @@ def main() -> int:
     """Serve until the parent's pipe ends or SIGTERM comes; returns the exit status."""
     try:
         # Only here: an installation that is broken is something to tell the parent as well.
-        from harmony4.server import descriptors, logs
+        from harmony4.server import logs
         from harmony4.server.app import loop_factory
         from harmony4.server.config import load_config
+        from harmony4.server.serving import descriptors
 
         listener = socket.socket(fileno=int(sys.argv[1]))
         config = load_config(flags=_settings())

@@ -27,15 +27,15 @@ from aiohttp.http import StreamWriter
 
 from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
-from harmony4.server.access import SENT, without_signature
 from harmony4.server.errors import Problem
-from harmony4.server.express import offer_range
-from harmony4.server.fields import asked_fields
 from harmony4.server.keys import CONFIG, EXPRESS
 from harmony4.server.query import cache_control
-from harmony4.server.ranges import ByteRange, decide
-from harmony4.server.residency import bring_in, is_resident
-from harmony4.server.resource import Checked, Resource
+from harmony4.server.reading.express import offer_range
+from harmony4.server.reading.fields import asked_fields
+from harmony4.server.reading.ranges import ByteRange, decide
+from harmony4.server.reading.residency import bring_in, is_resident
+from harmony4.server.reading.resource import Checked, Resource
+from harmony4.server.serving.access import SENT, without_signature
 
 __all__ = ["may_map", "respond", "send"]
 

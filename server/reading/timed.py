@@ -22,7 +22,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.keys import GUARD
 from harmony4.server.library import Container
 from harmony4.server.query import integer
-from harmony4.server.resource import Resource, in_memory
+from harmony4.server.reading.resource import Resource, in_memory
 
 __all__ = ["AskedTime", "asked_time", "name_time", "time_etag", "timed_resource"]
 

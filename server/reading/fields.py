@@ -17,8 +17,8 @@ from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
 from harmony4.server.library import SUFFIX
-from harmony4.server.ranges import ByteRange, Decision, digest_field
-from harmony4.server.resource import Resource
+from harmony4.server.reading.ranges import ByteRange, Decision, digest_field
+from harmony4.server.reading.resource import Resource
 
 __all__ = [
     "MAX_DIGESTED",

@@ -30,7 +30,7 @@ from typing import IO, Final
 
 from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.server.config import Config
-from harmony4.server.listening import address_url
+from harmony4.server.serving.listening import address_url
 
 __all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "Supervisor", "count"]
 
@@ -62,7 +62,7 @@ class _Worker:
 
     def __init__(self, config: Config, listener: socket.socket) -> None:
         """Raises OSError where no process can be started."""
-        command = [sys.executable, "-P", "-m", "harmony4.server.worker", str(listener.fileno())]
+        command = [sys.executable, "-P", "-m", "harmony4.server.serving.worker", str(listener.fileno())]
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, and a number
             command,
             stdin=subprocess.PIPE,
