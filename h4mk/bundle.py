@@ -18,7 +18,8 @@ from os import PathLike
 from typing import Any, Final, Protocol
 
 from harmony4.crypto.digest import Buffer
-from harmony4.crypto.errors import FormatError, TruncatedError, UsageError
+from harmony4.crypto.errors import FormatError, SealError, TruncatedError, UsageError
+from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Step, TrackInfo, Trak
@@ -31,6 +32,8 @@ PART: Final = "part"
 """Tag of the ancillary chunk that keeps what a container's blocks do not say of it (H4MK 14.3)."""
 
 Block = tuple[TokenRecord, Buffer]
+_Stored = tuple[TokenRecord, Buffer, int | None, bytes]
+"""A block, the CRC-32 of its payload where that is known, and its leaf in the tree that it comes from."""
 Progress = Callable[[int, int | None], object]
 """Called with payload bytes written so far, and None: how many there will be is not known."""
 
@@ -154,6 +157,21 @@ class ContainerInput:
             assert block.token is not None
             yield block.token, block.payload
 
+    def stored(self, track: int) -> Iterator[_Stored]:
+        """The same, checked against their CRC alone: what `streams` says is for the rest."""
+        for block in self._reader.blocks(track, digests=False):
+            assert block.token is not None
+            yield block.token, block.payload, block.crc, leaf_hash(block.token.pack())
+
+    def streams(self, tree: MerkleTree) -> list[bytes]:
+        """The SHA-256 that each track's stream must have.
+
+        Raises SealError unless `tree`, of the leaves of all blocks in the order of the file, is the sealed one.
+        """
+        if tree.root() != self._reader.root:
+            raise SealError("the tokens are not those that were sealed")
+        return [track.sha256 for track in self._meta.tracks]
+
     def steps(self) -> Iterable[Step]:
         """As Input."""
         return self._meta.steps
@@ -202,14 +220,18 @@ def bundle(
     ]
     with _builder(out, tracks, origin=origin, block=block, title=title, gaps=bool(lost)) as builder:
         streams = [
-            _renumbered(one.blocks(number), first + number)
+            _renumbered(_stored(one, number), first + number)
             for first, one in zip(firsts, inputs, strict=True)
             for number in range(len(one.tracks))
         ]
-        _add(builder, streams, progress)
+        trees = [MerkleTree() for _ in inputs]
+        _add(builder, streams, progress, [tree for tree, one in zip(trees, inputs, strict=True) for _ in one.tracks])
         steps: list[Step] = []
         found = []
+        digests: dict[int, bytes] = {}
         for number, (first, one) in enumerate(zip(firsts, inputs, strict=True)):
+            if isinstance(one, ContainerInput):
+                digests |= dict(enumerate(one.streams(trees[number]), first))
             shift = origin - one.origin
             steps += [Step(0, shift, first + track) for track in range(len(one.tracks)) if shift]
             steps += [replace(step, track=first + step.track) for step in one.steps()]
@@ -221,7 +243,16 @@ def bundle(
             history=[*inputs[0].history(), _entry(found)],
             ancillary=[(PART, part.pack()) for part in found],
             gone=_gone(lost),
+            streams=digests,
         )
+
+
+def _stored(one: Input, track: int) -> Iterator[_Stored]:
+    if isinstance(one, ContainerInput):
+        yield from one.stored(track)
+    else:
+        for token, payload in one.blocks(track):
+            yield token, payload, None, b""
 
 
 def _entry(found: Iterable[Part]) -> HistoryEntry:
@@ -258,8 +289,9 @@ def split(
     trak, meta = Trak.unpack(part.trak), Meta.unpack(part.meta)
     options = {"origin": trak.origin, "block": trak.block, "order": trak.order, "rule": trak.rule}
     with _builder(out, trak.tracks, title=meta.title, gaps=bool(meta.lost), **options) as builder:
+        whole = ContainerInput(reader)
         streams = [
-            _renumbered(ContainerInput(reader).blocks(part.first + number), number)
+            _renumbered(whole.stored(part.first + number), number)
             for number in range(len(trak.tracks))
         ]
         _add(builder, streams, progress)
@@ -279,22 +311,29 @@ def _builder(out: str | PathLike[str] | Writable, tracks: Sequence[TrackInfo], *
     return H4MKBuilder(out, tracks, **options)
 
 
-def _add(builder: H4MKBuilder, streams: Iterable[Iterator[Block]], progress: Progress | None) -> None:
-    """All blocks in the order of a file."""
+def _add(
+    builder: H4MKBuilder,
+    streams: Iterable[Iterator[_Stored]],
+    progress: Progress | None,
+    trees: Sequence[MerkleTree] = (),
+) -> None:
+    """All blocks in the order of a file; `trees`, one for each track, get their leaves."""
     done = 0
-    for token, payload in heapq.merge(*streams, key=_place):
-        builder.add_token(token, payload)
+    for token, payload, crc, leaf in heapq.merge(*streams, key=_place):
+        builder.add_token(token, payload, crc)
+        if trees:
+            trees[token.track].append(leaf)
         done += token.size
         if progress is not None:
             progress(done, None)
 
 
-def _renumbered(blocks: Iterator[Block], track: int) -> Iterator[Block]:
-    for token, payload in blocks:
-        yield replace(token, track=track), payload
+def _renumbered(blocks: Iterator[_Stored], track: int) -> Iterator[_Stored]:
+    for token, *rest in blocks:
+        yield token if token.track == track else replace(token, track=track), *rest
 
 
-def _place(block: Block) -> tuple[int, int, int]:
+def _place(block: _Stored) -> tuple[int, int, int]:
     """A block's place in a file (H4MK 17.1)."""
     return block[0].end, block[0].track, block[0].index
 
