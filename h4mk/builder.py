@@ -207,8 +207,8 @@ class H4MKBuilder:
         """Add a block whose complete token is known already, as tokenizers make them.
 
         `payload` must be what `token.digest` was computed from: it is not hashed again for the token. `crc`:
-        its CRC-32, where that has been computed. Do not mix with `add_block` on one track. Raises OrderError, FormatError, LimitError, UsageError,
-        StorageError.
+        its CRC-32, where that has been computed. Do not mix with `add_block` on one track. Raises OrderError,
+        FormatError, LimitError, UsageError, StorageError.
         """
         self._check_open()
         payload = _fixed(payload)

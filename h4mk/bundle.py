@@ -166,7 +166,8 @@ class ContainerInput:
     def streams(self, tree: MerkleTree) -> list[bytes]:
         """The SHA-256 that each track's stream must have.
 
-        Raises SealError unless `tree`, of the leaves of all blocks in the order of the file, is the sealed one.
+        Raises SealError unless `tree`, of the leaves of all blocks in the order of the file, is the sealed
+        one.
         """
         if tree.root() != self._reader.root:
             raise SealError("the tokens are not those that were sealed")
@@ -225,7 +226,12 @@ def bundle(
             for number in range(len(one.tracks))
         ]
         trees = [MerkleTree() for _ in inputs]
-        _add(builder, streams, progress, [tree for tree, one in zip(trees, inputs, strict=True) for _ in one.tracks])
+        _add(
+            builder,
+            streams,
+            progress,
+            [tree for tree, one in zip(trees, inputs, strict=True) for _ in one.tracks],
+        )
         steps: list[Step] = []
         found = []
         digests: dict[int, bytes] = {}
@@ -291,8 +297,7 @@ def split(
     with _builder(out, trak.tracks, title=meta.title, gaps=bool(meta.lost), **options) as builder:
         whole = ContainerInput(reader)
         streams = [
-            _renumbered(whole.stored(part.first + number), number)
-            for number in range(len(trak.tracks))
+            _renumbered(whole.stored(part.first + number), number) for number in range(len(trak.tracks))
         ]
         _add(builder, streams, progress)
         return builder.finish(
@@ -329,8 +334,8 @@ def _add(
 
 
 def _renumbered(blocks: Iterator[_Stored], track: int) -> Iterator[_Stored]:
-    for token, *rest in blocks:
-        yield token if token.track == track else replace(token, track=track), *rest
+    for token, payload, crc, leaf in blocks:
+        yield token if token.track == track else replace(token, track=track), payload, crc, leaf
 
 
 def _place(block: _Stored) -> tuple[int, int, int]:

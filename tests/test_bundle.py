@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import here, refused
+from harmony4.crypto.digest import crc32
 from harmony4.crypto.errors import (
     ChecksumError,
     FormatError,
@@ -23,6 +24,7 @@ from harmony4.crypto.errors import (
     TruncatedError,
     UsageError,
 )
+from harmony4.crypto.token import TOKEN_SIZE
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Step, TrackInfo, recover, verify
 from harmony4.h4mk.bundle import PART, ContainerInput, Part, bundle, parts, split
 from harmony4.server.bundling import bundle_files
@@ -239,6 +241,31 @@ def test_damage_does_not_get_through() -> None:
     out = io.BytesIO()
     with H4MKReader(broken) as reader, pytest.raises(ChecksumError):
         bundle([ContainerInput(reader)], out)
+
+
+def test_forgery_does_not_get_through(tmp_path: Path) -> None:
+    """Payload, and token, each with a CRC that fits: the stream's digest and the tree tell (H4MK 17.4)."""
+    with H4MKReader(SOUND) as reader:
+        at = reader.range_map()[1].position
+    forged = rewritten(SOUND, at, b"b?")
+    token = bytearray(SOUND[at - 12 - TOKEN_SIZE : at - 12])
+    token[64] ^= 1  # its digest
+    for data in (forged, rewritten(SOUND, at - 12 - TOKEN_SIZE, bytes(token))):
+        with H4MKReader(FILM) as film, H4MKReader(data) as reader, pytest.raises(SealError):
+            bundle([ContainerInput(film), ContainerInput(reader)], tmp_path / "out.h4mk")
+        with H4MKReader(SOUND) as reader:
+            (part,) = [ContainerInput(reader).part()]
+        with H4MKReader(data) as reader, pytest.raises(SealError):
+            split(reader, part, tmp_path / "out.h4mk")
+    assert list(tmp_path.iterdir()) == []
+    with H4MKReader(forged) as reader, pytest.raises(SealError):
+        list(ContainerInput(reader).blocks(0))
+
+
+def rewritten(data: bytes, at: int, payload: bytes) -> bytes:
+    """A chunk with another payload of the same length, and its CRC."""
+    crc = struct.pack(">I", crc32(payload))
+    return data[: at - 4] + crc + payload + data[at + len(payload) :]
 
 
 def test_a_part_that_lies(tmp_path: Path) -> None:
