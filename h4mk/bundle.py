@@ -148,6 +148,7 @@ class ContainerInput:
         self._reader = reader
         self._meta = meta
         self.tracks: Sequence[TrackInfo] = reader.trak.tracks
+        self.structure_only = meta.structure_only
         self.origin = reader.trak.origin
         self.block = reader.trak.block
 
@@ -248,9 +249,17 @@ def bundle(
             steps=sorted(steps, key=lambda step: (step.pts, step.track)),
             history=[*inputs[0].history(), _entry(found)],
             ancillary=[(PART, part.pack()) for part in found],
+            structure_only=all(_structure_only(one) for one in inputs),
             gone=_gone(lost),
             streams=digests,
         )
+
+
+def _structure_only(one: Input) -> bool:
+    """Nobody looks into tokens that come from elsewhere (H4MK 10.1)."""
+    if isinstance(one, ContainerInput):
+        return one.structure_only
+    return all(track.kind != "tokens" for track in one.tracks)
 
 
 def _stored(one: Input, track: int) -> Iterator[_Stored]:

@@ -93,8 +93,9 @@ def bundle_files(
 ) -> Seal:
     """Put containers and media into one container; `options` are for the media, and its title.
 
-    Raises SourceError, MediaError, FormatError and its kin, UsageError, StorageError. After an error nothing
-    stands under the path `out` that was not there before.
+    What is called .h4mk and is no container is refused. Raises SourceError, MediaError, FormatError and its
+    kin, UsageError, StorageError. After an error nothing stands under the path `out` that was not there
+    before.
     """
     options = options or ExportOptions()
     with ExitStack() as stack:
@@ -107,6 +108,8 @@ def _input(source: str | PathLike[str], options: ExportOptions) -> Iterator[Inpu
     if _is_container(source):
         with H4MKReader(source) as reader:
             yield ContainerInput(reader)
+    elif Path(source).suffix.lower() == ".h4mk":  # as opaque bytes it would go in, and nobody would notice
+        raise SourceError(f"{Path(source).name} is called a container (.h4mk), and is none")
     else:
         with open_source(source) as opened, MediaInput(opened, options) as media:
             yield media

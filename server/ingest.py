@@ -155,6 +155,7 @@ def _run(
         seal = builder.finish(
             steps=[Step(step.pts, step.shift, 0) for step in tokenizer.steps],
             history=[HistoryEntry("export", export_arguments(options, track))],
+            structure_only=track.kind != "tokens",
         )
     finally:
         cast(Any, tokens).close()  # ends the demuxer's process now, not when the collector gets to it

@@ -368,15 +368,24 @@ def test_bundling_the_same_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "error"),
-    [("none.mp4", SourceError), ("broken.mp4", MediaError), ("cut.h4mk", UsageError)],
+    [
+        ("none.mp4", SourceError),
+        ("broken.mp4", MediaError),
+        ("cut.h4mk", UsageError),
+        ("media.H4MK", SourceError),
+        ("empty.h4mk", SourceError),
+    ],
 )
 def test_a_source_that_is_none(tmp_path: Path, name: str, error: type[Exception]) -> None:
     data = BUNNY.read_bytes()
     (tmp_path / "broken.mp4").write_bytes(data[:40] + bytes(len(data) - 40))
     (tmp_path / "cut.h4mk").write_bytes(FILM[:-1])
+    (tmp_path / "media.H4MK").write_bytes(data)
+    (tmp_path / "empty.h4mk").touch()
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(error):
         bundle_files([BUNNY, tmp_path / name], tmp_path / "out.h4mk")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mp4", "cut.h4mk"]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -385,6 +394,10 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     refused(here(capsys, "bundle", "-", "-o", out), "files with names")
     refused(here(capsys, "bundle", film, "-o", film), "the same file")
     refused(here(capsys, "bundle", tmp_path / "none", "-o", out), "cannot open")
+    (tmp_path / "text.h4mk").write_bytes(b"no container")
+    refused(
+        here(capsys, "bundle", film, tmp_path / "text.h4mk", "-o", out), "text.h4mk is called a container"
+    )
     assert here(capsys, "bundle", "-o", out).status == 2
     assert film.read_bytes() == FILM
     told = here(capsys, "bundle", film, film, "-o", out)
