@@ -125,9 +125,10 @@ class H4MKBuilder:
         rule: int = 1,
         title: str | None = None,
         gaps: bool = False,
+        ahead: bool = False,
     ) -> H4MKBuilder:
-        """A builder for a file that appears under `path` complete or not at all (see AtomicFile)."""
-        file = AtomicFile(path)
+        """A builder for a file that appears under `path` complete or not at all; `ahead`: see AtomicFile."""
+        file = AtomicFile(path, ahead=ahead)
         try:
             builder = cls(
                 file,

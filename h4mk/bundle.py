@@ -321,7 +321,7 @@ def split(
 
 def _builder(out: str | PathLike[str] | Writable, tracks: Sequence[TrackInfo], **options: Any) -> H4MKBuilder:
     if isinstance(out, str | PathLike):
-        return H4MKBuilder.to_path(out, tracks, **options)
+        return H4MKBuilder.to_path(out, tracks, ahead=True, **options)
     return H4MKBuilder(out, tracks, **options)
 
 
