@@ -301,6 +301,8 @@ def test_lines_are_cut_at_their_times() -> None:
         (b'[{"pts":5}]', None),
         (b"5", None),
         (b"", None),
+        (b'{"\\u0070ts":5}', (5, 5)),
+        (b'{"x":"\\n"}', None),
         (b'{"pts":5', None),
         (b'{"pts":5}{"pts":5}', None),
         (b'{"pts":' + b"[" * 50_000, None),

@@ -149,7 +149,7 @@ class Records(TextScanner):
     """JSON Lines whose objects have a `pts`."""
 
     LINE = JSON_LINE
-    _PIECES = re.compile(rb"[^\n]*\n|[^\n]+")
+    _PIECES = re.compile(rb"[^\n]*\n+|[^\n]+")  # empty lines with the one before: they are no records
     _ENDS = b"\n"
 
     def _line(self, start: int, text: bytes) -> None:
@@ -163,11 +163,12 @@ def record(line: bytes) -> tuple[int, int] | None:
 
     `end` counts where it is such an integer, too, and later.
     """
+    # What cannot be one is seen without parsing: a refusal costs more than a record.
+    if not line.lstrip(b" \t\r").startswith(b"{") or not (b'"pts"' in line or b"\\" in line):
+        return None
     try:
         value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return None
-    if not isinstance(value, dict):
         return None
     pts, end = _time(value.get("pts")), _time(value.get("end"))
     return None if pts is None else (pts, max(pts, end or 0))
