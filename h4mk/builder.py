@@ -125,9 +125,10 @@ class H4MKBuilder:
         rule: int = 1,
         title: str | None = None,
         gaps: bool = False,
+        ahead: bool = False,
     ) -> H4MKBuilder:
-        """A builder for a file that appears under `path` complete or not at all (see AtomicFile)."""
-        file = AtomicFile(path)
+        """A builder for a file that appears under `path` complete or not at all; `ahead`: see AtomicFile."""
+        file = AtomicFile(path, ahead=ahead)
         try:
             builder = cls(
                 file,
@@ -203,19 +204,19 @@ class H4MKBuilder:
         if token is not None:
             self._write(token, self._held[track])
 
-    def add_token(self, token: TokenRecord, payload: Buffer) -> None:
+    def add_token(self, token: TokenRecord, payload: Buffer, crc: int | None = None) -> None:
         """Add a block whose complete token is known already, as tokenizers make them.
 
-        `payload` must be what `token.digest` was computed from: it is not hashed again for the token.
-        Do not mix with `add_block` on one track. Raises OrderError, FormatError, LimitError, UsageError,
-        StorageError.
+        `payload` must be what `token.digest` was computed from: it is not hashed again for the token. `crc`:
+        its CRC-32, where that has been computed. Do not mix with `add_block` on one track. Raises OrderError,
+        FormatError, LimitError, UsageError, StorageError.
         """
         self._check_open()
         payload = _fixed(payload)
         if len(payload) != token.size:
             raise UsageError("payload and token differ in size", expected=token.size, found=len(payload))
         token.check()
-        self._write(token, payload)
+        self._write(token, payload, crc)
 
     def finish(
         self,
@@ -227,13 +228,15 @@ class H4MKBuilder:
         structure_only: bool = True,
         gone: Iterable[int] = (),
         head: bytes | None = None,
+        streams: Mapping[int, bytes] | None = None,
     ) -> Seal:
         """Write tables, META and the seal; put a file in its place.
 
         `ends`: where tracks given by `add_block` and not ended yet end, µs. `ancillary`: (tag, payload)
         pairs, in any order. `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are lost. `head`:
-        the identity that the container must have. Raises as `add_block` does, and SealError where it has
-        another one; after an error the target is as it was before.
+        the identity that the container must have. `streams`: the SHA-256 that the streams of some tracks must
+        have. Raises as `add_block` does, and SealError where it has another one; after an error the target is
+        as it was before.
         """
         self._check_open()
         try:
@@ -242,6 +245,7 @@ class H4MKBuilder:
                 raise UsageError("steps must be in order of (pts, track), of tracks that exist")
             self._write_held(ends or {})
             lost = tuple(self._sequence.finish(gone))
+            self._check_streams(streams or {})
             return self._seal(
                 Meta(
                     blocks=self._sequence.leaf,
@@ -287,6 +291,18 @@ class H4MKBuilder:
         if not 0 <= track < len(self._sequencers):
             raise UsageError("no such track", expected=f"0 to {len(self._sequencers) - 1}", found=track)
 
+    def _check_streams(self, wanted: Mapping[int, bytes]) -> None:
+        self._stream_lane.flush()
+        for track, digest in wanted.items():
+            found = self._streams[track].digest()
+            if found != digest:
+                raise SealError(
+                    "a stream is not the one that was sealed",
+                    where=f"track {track}",
+                    expected=digest.hex(),
+                    found=found.hex(),
+                )
+
     def _seal(
         self, meta: Meta, ancillary: list[tuple[tuple[str, bytes], bytes]], expected: bytes | None
     ) -> Seal:
@@ -297,7 +313,6 @@ class H4MKBuilder:
         numbers = range(len(self._trak.tracks))
         seeks = [self._table(b"SEEK", partial(self._tables.seek, number)) for number in numbers]
         rmaps = [self._table(b"RMAP", partial(self._tables.rmap, number)) for number in numbers]
-        self._stream_lane.flush()
         tracks = zip(self._tables.tracks, seeks, rmaps, self._streams, strict=True)
         meta = replace(
             meta,
@@ -344,11 +359,11 @@ class H4MKBuilder:
         for token, payload in sorted(rest, key=lambda one: (one[0].end, one[0].track)):
             self._write(token, payload)
 
-    def _write(self, token: TokenRecord, payload: Buffer) -> None:
+    def _write(self, token: TokenRecord, payload: Buffer, crc: int | None = None) -> None:
         self._sequence.accept(token)
         packed = token.pack()
         self._chunk(b"TOKN", packed)
-        position = self._chunk(b"CORE", payload) + CHUNK_SIZE
+        position = self._chunk(b"CORE", payload, crc) + CHUNK_SIZE
         self._tables.add(token, packed, position)
         self._stream_lane.put(self._streams[token.track].update, payload)
 
@@ -361,10 +376,10 @@ class H4MKBuilder:
             self._emit(piece)
         return at
 
-    def _chunk(self, tag: bytes, payload: Buffer) -> int:
+    def _chunk(self, tag: bytes, payload: Buffer, crc: int | None = None) -> int:
         """Write one chunk; returns its file offset."""
         at = self._length
-        self._emit(chunk_header(tag, len(payload), crc32(payload)))
+        self._emit(chunk_header(tag, len(payload), crc32(payload) if crc is None else crc))
         self._emit(payload)
         return at
 

@@ -10,30 +10,36 @@ Memory holds one block per track. A container among the sources leaves a `part` 
 
 from __future__ import annotations
 
+import heapq
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Final, Protocol
 
-from harmony4.crypto.errors import FormatError, TruncatedError, UsageError
-from harmony4.h4mk.builder import Seal
+from harmony4.crypto.digest import Buffer
+from harmony4.crypto.errors import FormatError, SealError, TruncatedError, UsageError
+from harmony4.crypto.merkle import MerkleTree, leaf_hash
+from harmony4.crypto.token import TokenRecord
+from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Step, TrackInfo, Trak
 from harmony4.h4mk.reader import H4MKReader
 from harmony4.h4mk.rewrite import (
     PART,
     Block,
     Progress,
-    add_blocks,
     builder_on,
+    file_order,
     lost_tracks,
-    renumbered,
     rewritable,
     stored_blocks,
 )
 from harmony4.h4mk.target import Writable
 
 __all__ = ["PART", "ContainerInput", "Input", "Part", "bundle", "parts", "split"]
+
+_Stored = tuple[TokenRecord, Buffer, int | None, bytes]
+"""A block, the CRC-32 of its payload where that is known, and its leaf in the tree that it comes from."""
 
 
 class Input(Protocol):
@@ -140,12 +146,29 @@ class ContainerInput:
         self._reader = reader
         self._meta = meta
         self.tracks: Sequence[TrackInfo] = reader.trak.tracks
+        self.structure_only = meta.structure_only
         self.origin = reader.trak.origin
         self.block = reader.trak.block
 
     def blocks(self, track: int) -> Iterator[Block]:
         """As Input. Raises ChecksumError, SealError and their kin at a damaged block."""
         return stored_blocks(self._reader, track)
+
+    def stored(self, track: int) -> Iterator[_Stored]:
+        """The same, checked against their CRC alone: what `streams` says is for the rest."""
+        for block in self._reader.blocks(track, digests=False):
+            assert block.token is not None
+            yield block.token, block.payload, block.crc, leaf_hash(block.token.pack())
+
+    def streams(self, tree: MerkleTree) -> list[bytes]:
+        """The SHA-256 that each track's stream must have.
+
+        Raises SealError unless `tree`, of the leaves of all blocks in the order of the file, is the sealed
+        one.
+        """
+        if tree.root() != self._reader.root:
+            raise SealError("the tokens are not those that were sealed")
+        return [track.sha256 for track in self._meta.tracks]
 
     def steps(self) -> Iterable[Step]:
         """As Input."""
@@ -195,14 +218,23 @@ def bundle(
     ]
     with builder_on(out, tracks, origin=origin, block=block, title=title, gaps=bool(lost)) as builder:
         streams = [
-            renumbered(one.blocks(number), first + number)
+            _renumbered(_stored(one, number), first + number)
             for first, one in zip(firsts, inputs, strict=True)
             for number in range(len(one.tracks))
         ]
-        add_blocks(builder, streams, progress)
+        trees = [MerkleTree() for _ in inputs]
+        _add(
+            builder,
+            streams,
+            progress,
+            [tree for tree, one in zip(trees, inputs, strict=True) for _ in one.tracks],
+        )
         steps: list[Step] = []
         found = []
+        digests: dict[int, bytes] = {}
         for number, (first, one) in enumerate(zip(firsts, inputs, strict=True)):
+            if isinstance(one, ContainerInput):
+                digests |= dict(enumerate(one.streams(trees[number]), first))
             shift = origin - one.origin
             steps += [Step(0, shift, first + track) for track in range(len(one.tracks)) if shift]
             steps += [replace(step, track=first + step.track) for step in one.steps()]
@@ -213,8 +245,25 @@ def bundle(
             steps=sorted(steps, key=lambda step: (step.pts, step.track)),
             history=[*inputs[0].history(), _entry(found)],
             ancillary=[(PART, part.pack()) for part in found],
+            structure_only=all(_structure_only(one) for one in inputs),
             gone=lost_tracks(lost),
+            streams=digests,
         )
+
+
+def _structure_only(one: Input) -> bool:
+    """Nobody looks into tokens that come from elsewhere (H4MK 10.1)."""
+    if isinstance(one, ContainerInput):
+        return one.structure_only
+    return all(track.kind != "tokens" for track in one.tracks)
+
+
+def _stored(one: Input, track: int) -> Iterator[_Stored]:
+    if isinstance(one, ContainerInput):
+        yield from one.stored(track)
+    else:
+        for token, payload in one.blocks(track):
+            yield token, payload, None, b""
 
 
 def _entry(found: Iterable[Part]) -> HistoryEntry:
@@ -251,11 +300,11 @@ def split(
     trak, meta = Trak.unpack(part.trak), Meta.unpack(part.meta)
     options = {"origin": trak.origin, "block": trak.block, "order": trak.order, "rule": trak.rule}
     with builder_on(out, trak.tracks, title=meta.title, gaps=bool(meta.lost), **options) as builder:
+        whole = ContainerInput(reader)
         streams = [
-            renumbered(ContainerInput(reader).blocks(part.first + number), number)
-            for number in range(len(trak.tracks))
+            _renumbered(whole.stored(part.first + number), number) for number in range(len(trak.tracks))
         ]
-        add_blocks(builder, streams, progress)
+        _add(builder, streams, progress)
         return builder.finish(
             steps=meta.steps,
             history=meta.history,
@@ -264,3 +313,25 @@ def split(
             gone=lost_tracks(meta.lost),
             head=part.head,
         )
+
+
+def _add(
+    builder: H4MKBuilder,
+    streams: Iterable[Iterator[_Stored]],
+    progress: Progress | None,
+    trees: Sequence[MerkleTree] = (),
+) -> None:
+    """All blocks in the order of a file; `trees`, one for each track, get their leaves."""
+    done = 0
+    for token, payload, crc, leaf in heapq.merge(*streams, key=file_order):
+        builder.add_token(token, payload, crc)
+        if trees:
+            trees[token.track].append(leaf)
+        done += token.size
+        if progress is not None:
+            progress(done, None)
+
+
+def _renumbered(blocks: Iterator[_Stored], track: int) -> Iterator[_Stored]:
+    for token, payload, crc, leaf in blocks:
+        yield token if token.track == track else replace(token, track=track), payload, crc, leaf

@@ -98,6 +98,8 @@ class CoreChunk:
     payload: bytes
     position: int
     """File offset of the payload."""
+    crc: int
+    """CRC-32 of the payload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,14 +250,15 @@ class H4MKReader:
         """All tokens of a track as one NumPy array of TOKEN_DTYPE (128 bytes a block)."""
         return np.frombuffer(b"".join(token.pack() for token in self.tokens(track)), TOKEN_DTYPE)
 
-    def blocks(self, track: int = 0, start: int = 0) -> Iterator[CoreChunk]:
+    def blocks(self, track: int = 0, start: int = 0, *, digests: bool = True) -> Iterator[CoreChunk]:
         """The blocks of a track from index `start` on, each checked against its CRC and its token's digest.
 
-        Memory: one block at a time. Raises ChecksumError, SealError and their kin at a damaged block.
+        Without `digests` only against its CRC, for callers that hash the whole stream anyway. Memory: one
+        block at a time. Raises ChecksumError, SealError and their kin at a damaged block.
         """
         rmap = self.range_map(track)
         for row in range(self._holes[track].row_of(_natural(start)), len(rmap)):
-            yield self._block(row, rmap[row], track)
+            yield self._block(row, rmap[row], track, digest=digests)
 
     def stream_size(self, track: int = 0) -> int:
         """Length in bytes of the track's stream, holes included. Found once."""
@@ -450,18 +451,21 @@ class H4MKReader:
             row += 1
             skip = 0
 
-    def _block(self, row: int, entry: RangeEntry, track: int) -> CoreChunk:
+    def _block(self, row: int, entry: RangeEntry, track: int, *, digest: bool = True) -> CoreChunk:
         """A block, checked against its CRC and its token's digest. Raises ChecksumError, SealError."""
-        token = None if self.state == "original" else self._check_entry(row, entry, track)
         at = entry.position - CHUNK_SIZE
-        data = read_exact(self._source, at, CHUNK_SIZE + entry.size)
-        info = ChunkInfo.unpack(data, at, self.size)
-        payload = data[CHUNK_SIZE:]
+        token: TokenRecord | None = None
+        if self.state == "original":
+            info = ChunkInfo.unpack(read_exact(self._source, at, CHUNK_SIZE), at, self.size)
+        else:
+            token, info = self._checked(row, entry, track)
+        # By itself: cut off from its header it would be copied.
+        payload = read_exact(self._source, entry.position, entry.size)
         if crc32(payload) != info.crc:
             raise ChecksumError(f"block {row} of track {track} fails its CRC", where=at)
-        if token is not None and sha256(payload) != token.digest:
+        if digest and token is not None and sha256(payload) != token.digest:
             raise SealError(f"block {row} of track {track} fails its digest", where=at)
-        return CoreChunk(token, payload, entry.position)
+        return CoreChunk(token, payload, entry.position, info.crc)
 
     def _row_of_key(self, offset: int, track: int) -> int:
         """The row of the block at an offset that SEEK names. Raises SealError where there is none."""
@@ -477,6 +481,10 @@ class H4MKReader:
 
     def _check_entry(self, row: int, entry: RangeEntry, track: int) -> TokenRecord:
         """The token that stands before an entry's payload; both must agree. Raises SealError and its kin."""
+        return self._checked(row, entry, track)[0]
+
+    def _checked(self, row: int, entry: RangeEntry, track: int) -> tuple[TokenRecord, ChunkInfo]:
+        """The same, and the header of the payload's chunk."""
         self._check_tokens()
         at = entry.position - _BEFORE
         data = read_exact(self._source, max(at, 0), _BEFORE)
@@ -493,7 +501,7 @@ class H4MKReader:
         tag = "SAFE" if self.tracks[track].info.masked else "CORE"
         if wanted != found or (payload.tag, payload.size) != (tag, entry.size):
             raise SealError("RMAP and TOKN differ", where=entry.position, expected=wanted, found=found)
-        return token
+        return token, payload
 
 
 def _natural(value: int, what: str = "a block index") -> int:

@@ -26,6 +26,7 @@ __all__ = [
     "builder_on",
     "by_track",
     "check_alone",
+    "file_order",
     "in_order",
     "inputs_of",
     "kept_ancillary",
@@ -68,7 +69,7 @@ def rewritable(reader: H4MKReader, done: str, where: str | None = None) -> Meta:
 def builder_on(out: Target, tracks: Sequence[TrackInfo], **options: Any) -> H4MKBuilder:
     """A builder for a path or for anything with `write`; `options` as it takes them."""
     if isinstance(out, str | PathLike):
-        return H4MKBuilder.to_path(out, tracks, **options)
+        return H4MKBuilder.to_path(out, tracks, ahead=True, **options)
     return H4MKBuilder(out, tracks, **options)
 
 
@@ -80,15 +81,15 @@ def add_blocks(
 ) -> None:
     """All blocks in the order of a file; each stream is one track's, in order of index."""
     done = 0
-    for token, payload in heapq.merge(*streams, key=_place):
+    for token, payload in heapq.merge(*streams, key=file_order):
         builder.add_token(token, payload)
         done += token.size
         if progress is not None:
             progress(done, total)
 
 
-def _place(block: Block) -> tuple[int, int, int]:
-    """A block's place in a file (H4MK 17.1)."""
+def file_order(block: tuple[TokenRecord, *tuple[Any, ...]]) -> tuple[int, int, int]:
+    """A block's place in a file (H4MK 17.1); its token comes first."""
     return block[0].end, block[0].track, block[0].index
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
@@ -17,6 +18,11 @@ __all__ = ["AtomicFile", "Writable", "sync_folder", "write_all"]
 
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """What file systems answer that cannot sync a folder (some network and FUSE ones)."""
+
+
+_AHEAD = 64 * 2**20
+"""Bytes after which a file is synced while it is written on."""
+_sync = getattr(os, "fdatasync", os.fsync)
 
 
 class Writable(Protocol):
@@ -46,8 +52,12 @@ class AtomicFile:
     named `.NAME.XXXXXXXX.part`, from which `recover` gets every complete block.
     """
 
-    def __init__(self, path: str | PathLike[str]) -> None:
-        """Raises StorageError where the folder cannot be written or the target is a folder."""
+    def __init__(self, path: str | PathLike[str], *, ahead: bool = False) -> None:
+        """Raises StorageError where the folder cannot be written or the target is a folder.
+
+        `ahead`: a thread lets what has been written be on the disk while more is written, so that `commit`
+        has little to wait for.
+        """
         self.path = Path(path)
         if self.path.is_dir():
             raise StorageError("cannot write the container: the target is a folder")
@@ -62,17 +72,36 @@ class AtomicFile:
             raise StorageError(f"cannot write the container: {reason}") from error
         self._file = os.fdopen(descriptor, "wb", buffering=2**18)
         self._open = True
+        self._ahead = ThreadPoolExecutor(1, "harmony4-sync") if ahead else None
+        self._syncing: Future[None] | None = None
+        self._unsynced = 0
 
     def write(self, data: Buffer, /) -> int:
         """Write to the part file."""
+        self._unsynced += len(data)
+        if self._ahead is not None and self._unsynced >= _AHEAD:
+            self._synced()
+            self._syncing = self._ahead.submit(_sync, self._file.fileno())
+            self._unsynced = 0
         return self._file.write(data)
+
+    def _synced(self) -> None:
+        """Wait for the thread. Raises OSError, which no later sync would tell again."""
+        if self._syncing is not None:
+            self._syncing.result()
+
+    def _close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.shutdown()  # it must not meet a descriptor that is somebody else's by then
+        self._file.close()
 
     def commit(self) -> None:
         """Make it durable and put it in place. Raises StorageError."""
         try:
             self._file.flush()
+            self._synced()
             os.fsync(self._file.fileno())
-            self._file.close()
+            self._close()
             self.part.replace(self.path)
             self._open = False
             sync_folder(self.path.parent)
@@ -86,7 +115,7 @@ class AtomicFile:
             return
         self._open = False
         with suppress(OSError):
-            self._file.close()  # flushes, which fails where the disk is full
+            self._close()  # flushes, which fails where the disk is full
         with suppress(OSError):
             self.part.unlink(missing_ok=True)
 

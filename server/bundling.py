@@ -135,8 +135,9 @@ def bundle_files(
 ) -> Seal:
     """Put containers and media into one container; `options` are for the media, and its title.
 
-    `demux`: media of several streams, plain MP4 and Matroska become one track of fragmented MP4 for each
-    stream, on one clock. `say` is told what a user should know: which streams are left out.
+    What is called .h4mk and is no container is refused. `demux`: media of several streams, plain MP4 and
+    Matroska become one track of fragmented MP4 for each stream, on one clock. `say` is told what a user
+    should know: which streams are left out.
     Raises SourceError, MediaError, FormatError and its kin, UsageError, StorageError, LimitError. After an
     error nothing stands under the path `out` that was not there before.
     """
@@ -158,6 +159,8 @@ def _inputs(
     """What one source puts in; all of it is open until the stack is left."""
     if _is_container(source):
         return [ContainerInput(stack.enter_context(H4MKReader(source)))]
+    if Path(source).suffix.lower() == ".h4mk":  # as opaque bytes it would go in, and nobody would notice
+        raise SourceError(f"{Path(source).name} is called a container (.h4mk), and is none")
     opened = stack.enter_context(open_source(source))
     if demux:
         parts = _demuxed(stack, opened, options, say)

@@ -47,7 +47,7 @@ __all__ = [
 Json = dict[str, Any]
 
 _SAFE_INTEGER: Final = 2**53 - 1
-_MEDIA_TYPE: Final = re.compile(r"(?:video|audio)/[a-z0-9][a-z0-9.+-]{0,63}")
+_MEDIA_TYPE: Final = re.compile(r"(?:video|audio)/[a-z0-9][a-z0-9.+-]{0,63}|text/vtt")
 OPAQUE: Final = "application/octet-stream"
 CONTAINER_TYPE: Final = "application/x-h4mk"
 """The media type of a container. Not registered, so not in the vendors' tree (RFC 6838 §3.2)."""
@@ -71,11 +71,12 @@ EXTENSIONS: Final = {
     "video/ogg": "ogv",
     "audio/ogg": "ogg",
     "text/vtt": "vtt",
+    "application/jsonl": "jsonl",
 }
 
 
 def content_type(media_type: str) -> str:
-    """The Content-Type for a track's bytes: its media type if it is audio or video, else octet-stream.
+    """The Content-Type for a track's bytes: its media type for audio, video and WebVTT, else octet-stream.
 
     A container says of itself what it holds; text/html or an image with scripts would run in this site's
     name.

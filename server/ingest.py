@@ -176,6 +176,7 @@ def run_export(
         seal = builder.finish(
             steps=[Step(step.pts, step.shift, 0) for step in tokenizer.steps],
             history=[HistoryEntry("export", export_arguments(options, track) | source.arguments)],
+            structure_only=track.kind != "tokens",
         )
     finally:
         cast(Any, tokens).close()  # ends the demuxer's process now, not when the collector gets to it

@@ -846,3 +846,79 @@ def opaque(stream, limit, num=30, den=1, gop=30):
         for i in range(len(times) - 1)
     ]
     return blocks, times[-1]
+
+
+def text(stream, limit, entries):
+    """H4MK 16.10: the blocks, and where the track ends; `entries` are (p, t, e)."""
+    keys = {}
+    for place, time, _ in entries:
+        if not keys or time >= max(keys.values()) + 10**6:
+            keys[place] = time
+    blocks, at, pts = [], 0, 0
+    while at < len(stream):
+        stop = min([at + limit, len(stream), *(place for place in keys if place > at)])
+        header = all(place > at for place in keys)
+        pts = keys[at] if at in keys else max([pts, *(time for place, time, _ in entries if place < at)])
+        inside = [time for place, time, _ in entries if at <= place < stop]
+        block = {"payload": stream[at:stop], "pts": pts, "min_pts": min(inside, default=pts)}
+        blocks.append(block | {"key": at in keys, "header": header})
+        at = stop
+    return blocks, max([pts, *(end for *_, end in entries)])
+
+
+def cues(stream):
+    """The entries of WebVTT, by the steps of its parser (W3C, "WebVTT parser algorithm") over lines."""
+    found = re.finditer(rb"([^\r\n]*)(\r\n|\r|\n|\Z)", stream)
+    lines = [(one.start(), one[1][:1024], len(one[1])) for one in found]
+    number = 1
+    while number < len(lines) and lines[number][1] and b"-->" not in lines[number][1]:
+        number += 1
+    entries = []
+    while number < len(lines):
+        first, count, arrow = number, 0, False
+        while number < len(lines):
+            _, line, _ = lines[number]
+            count += 1
+            if b"-->" in line:
+                if count != 1 and (count != 2 or arrow):
+                    break
+                arrow = True
+                times = cue_times(line)
+                if times is not None:
+                    place = first if lines[first][2] < 1024 else number
+                    entries.append((lines[place][0], times[0], max(times)))
+            number += 1
+            if not line:
+                break
+    return entries
+
+
+def cue_times(line):
+    time = rb"(?:([0-9]+):)?([0-5][0-9]):([0-5][0-9])\.([0-9][0-9][0-9])"
+    space = rb"[ \t\f]*"
+    found = re.match(space + time + space + b"-->" + space + time + rb"([0-9]?)", line)
+    if found is None or found[9]:
+        return None
+    parts = [int(one or 0) for one in found.groups()[:8]]
+    times = [
+        (3600 * parts[at] + 60 * parts[at + 1] + parts[at + 2]) * 10**6 + parts[at + 3] * 1000
+        for at in (0, 4)
+    ]
+    return times if max(times) <= 2**62 else None
+
+
+def records(stream):
+    """The entries of JSON lines (H4MK 16.10)."""
+    entries, place = [], 0
+    for line in stream.split(b"\n"):
+        try:
+            value = json.loads(line.decode()) if len(line) < 65536 else None
+        except ValueError:
+            value = None
+        if isinstance(value, dict):
+            times = [value.get(name) for name in ("pts", "end")]
+            good = [type(time) is int and 0 <= time <= 2**62 for time in times]
+            if good[0]:
+                entries.append((place, times[0], max(times) if good[1] else times[0]))
+        place += len(line) + 1
+    return entries

@@ -1,4 +1,4 @@
-"""The benchmarks run: the one that compares servers, end to end, with little data and one short round."""
+"""Benchmarks run end to end, with little data and one short round: servers compared, bundles."""
 
 from __future__ import annotations
 
@@ -11,21 +11,32 @@ import pytest
 from needs import ROOT, needs_nginx, needs_wrk
 
 
-@needs_wrk
-@needs_nginx
-def test_ranges_run_end_to_end() -> None:
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs a core for the server and one for wrk")
+def told(name: str) -> list[str]:
+    """The lines of a benchmark's table; how good its figures are is no matter where tests share a machine."""
     document = ROOT / "docs" / "PERFORMANCE.md"
     before = document.read_bytes()
-    command = [sys.executable, "-P", "-m", "bench", "--quick", "--quick", "--print", "ranges"]
+    command = [sys.executable, "-P", "-m", "bench", "--quick", "--quick", "--print", name]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
     done = subprocess.run(
         command, env=environment, stderr=subprocess.PIPE, timeout=90, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("| 1 MiB | 64 KiB |")]
-    assert len(lines) == 1, done.stderr
-    # Its rate and three ratios at least; how good they are is no matter on a machine that tests share.
-    assert sum(cell.strip() != "" for cell in lines[0].strip("|").split("|")) >= 6, lines
     assert document.read_bytes() == before
+    return [line for line in done.stderr.splitlines() if line.startswith("|")]
+
+
+@needs_wrk
+@needs_nginx
+def test_ranges_run_end_to_end() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs a core for the server and one for wrk")
+    lines = [line for line in told("ranges") if line.startswith("| 1 MiB | 64 KiB |")]
+    assert len(lines) == 1, lines
+    # Its rate and three ratios at least.
+    assert sum(cell.strip() != "" for cell in lines[0].strip("|").split("|")) >= 6, lines
+
+
+def test_bundles_run_end_to_end() -> None:
+    lines = told("bundles")
+    assert sum("÷ that of `cp`" in line for line in lines) == 2, lines
+    assert "| what `split` gives | the two containers | equal | cmp |" in lines

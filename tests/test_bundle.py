@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from commands import here, refused
+from harmony4.crypto.digest import crc32
 from harmony4.crypto.errors import (
     ChecksumError,
     FormatError,
@@ -23,6 +24,7 @@ from harmony4.crypto.errors import (
     TruncatedError,
     UsageError,
 )
+from harmony4.crypto.token import TOKEN_SIZE
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Step, TrackInfo, recover, verify
 from harmony4.h4mk.bundle import PART, ContainerInput, Part, bundle, parts, split
 from harmony4.server.bundling import bundle_files
@@ -241,6 +243,31 @@ def test_damage_does_not_get_through() -> None:
         bundle([ContainerInput(reader)], out)
 
 
+def test_forgery_does_not_get_through(tmp_path: Path) -> None:
+    """Payload, and token, each with a CRC that fits: the stream's digest and the tree tell (H4MK 17.4)."""
+    with H4MKReader(SOUND) as reader:
+        at = reader.range_map()[1].position
+    forged = rewritten(SOUND, at, b"b?")
+    token = bytearray(SOUND[at - 12 - TOKEN_SIZE : at - 12])
+    token[64] ^= 1  # its digest
+    for data in (forged, rewritten(SOUND, at - 12 - TOKEN_SIZE, bytes(token))):
+        with H4MKReader(FILM) as film, H4MKReader(data) as reader, pytest.raises(SealError):
+            bundle([ContainerInput(film), ContainerInput(reader)], tmp_path / "out.h4mk")
+        with H4MKReader(SOUND) as reader:
+            (part,) = [ContainerInput(reader).part()]
+        with H4MKReader(data) as reader, pytest.raises(SealError):
+            split(reader, part, tmp_path / "out.h4mk")
+    assert list(tmp_path.iterdir()) == []
+    with H4MKReader(forged) as reader, pytest.raises(SealError):
+        list(ContainerInput(reader).blocks(0))
+
+
+def rewritten(data: bytes, at: int, payload: bytes) -> bytes:
+    """A chunk with another payload of the same length, and its CRC."""
+    crc = struct.pack(">I", crc32(payload))
+    return data[: at - 4] + crc + payload + data[at + len(payload) :]
+
+
 def test_a_part_that_lies(tmp_path: Path) -> None:
     """Whatever a bundle says of its parts: what comes out has the head that it should have, or does not."""
     with H4MKReader(bundled(FILM, SOUND)) as reader:
@@ -341,15 +368,24 @@ def test_bundling_the_same_twice(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "error"),
-    [("none.mp4", SourceError), ("broken.mp4", MediaError), ("cut.h4mk", UsageError)],
+    [
+        ("none.mp4", SourceError),
+        ("broken.mp4", MediaError),
+        ("cut.h4mk", UsageError),
+        ("media.H4MK", SourceError),
+        ("empty.h4mk", SourceError),
+    ],
 )
 def test_a_source_that_is_none(tmp_path: Path, name: str, error: type[Exception]) -> None:
     data = BUNNY.read_bytes()
     (tmp_path / "broken.mp4").write_bytes(data[:40] + bytes(len(data) - 40))
     (tmp_path / "cut.h4mk").write_bytes(FILM[:-1])
+    (tmp_path / "media.H4MK").write_bytes(data)
+    (tmp_path / "empty.h4mk").touch()
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(error):
         bundle_files([BUNNY, tmp_path / name], tmp_path / "out.h4mk")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.mp4", "cut.h4mk"]
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,6 +394,10 @@ def test_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     refused(here(capsys, "bundle", "-", "-o", out), "files with names")
     refused(here(capsys, "bundle", film, "-o", film), "the same file")
     refused(here(capsys, "bundle", tmp_path / "none", "-o", out), "cannot open")
+    (tmp_path / "text.h4mk").write_bytes(b"no container")
+    refused(
+        here(capsys, "bundle", film, tmp_path / "text.h4mk", "-o", out), "text.h4mk is called a container"
+    )
     assert here(capsys, "bundle", "-o", out).status == 2
     assert film.read_bytes() == FILM
     told = here(capsys, "bundle", film, film, "-o", out)

@@ -109,8 +109,48 @@ def test_not_recognised(prefix: bytes) -> None:
     assert sniff(prefix) is None
 
 
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        (b"WEBVTT", "webvtt"),
+        (b"\xef\xbb\xbfWEBVTT\r\n", "webvtt"),
+        (b"WEBVTT a title\n", "webvtt"),
+        (b"WEBVTT\t", "webvtt"),
+        (b"WEBVTT\rx", "webvtt"),
+        (b"WEBVTTX\n", None),
+        (b"webvtt\n", None),
+        (b" WEBVTT\n", None),
+        (b'{"pts":0}', "jsonl"),
+        (b'{"pts": 7, "x": [1]}\r\nanything', "jsonl"),
+        (b'{"pts":1}\n' + bytes(SNIFF_SIZE), "jsonl"),
+        (b'{"pts":1}'.ljust(SNIFF_SIZE - 1), "jsonl"),
+        (b'{"pts":1}'.ljust(SNIFF_SIZE), None),
+        (b'{"pts":1}'.ljust(SNIFF_SIZE - 1) + b"\n", "jsonl"),
+        (b' {"pts":1}\n', None),
+        (b'\n{"pts":1}\n', None),
+        (b'\xef\xbb\xbf{"pts":1}\n', None),
+        (b'{"pts":1.0}\n', None),
+        (b'{"pts":true}\n', None),
+        (b'{"pts":-1}\n', None),
+        (b'{"pts":"1"}\n', None),
+        (b'{"pts":1,"x":NaN}\n', None),
+        (b'{"pts":1', None),
+        (b'{"pts":1} x\n', None),
+        (b'{"PTS":1}\n', None),
+        (b"{", None),
+        (b'{"pts":' + b"9" * 4000 + b"}\n", None),
+        (b'{"pts":' + b"[" * 4000 + b"\n", None),
+        ('{"pts":1,"x":"é"}\n'.encode("latin-1"), None),
+        ('{"pts":1}\n'.encode("utf-16-le"), None),
+    ],
+)
+def test_text(prefix: bytes, name: str | None) -> None:
+    found = sniff(prefix[:SNIFF_SIZE])
+    assert (found and found.name) == name
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=SNIFF_SIZE))
 def test_anything_has_an_answer(prefix: bytes) -> None:
     found = sniff(prefix)
-    assert found is None or found.name in {name for name, _ in NAMES.values()}
+    assert found is None or found.name in {name for name, _ in NAMES.values()} | {"webvtt", "jsonl"}

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harmony4.crypto import StorageError, TokenSequencer, sha256
-from harmony4.h4mk import H4MKBuilder
+from harmony4.h4mk import H4MKBuilder, target
 from harmony4.h4mk.tables import Spill, Tables
 from harmony4.h4mk.target import AtomicFile, write_all
 from limits import file_size_limit, needs_rlimit
@@ -158,6 +158,32 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, call, number, ref
     with pytest.raises(StorageError) if refused else nullcontext():
         file.commit()
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("fails_at", [None, 0, 1, 2])
+def test_syncing_ahead(tmp_path, monkeypatch, fails_at):
+    """What the thread is told by the disk, no later sync tells: it ends the write after it, or the commit."""
+    synced = []
+
+    def sync(descriptor):
+        synced.append(os.fstat(descriptor).st_size)
+        if len(synced) - 1 == fails_at:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        os.fsync(descriptor)
+
+    monkeypatch.setattr(target, "_sync", sync)
+    monkeypatch.setattr(target, "_AHEAD", 2**20)
+    (tmp_path / "a").write_bytes(b"before")
+    file = AtomicFile(tmp_path / "a", ahead=True)
+    with nullcontext() if fails_at is None else pytest.raises(StorageError):
+        for _ in range(7):
+            write_all(file, b"x" * 2**19)
+        file.commit()
+    file.abort()
+    assert names(tmp_path) == ["a"]
+    assert (tmp_path / "a").read_bytes() == (b"x" * 7 * 2**19 if fails_at is None else b"before")
+    assert len(synced) == (3 if fails_at is None else fails_at + 1)
+    assert not [one for one in threading.enumerate() if one.name.startswith("harmony4-sync")]
 
 
 def by_hand(path):

@@ -37,7 +37,7 @@ class TrackFacts:
     codec: str
     """FFmpeg's codec names in stream order, joined by commas; empty if opaque."""
     kind: str
-    """video, audio or data."""
+    """video, audio, text, tokens or data."""
     media_type: str
     self_framing: bool
     """Header blocks and any KEY group play alone."""

@@ -1,4 +1,4 @@
-"""Which of the formats that we demux a medium is, by its first bytes and nothing else.
+"""Which of the formats that we demux or cut a medium is, by its first bytes and nothing else.
 
 A name or a Content-Type is never believed, and the demuxer is told the answer (`format=`), so no text that
 calls itself a video can make it choose a playlist reader. What is not recognised here is opaque.
@@ -7,6 +7,8 @@ calls itself a video can make it choose a playlist reader. What is not recognise
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from harmony4.tokenize.text import record
 
 __all__ = ["SNIFF_SIZE", "Format", "sniff"]
 
@@ -19,7 +21,7 @@ class Format:
     """A recognised container format."""
 
     name: str
-    """mp4, matroska, mpegts, mp3, flac, wav or ogg: also FFmpeg's name for its demuxer."""
+    """mp4, matroska, mpegts, mp3, flac, wav or ogg: FFmpeg's name for its demuxer. Text: webvtt, jsonl."""
     video_type: str
     """Media type if the clock stream is video."""
     audio_type: str
@@ -36,6 +38,10 @@ _MP3 = Format("mp3", "audio/mpeg", "audio/mpeg")
 _FLAC = Format("flac", "audio/flac", "audio/flac")
 _WAV = Format("wav", "audio/wav", "audio/wav")
 _OGG = Format("ogg", "video/ogg", "audio/ogg")
+
+_WEBVTT = Format("webvtt", "text/vtt", "text/vtt")
+# Registered is only application/json-seq (RFC 7464), whose records begin with another byte.
+_JSONL = Format("jsonl", "application/jsonl", "application/jsonl")
 
 _BOXES = frozenset((b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"free", b"skip", b"wide", b"pnot"))
 # Still images use the same boxes; the MP4 demuxer would read them as films of one picture.
@@ -69,7 +75,17 @@ def sniff(prefix: bytes) -> Format | None:
         # Three in a row: a single 'G' opens many texts and every GIF.
         if len(sync) >= 3 and sync.count(0x47) == len(sync):
             return Format("mpegts", "video/mp2t", "video/mp2t", packet)
-    return _MP3 if _frames(prefix) else None
+    return _MP3 if _frames(prefix) else _text(prefix)
+
+
+def _text(prefix: bytes) -> Format | None:
+    signature = prefix.removeprefix(b"\xef\xbb\xbf")
+    if signature.startswith(b"WEBVTT") and signature[6:7] in (b"", b" ", b"\t", b"\r", b"\n"):
+        return _WEBVTT
+    line, end, _ = prefix.partition(b"\n")
+    # Without its end the first line is whole only where it is the last one.
+    whole = end or len(line) < SNIFF_SIZE
+    return _JSONL if whole and line.startswith(b"{") and record(line) is not None else None
 
 
 def _boxes(prefix: bytes) -> Format | None:

@@ -31,6 +31,7 @@ from harmony4.crypto.token import (
 )
 from harmony4.tokenize.demux import Demuxer, demux
 from harmony4.tokenize.feed import Feed, Spool
+from harmony4.tokenize.lines import TEXT, TextBlocks
 from harmony4.tokenize.media import MEMORY, Blocks, MediaBlocks, OpaqueBlocks, TrackFacts
 from harmony4.tokenize.sniff import SNIFF_SIZE, sniff
 from harmony4.tokenize.timeline import Step
@@ -172,6 +173,8 @@ class VideoTransportTokenizer(Tokenizer):
             if self._raw or found is None:
                 media_type = found.video_type if found else "application/octet-stream"
                 blocks: Blocks = OpaqueBlocks(feed, self._size, media_type, self._num, self._den)
+            elif found.name in TEXT:
+                blocks = TextBlocks(feed, found, self._size)
             else:
                 blocks = MediaBlocks(
                     feed, source, found, size=self._size, demuxer=self._demuxer, spool=self._spool

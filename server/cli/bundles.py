@@ -47,7 +47,7 @@ def bundle_command(
         typer.Argument(
             parser=source_name,
             metavar="INPUT...",
-            help="Media files and containers (.h4mk), in the order of their tracks.",
+            help="Media, WebVTT, JSON lines with times, containers (.h4mk), in the order of their tracks.",
             show_default=False,
         ),
     ],
@@ -68,8 +68,8 @@ def bundle_command(
     """Put media and containers side by side into one container, each with its tracks.
 
     Every input keeps its own beginning at time 0; the blocks of all tracks stand in the order of their times.
-    Nothing is decoded or changed: `harmony4 split` gives every input back, bit for bit. Media are cut as
-    `harmony4 export` cuts them.
+    Nothing is decoded or changed: `harmony4 split` gives every input back, bit for bit. Media and text are
+    cut as `harmony4 export` cuts them, and containers are checked on the way.
     """
     from harmony4.server.bundling import bundle_files  # loads PyAV: not for `--help`
     from harmony4.server.ingest import ExportOptions

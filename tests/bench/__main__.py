@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.bulk import bulk
+from bench.bundles import bundles
 from bench.checked import checked
 from bench.cold import cold
 from bench.firstbyte import firstbyte
@@ -35,6 +36,7 @@ from bench.sparse import sparse
 
 BENCHES: dict[str, Callable[[Place], Table]] = {
     "bulk": bulk,
+    "bundles": bundles,
     "long": long,
     "sparse": sparse,
     "ranges": ranges,
@@ -46,7 +48,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "intake": intake,
     "playlists": playlists,
 }
-QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow", "intake", "playlists")
+QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow", "intake", "playlists", "bundles")
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
 DISTURBED = 0.05

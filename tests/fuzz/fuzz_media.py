@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what looks at media before the demuxer does: sniff and the structure scanners.
+"""Coverage-guided fuzzing of what looks at media before or without a demuxer: sniff, the scanners, text.
 
 Run it by `make fuzz`, or by hand as told in fuzz_container.py:
 
@@ -17,6 +17,7 @@ import atheris
 with atheris.instrument_imports(include=["harmony4"]):
     from harmony4.tokenize.scan import Boxes, Clusters, Packets, Pages, Samples
     from harmony4.tokenize.sniff import SNIFF_SIZE, sniff
+    from harmony4.tokenize.text import Cues, Records
 
 KINDS = (
     Boxes,
@@ -41,6 +42,18 @@ def _units(scanner, data, sizes, places):
     return found, [scanner.unit(place) for place in places if place >= len(data) // 2]
 
 
+def _entries(scanner, data, sizes):
+    """Where a scanner of text finds something that begins; never before what it has called settled."""
+    found, at, piece = [], 0, 0
+    while at < len(data):
+        size, settled = sizes[piece % len(sizes)], scanner.settled
+        more = scanner.feed(data[at : at + size])
+        assert all(entry.start >= settled and 0 <= entry.pts <= entry.end for entry in more)
+        found += more
+        at, piece = at + size, piece + 1
+    return found + scanner.finish()
+
+
 def _once(data):
     kind = data[0] % (len(KINDS) + 1) if data else 0
     size = 1 + (data[1] if len(data) > 1 else 0)
@@ -48,6 +61,8 @@ def _once(data):
     found = sniff(data[:SNIFF_SIZE])
     assert found == sniff(data[:SNIFF_SIZE] + b"") and (found is None or found.name)
     if kind == len(KINDS):
+        for text in (Cues, Records):
+            assert _entries(text(), data, [size, 1]) == _entries(text(), data, [max(1, len(data))])
         return
     places = sorted({0, len(data) // 3, len(data) // 2, max(0, len(data) - 1), len(data)})
     whole, after = _units(KINDS[kind](), data, [max(1, len(data))], places)
@@ -95,6 +110,11 @@ def _seeds():
     sound = b"ID3\4\0\0\0\0\0\5abcdefLaC" + b"\xff\xfb\x90\0".ljust(417, b"\0") + b"\xff\xfb\x90\0"
     for number, data in enumerate((film, webm, ogg, sound, ts, ts, m2ts, b"RIFF\0\0\0\0WAVE")):
         yield bytes([number, 3]) + data
+    for data in (
+        b"WEBVTT\n\n1\n00:01.000 --> 00:02.000\r\nx\r\rNOTE\n\n1:00:00.000-->1:00:01.000",
+        b'{"pts":1}\n{"pts":2,"end":9}\n{}\n',
+    ):
+        yield bytes([len(KINDS), 3]) + data
 
 
 if __name__ == "__main__":
