@@ -82,6 +82,11 @@ def test_what_everybody_may_see_where_reading_is_free(tmp_path: Path) -> None:
                 "/video/keyframes",
                 "/video/info",
                 "/video/seek",
+                "/video/hls",
+                "/video/hls/index.m3u8",
+                "/video/hls/{track}.m3u8",
+                "/video/dash",
+                "/video/dash/manifest.mpd",
                 "/container",
                 "/media",
             )

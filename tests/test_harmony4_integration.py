@@ -289,6 +289,8 @@ def test_info_agrees_everywhere(name: str, library: Library, server: Server) -> 
     served = server.get(f"/video/info?name={quote(name)}.h4mk").json
     for track in served["tracks"]:
         assert track.pop("range_url").startswith("/video/range/")
+    for key in ("hls_url", "dash_url"):
+        assert served.pop(key, f"/video/{key[:-4]}/").startswith(f"/video/{key[:-4]}/")
     assert served.pop("name") == f"{name}.h4mk"
     assert printed == served
     assert printed["state"] == "sealed"

@@ -10,8 +10,6 @@ that can be read, and so does one of a week (`MOST`).
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -112,29 +110,21 @@ def _starts(table: SeekTable, least: int, jumps: list[int]) -> tuple[NDArray[np.
     columns = table.columns()
     if columns is not None:
         pts, offsets = (np.frombuffer(column, np.uint64).astype(np.int64) for column in columns)
-        if not len(pts) > 1 or int(np.diff(pts).min()) >= least:
+        if len(pts) == 1 or int(np.diff(pts).min()) >= least:
             return pts, offsets
-        times = columns[0]
-        rows = _rows(
-            len(table), lambda row: times[row], lambda value: bisect_right(times, value) - 1, least, jumps
-        )
-        return pts[rows], offsets[rows]
-    rows = _rows(len(table), lambda row: table.pair(row)[0], table.find, least, jumps)
-    pairs = np.array([table.pair(row) for row in rows], np.int64)
+    pairs = np.array([table.pair(row) for row in _rows(table, least, jumps)], np.int64)
     return pairs[:, 0], pairs[:, 1]
 
 
-def _rows(
-    count: int, time: Callable[[int], int], find: Callable[[int], int], least: int, jumps: list[int]
-) -> list[int]:
+def _rows(table: SeekTable, least: int, jumps: list[int]) -> list[int]:
     """The entries that begin a segment: `least` µs after the one before, or where the clock has jumped."""
     rows, row = [0], 0
+    ahead = iter([*(table.find(jump - 1) + 1 for jump in jumps), len(table)])
+    jump = next(ahead)
     while True:
-        after = find(time(row) + least - 1) + 1
-        jump = bisect_right(jumps, time(row))
-        if jump < len(jumps):
-            after = min(after, find(jumps[jump] - 1) + 1)
-        if after >= count:
+        while jump <= row:
+            jump = next(ahead)
+        row = min(table.find(table.pair(row)[0] + least - 1) + 1, jump)
+        if row >= len(table):
             return rows
-        row = max(after, row + 1)
         rows.append(row)
