@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from os import PathLike
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import StorageError
@@ -20,7 +20,7 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """What file systems answer that cannot sync a folder (some network and FUSE ones)."""
 
 
-_AHEAD = 64 * 2**20
+_AHEAD: Final = 64 * 2**20
 """Bytes after which a file is synced while it is written on."""
 _sync = getattr(os, "fdatasync", os.fsync)
 

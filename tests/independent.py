@@ -907,6 +907,11 @@ def cue_times(line):
     return times if max(times) <= 2**62 else None
 
 
+def depth(value):
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+
 def records(stream):
     """The entries of JSON lines (H4MK 16.10)."""
     entries, place = [], 0
@@ -915,7 +920,7 @@ def records(stream):
             value = json.loads(line.decode()) if len(line) < 65536 else None
         except ValueError:
             value = None
-        if isinstance(value, dict):
+        if isinstance(value, dict) and depth(value) <= 64:
             times = [value.get(name) for name in ("pts", "end")]
             good = [type(time) is int and 0 <= time <= 2**62 for time in times]
             if good[0]:

@@ -11,12 +11,14 @@ import re
 from abc import ABC, abstractmethod
 from typing import ClassVar, Final, NamedTuple, NoReturn
 
-__all__ = ["CUE_LINE", "JSON_LINE", "Cues", "Entry", "Records", "TextScanner", "record"]
+__all__ = ["CUE_LINE", "JSON_DEPTH", "JSON_LINE", "Cues", "Entry", "Records", "TextScanner", "record"]
 
 CUE_LINE: Final = 1024
 """Bytes of a line of WebVTT that are looked at."""
 JSON_LINE: Final = 2**16
 """A line of JSON with as many bytes, or more, has no time."""
+JSON_DEPTH: Final = 64
+"""Levels of arrays and objects in a line of JSON, its own object among them; a deeper one has no time."""
 _FAR: Final = 2**62
 """µs; nothing beyond it is a time."""
 
@@ -167,8 +169,10 @@ def record(line: bytes) -> tuple[int, int] | None:
     if not line.lstrip(b" \t\r").startswith(b"{") or not (b'"pts"' in line or b"\\" in line):
         return None
     try:
-        value = json.loads(line.decode("utf-8"), parse_constant=_refuse)
+        value = json.loads(line.decode("utf-8"), parse_int=_integer, parse_constant=_refuse)
     except (ValueError, RecursionError):
+        return None
+    if line.count(b"[") + line.count(b"{") > JSON_DEPTH and _too_deep(value):
         return None
     pts, end = _time(value.get("pts")), _time(value.get("end"))
     return None if pts is None else (pts, max(pts, end or 0))
@@ -178,6 +182,24 @@ def _time(value: object) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _FAR:
         return None
     return value
+
+
+def _integer(text: str) -> int | None:
+    """None for what is no time anyway: how long an integer may be is the interpreter's affair."""
+    return int(text) if len(text) < 20 else None
+
+
+def _too_deep(value: object) -> bool:
+    """Whether arrays and objects stand more than JSON_DEPTH levels deep; the parser's limit is no rule."""
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return any(isinstance(one, dict | list) for one in level)
 
 
 def _refuse(name: str) -> NoReturn:

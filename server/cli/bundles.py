@@ -10,6 +10,7 @@ import typer
 from harmony4.crypto.errors import SourceError, StorageError, UsageError
 from harmony4.h4mk.bundle import parts, split
 from harmony4.server.cli.extracting import extract
+from harmony4.server.cli.heap import keep_heap
 from harmony4.server.cli.options import (
     EPILOG,
     BlockSize,
@@ -78,6 +79,7 @@ def bundle_command(
         if source == STANDARD:
             raise UsageError("a bundle is made of files with names", found=shown(source))
         check_not_same(source, output)
+    keep_heap()
     options = ExportOptions(block_size=block_size, title=title)
     notes: list[str] = []
     with sink(output) as target, Meter("bundling", quiet=quiet) as meter:
@@ -128,6 +130,7 @@ def split_command(
     """
     from harmony4.server.facts import extension
 
+    keep_heap()
     made: list[dict[str, object]] = []
     with open_container(file) as reader:
         if reader.state != "sealed":
