@@ -6,7 +6,9 @@ bytes. What libavformat 62.12 (PyAV 18.1) does with these options, as tests/test
 - the same packets give the same bytes: `bitexact`, no times of day, no names of versions;
 - an edit list says where B-frames and encoder delay put the beginning, so that ffmpeg and browsers agree on
   which picture is at which time (without one they differ by the delay of B-frames);
-- a stream that starts late, alone in its file, has its time in `tfdt`; beside others in an empty edit.
+- a stream that starts late, alone in its file, has its time in `tfdt`;
+- beside others too, and then there is no edit list: to write one the muxer would hold everything back until
+  each stream has begun. All times are later by the delay of B-frames then, which only `--demux` avoids.
 
 Times are those of the source, less its own beginning where that is later than 0 (MPEG-TS begins anywhere).
 All streams of a source are moved by the same time, also when they are remuxed one by one.
@@ -31,7 +33,11 @@ __all__ = ["ALL", "StreamNote", "remux"]
 
 ALL: Final = frozenset({-1})
 """Every stream that fits."""
-_FLAGS: Final = "+empty_moov+delay_moov+default_base_moof+skip_trailer"
+_FLAGS: Final = "+empty_moov+default_base_moof+skip_trailer"
+_SIZE: Final = str(16 * 2**20)
+"""Longest fragment, bytes: a film with a single keyframe must not wait in memory for its end."""
+_LATE: Final = 1_000_000
+"""µs after which a stream begins late."""
 _SOUND: Final = "2000000"
 """Shortest fragment of sound alone, µs."""
 _JUMP: Final = 10
@@ -113,13 +119,17 @@ class _Remuxer:
         self._name = name
         video = any(note.kind == "video" for note in chosen)
         begin = max(0, medium.start_time or 0)
-        flags = _FLAGS + ("+frag_keyframe" if video else "")
-        if len(chosen) == 1 and self._starts(chosen[0].index) > begin:
+        starts = [self._starts(note.index) - begin for note in chosen]
+        alone = len(chosen) == 1
+        edits = alone or max(starts) <= _LATE
+        flags = _FLAGS + ("+frag_keyframe" if video else "") + ("+delay_moov" if edits else "")
+        if not edits or (alone and starts[0] > 0):
             flags += "+frag_discont"
-        options = {"movflags": flags, "write_tmcd": "0"} | ({} if video else {"frag_duration": _SOUND})
-        self._out = av.open(
-            _Sink(write), "w", format="mp4", options=options, container_options={"fflags": "+bitexact"}
-        )
+        options = {"movflags": flags, "frag_size": _SIZE, "write_tmcd": "0"}
+        options |= {} if video else {"frag_duration": _SOUND}
+        options |= {} if edits else {"use_editlist": "0"}
+        general = {"fflags": "+bitexact"} | ({} if edits else {"avoid_negative_ts": "make_non_negative"})
+        self._out = av.open(_Sink(write), "w", format="mp4", options=options, container_options=general)
         self._tracks: dict[int, Any] = {}
         self._filters: dict[int, Any] = {}
         self._moved: dict[int, int] = {}
@@ -133,8 +143,11 @@ class _Remuxer:
                 self._filters[note.index] = av.bitstream.BitStreamFilterContext("aac_adtstoasc", stream)
 
     def _starts(self, index: int) -> int:
+        """When a stream begins, µs on the source's clock: late where probing has not met it."""
         stream = self._medium.streams[index]
-        return 0 if stream.start_time is None else int(stream.start_time * stream.time_base * 1_000_000)
+        if stream.start_time is None:
+            return max(0, self._medium.start_time or 0) + _LATE + 1
+        return int(stream.start_time * stream.time_base * 1_000_000)
 
     def run(self) -> str | None:
         stopped = None
