@@ -73,11 +73,13 @@ class H4MKBuilder:
         title: str | None = None,
         gaps: bool = False,
         spill: str | None = None,
+        streams: Sequence[bytes] | None = None,
     ) -> None:
         """Begin a container on `out` (anything with `write`).
 
         `block`: greatest payload, 1 byte to 16 MiB. `gaps`: tokens may skip indices (recovered files); the
-        holes go into META.lost. `spill`: folder for large tables, default the system's.
+        holes go into META.lost. `spill`: folder for large tables, default the system's. `streams`: the
+        SHA-256 of each track's stream, which is not computed then: for those who check the whole (`finish`).
         Raises UsageError, LimitError, JSONError or CriticalError for impossible facts, StorageError.
         """
         if not 1 <= block <= MAX_BLOCK:
@@ -86,6 +88,8 @@ class H4MKBuilder:
             raise UsageError("a container needs at least one track")
         if any(track.masked for track in tracks):
             raise UsageError("this builder writes plain tracks only")
+        if streams is not None and len(streams) != len(tracks):
+            raise UsageError("a digest for each track", expected=len(tracks), found=len(streams))
         self._out = out
         self._file: AtomicFile | None = None
         self._trak = Trak(tuple(tracks), origin, block, order, rule)
@@ -97,6 +101,7 @@ class H4MKBuilder:
         self._sequencers = [TokenSequencer(number) for number in range(len(tracks))]
         self._held: list[Buffer] = [b""] * len(tracks)
         self._tables = Tables(len(tracks), folder=spill)
+        self._known = streams
         self._streams = [hashlib.sha256() for _ in tracks]
         self._veri = hashlib.sha256()
         self._length = 0
@@ -125,6 +130,7 @@ class H4MKBuilder:
         rule: int = 1,
         title: str | None = None,
         gaps: bool = False,
+        streams: Sequence[bytes] | None = None,
         ahead: bool = False,
     ) -> H4MKBuilder:
         """A builder for a file that appears under `path` complete or not at all; `ahead`: see AtomicFile."""
@@ -140,6 +146,7 @@ class H4MKBuilder:
                 title=title,
                 gaps=gaps,
                 spill=str(file.path.parent),
+                streams=streams,
             )
         except BaseException:
             file.abort()
@@ -229,14 +236,15 @@ class H4MKBuilder:
         gone: Iterable[int] = (),
         head: bytes | None = None,
         streams: Mapping[int, bytes] | None = None,
+        veri: bytes | None = None,
     ) -> Seal:
         """Write tables, META and the seal; put a file in its place.
 
         `ends`: where tracks given by `add_block` and not ended yet end, µs. `ancillary`: (tag, payload)
         pairs, in any order. `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are lost. `head`:
-        the identity that the container must have. `streams`: the SHA-256 that the streams of some tracks must
-        have. Raises as `add_block` does, and SealError where it has another one; after an error the target is
-        as it was before.
+        the identity that the container must have, `veri`: the payload of its VERI. `streams`: the SHA-256
+        that the streams of some tracks must have. Raises as `add_block` does, and SealError where it has
+        another one; after an error the target is as it was before.
         """
         self._check_open()
         try:
@@ -259,6 +267,7 @@ class H4MKBuilder:
                 ),
                 sorted({(tag, sha256(payload)): payload for tag, payload in ancillary}.items()),
                 head,
+                veri,
             )
         except BaseException:
             self.abort()
@@ -304,7 +313,11 @@ class H4MKBuilder:
                 )
 
     def _seal(
-        self, meta: Meta, ancillary: list[tuple[tuple[str, bytes], bytes]], expected: bytes | None
+        self,
+        meta: Meta,
+        ancillary: list[tuple[tuple[str, bytes], bytes]],
+        expected: bytes | None,
+        expected_veri: bytes | None,
     ) -> Seal:
         """Write everything behind the last block; `meta` lacks what only the tables and offsets tell."""
         index = self._length
@@ -313,12 +326,13 @@ class H4MKBuilder:
         numbers = range(len(self._trak.tracks))
         seeks = [self._table(b"SEEK", partial(self._tables.seek, number)) for number in numbers]
         rmaps = [self._table(b"RMAP", partial(self._tables.rmap, number)) for number in numbers]
-        tracks = zip(self._tables.tracks, seeks, rmaps, self._streams, strict=True)
+        digests = [stream.digest() for stream in self._streams] if self._known is None else self._known
+        tracks = zip(self._tables.tracks, seeks, rmaps, digests, strict=True)
         meta = replace(
             meta,
             tracks=tuple(
-                StoredTrack(one.blocks, one.bytes, one.keyframes, rmap, seek, stream.digest())
-                for one, seek, rmap, stream in tracks
+                StoredTrack(one.blocks, one.bytes, one.keyframes, rmap, seek, digest)
+                for one, seek, rmap, digest in tracks
             ),
             ancillary=tuple(AncillaryInfo(digest, len(data), tag) for (tag, digest), data in ancillary),
         )
@@ -330,7 +344,12 @@ class H4MKBuilder:
         at_meta = self._chunk(b"META", meta_bytes)
         at_merk = self._table(b"MERK", self._tables.merk)
         self._veri_lane.flush()
-        at_veri = self._chunk(b"VERI", self._veri.digest())
+        veri = self._veri.digest()
+        if expected_veri not in (None, veri):
+            raise SealError(
+                "another container has come out", expected=(expected_veri or b"").hex(), found=veri.hex()
+            )
+        at_veri = self._chunk(b"VERI", veri)
         tail = Tail(
             length=self._length + TAIL_CHUNK,
             index=index,
@@ -365,7 +384,8 @@ class H4MKBuilder:
         self._chunk(b"TOKN", packed)
         position = self._chunk(b"CORE", payload, crc) + CHUNK_SIZE
         self._tables.add(token, packed, position)
-        self._stream_lane.put(self._streams[token.track].update, payload)
+        if self._known is None:
+            self._stream_lane.put(self._streams[token.track].update, payload)
 
     def _table(self, tag: bytes, pieces: Callable[[], Iterator[bytes]]) -> int:
         """Write a chunk whose payload comes in pieces, twice the same; returns its file offset."""

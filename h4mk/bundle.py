@@ -15,7 +15,7 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import FormatError, SealError, TruncatedError, UsageError
@@ -73,6 +73,8 @@ class Part:
 
     head: bytes
     """Its identity (H4MK 12.2), 32 bytes."""
+    veri: bytes
+    """The payload of its VERI, 32 bytes: what comes out again is compared with it."""
     trak: bytes
     meta: bytes
     """The payloads of its TRAK and META."""
@@ -91,7 +93,7 @@ class Part:
     def pack(self) -> bytes:
         """The payload of its `part` chunk."""
         sizes = (len(self.trak), len(self.meta), len(self.ancillary))
-        pieces = [_PART.pack(self.number, self.first, 0, self.head, *sizes), self.trak, self.meta]
+        pieces = [_PART.pack(self.number, self.first, 0, self.head, self.veri, *sizes), self.trak, self.meta]
         for tag, payload in self.ancillary:
             pieces += [_CHUNK.pack(tag.encode("ascii"), len(payload)), payload]
         return b"".join(pieces)
@@ -100,7 +102,8 @@ class Part:
     def unpack(cls, data: bytes) -> Part:
         """Parse a `part` chunk's payload. Raises FormatError and its kin."""
         rest = _Rest(data)
-        number, first, zero, head, trak_size, meta_size, count = _PART.unpack(rest.take(_PART.size))
+        number, first, zero, head, veri, *sizes = _PART.unpack(rest.take(_PART.size))
+        trak_size, meta_size, count = sizes
         if zero:
             raise FormatError("reserved bytes of a part are not zero")
         trak, meta = rest.take(trak_size), rest.take(meta_size)
@@ -110,10 +113,10 @@ class Part:
             ancillary.append((tag.decode("latin-1"), rest.take(size)))
         if rest.left:
             raise FormatError("a part is followed by something else", found=rest.left)
-        return cls(head, trak, meta, tuple(ancillary), number, first)
+        return cls(head, veri, trak, meta, tuple(ancillary), number, first)
 
 
-_PART: Final = struct.Struct(">HHI32sIII")
+_PART: Final = struct.Struct(">HHI32s32sIII")
 _CHUNK: Final = struct.Struct(">4sI")
 
 
@@ -187,7 +190,7 @@ class ContainerInput:
         head = self._reader.head
         assert head is not None
         ancillary = tuple(self._reader.ancillary())
-        return Part(head, self._reader.trak.pack(), self._meta.pack(), ancillary)
+        return Part(head, self._reader.veri(), self._reader.trak.pack(), self._meta.pack(), ancillary)
 
 
 def bundle(
@@ -298,7 +301,11 @@ def split(
     Raises SealError where something else would come out; a path is left as it was then.
     """
     trak, meta = Trak.unpack(part.trak), Meta.unpack(part.meta)
-    options = {"origin": trak.origin, "block": trak.block, "order": trak.order, "rule": trak.rule}
+    if len(meta.tracks) != len(trak.tracks):
+        raise FormatError("META and TRAK of a part differ", expected=len(trak.tracks), found=len(meta.tracks))
+    options: dict[str, Any] = {"origin": trak.origin, "block": trak.block, "order": trak.order}
+    # Its own digests are believed while it is written: VERI says in the end whether all of it is right.
+    options |= {"rule": trak.rule, "streams": [track.sha256 for track in meta.tracks]}
     with builder_on(out, trak.tracks, title=meta.title, gaps=bool(meta.lost), **options) as builder:
         whole = ContainerInput(reader)
         streams = [
@@ -312,6 +319,7 @@ def split(
             structure_only=meta.structure_only,
             gone=lost_tracks(meta.lost),
             head=part.head,
+            veri=part.veri,
         )
 
 

@@ -360,6 +360,17 @@ class H4MKReader:
         blocks = self.block_count * _BEFORE + sum(track.bytes for track in self.tracks)
         return opened.tail.index == HEADER_SIZE + CHUNK_SIZE + len(self.trak.pack()) + blocks
 
+    def veri(self) -> bytes:
+        """The payload of VERI: SHA-256 of all chunks before it (H4MK 11.3).
+
+        Raises SealError where there is no seal, ChecksumError and its kin.
+        """
+        if self._opened.tail is None:
+            raise SealError("there is no seal", found=self.state)
+        at = self._opened.tail.veri
+        info = ChunkInfo.unpack(read_exact(self._source, at, CHUNK_SIZE), at, self.size)
+        return payload_of(self._source, info)
+
     def ancillary(self) -> Iterator[tuple[str, bytes]]:
         """(tag, payload) of the ancillary chunks that META lists, in file order (H4MK 14.2); none without a
         seal.

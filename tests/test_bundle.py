@@ -6,6 +6,7 @@ import io
 import struct
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from harmony4.crypto.errors import (
     UsageError,
 )
 from harmony4.crypto.token import TOKEN_SIZE
-from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Step, TrackInfo, recover, verify
+from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Meta, Step, TrackInfo, recover, verify
 from harmony4.h4mk.bundle import PART, ContainerInput, Part, bundle, parts, split
 from harmony4.server.bundling import bundle_files
 from harmony4.server.ingest import ExportOptions, export
@@ -273,11 +274,16 @@ def test_a_part_that_lies(tmp_path: Path) -> None:
     with H4MKReader(bundled(FILM, SOUND)) as reader:
         first, second = parts(reader)
         path = tmp_path / "out.h4mk"
+        meta = Meta.unpack(first.meta)
+        other = replace(meta, tracks=tuple(replace(one, sha256=bytes(32)) for one in meta.tracks))
         lies = (
-            Part(bytes(32), first.trak, first.meta),
-            Part(first.head, second.trak, first.meta),
-            Part(first.head, first.trak, first.meta, (("post", b"x"),)),
-            Part(first.head, first.trak, first.meta, first=1),
+            replace(first, head=bytes(32)),
+            replace(first, veri=bytes(32)),
+            replace(first, trak=second.trak),
+            replace(first, meta=other.pack()),
+            replace(first, meta=replace(meta, tracks=meta.tracks * 2).pack()),
+            replace(first, ancillary=(("post", b"x"),)),
+            replace(first, first=1),
         )
         for lie in lies:
             with pytest.raises((SealError, FormatError)):
@@ -285,6 +291,15 @@ def test_a_part_that_lies(tmp_path: Path) -> None:
             assert list(tmp_path.iterdir()) == []
         split(reader, first, path)
         assert path.read_bytes() == FILM
+
+
+def test_the_digest_of_the_file() -> None:
+    with H4MKReader(FILM) as reader:
+        assert reader.veri() in FILM
+    with H4MKReader(FILM[:-200]) as reader, pytest.raises(SealError):
+        reader.veri()
+    with pytest.raises(UsageError):
+        H4MKBuilder(io.BytesIO(), [VIDEO], streams=[])
 
 
 def lying(*payloads: bytes) -> bytes:
