@@ -85,6 +85,7 @@ def concat(
     )
 
 
+_NOT_FROM_THERE: Final = "it is not cut from where the input before was cut to"
 _ALIKE: Final = ("codec", "kind", "media_type", "self_framing", "timing")
 """What TRAK says of a track and must say of the same track of each input."""
 
@@ -154,16 +155,25 @@ def _goes_on(one: Meta, other: Meta) -> int | None:
         return None
     if "to" not in first.args or first.args["to"] != second.args.get("from"):
         return None
-    before, after = first.args.get("at"), second.args.get("at")
-    return after - before if isinstance(before, int) and isinstance(after, int) else None
+    before, after = (_micros(entry.args.get("at")) for entry in (first, second))
+    return after - before if before is not None and after is not None else None
+
+
+def _micros(value: object) -> int | None:
+    """A time in a history, µs: a number, beyond 2^53 in decimal (H4MK 10.3)."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _starts(readers: Sequence[H4MKReader], follows: Sequence[int | None]) -> list[int]:
     """Where each input begins, µs: as `follows` says; else when all before has ended, keyframes included."""
     starts: list[int] = []
     end = 0
-    for reader, later in zip(readers, follows, strict=True):
+    for place, (reader, later) in enumerate(zip(readers, follows, strict=True)):
         start = end if later is None else starts[-1] + later
+        if start < 0:
+            raise UsageError(_NOT_FROM_THERE, where=_input(place))
         starts.append(start)
         tables = [reader.seek_table(track) for track in range(len(reader.tracks))]
         keys = [start + table[len(table) - 1].pts + 1 for table in tables if len(table)]
@@ -198,7 +208,7 @@ def _runs(
                     "the inputs differ in what a decoder needs first, as with other settings of an encoder",
                     where=_place(run),
                 )
-        if runs and run.first is not None and not run.first.flags & KEY:
+        if place and run.first is not None and not run.first.flags & KEY:
             raise UsageError("a track does not begin with a keyframe", where=_place(run))
         if runs:
             run = _rest(runs[-1], run, known)
@@ -230,6 +240,9 @@ def _rest(before: _Run, run: _Run, known: int | None) -> _Run:
         _check_same(before, run, number)
         located = reader.locate(table[number + 1].pts, track) if number + 1 < len(table) else None
         first = reader.token(located.block_index, track) if located else None
+    last = before.reader.range_map(track)[len(before.reader.range_map(track)) - 1]
+    if first is not None and first.pts + run.start < last.pts + before.start:
+        raise UsageError(_NOT_FROM_THERE, where=_place(run))
     skipped = first.offset if first is not None else reader.stream_size(track)
     return replace(run, first=first, bytes=max(0, run.bytes - skipped))
 
@@ -250,7 +263,7 @@ def _check_same(before: _Run, run: _Run, number: int) -> None:
             token.pts + run.start,
         )
         if not same:
-            raise UsageError("it is not cut from where the input before was cut to", where=_place(run))
+            raise UsageError(_NOT_FROM_THERE, where=_place(run))
 
 
 def _place(run: _Run) -> str:
@@ -292,20 +305,25 @@ def _joined_steps(
 ) -> tuple[Step, ...]:
     """The inputs' steps, and one where an input's clock is not the one that went before (H4MK 17.7)."""
     own = [by_track(meta.steps) for meta in metas]
-    steps = list(metas[0].steps)
+    steps: list[Step] = []
     for number, track in enumerate(runs):
-        added = sum(one.shift for one in own[0][number])
-        for run in track:
-            if not run.place:
-                continue
-            at = run.first.pts if run.first is not None else 0
+        begun = [(run, run.first.pts) for run in track if run.place and run.first is not None]
+        # A step behind the first block of a later input would be of media that have ended there.
+        limits = [at + starts[run.place] for run, at in begun]
+        mine = [one for one in own[0][number] if not limits or one.pts < limits[0]]
+        steps += mine
+        added = sum(one.shift for one in mine)
+        for place, (run, at) in enumerate(begun):
+            start = starts[run.place]
+            until = limits[place + 1] if place + 1 < len(limits) else None
             mine = own[run.place][number]
             now = sum(one.shift for one in mine if one.pts <= at)
             # The source time of pts is pts + origin - shifts; both sides of this are that of the run's start.
-            jump = origins[0] - origins[run.place] + starts[run.place] + now - added
+            jump = origins[0] - origins[run.place] + start + now - added
             if jump:
-                steps.append(Step(at + starts[run.place], jump, number))
-            later = [one for one in mine if one.pts > at]
-            steps += [replace(one, pts=one.pts + starts[run.place]) for one in later]
+                steps.append(Step(at + start, jump, number))
+            later = [replace(one, pts=one.pts + start) for one in mine if one.pts > at]
+            later = [one for one in later if until is None or one.pts < until]
+            steps += later
             added += jump + sum(one.shift for one in later)
     return in_order(steps)

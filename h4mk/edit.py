@@ -6,8 +6,9 @@
     with H4MKReader("one.h4mk") as one, H4MKReader("two.h4mk") as two:
         concat([one, two], "both.h4mk")
 
-Payloads stay as they are, and are checked while they are read; tokens get their new numbers and times. META's
-history says what was done to what. Memory holds one block per track.
+Payloads stay as they are, and are checked while they are read; tokens get their new numbers and times.
+META's history says what was done to what. Memory holds one block per track, the tables of the inputs
+(40 bytes a block up to 8 MiB each, pages beyond), and their ancillary chunks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from harmony4.crypto.errors import NotFoundError, SealError, UsageError
-from harmony4.crypto.token import HEADER, KEY, LAST, TokenRecord
+from harmony4.crypto.token import HEADER, KEY, LAST, MAX_VALUE, TokenRecord
 from harmony4.h4mk.builder import Seal
 from harmony4.h4mk.concat import concat
 from harmony4.h4mk.documents import HistoryEntry, Meta, Step
@@ -82,14 +83,15 @@ def cut(
     H4MKBuilder raise.
     """
     meta = rewritable(reader, "cut")
-    if start < 0 or (end is not None and end <= start):
+    if start < 0 or (end is not None and not start < end <= MAX_VALUE):
         raise UsageError("a cut begins at 0 or later and ends after it begins", found=f"{start} to {end}")
     check_alone(reader, "cut")
     numbers = range(len(reader.tracks))
     pieces = [_piece(reader, track, start, end) for track in numbers]
     taken = [piece for piece in pieces if piece is not None]
     if not taken:
-        raise NotFoundError("no track has anything in that time", found=f"{start} to {end}")
+        until = "the end" if end is None else f"{end} µs"
+        raise NotFoundError("no track has anything in that time", found=f"{start} µs to {until}")
     zero = min(piece.least for piece in taken)
     origin, steps = _cut_steps(reader, meta, taken, zero)
     # Of a track with holes nobody knows what they showed: it is not empty, it is lost.

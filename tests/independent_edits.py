@@ -5,6 +5,7 @@ Like `independent.py`, which this stands on, it shares no code with the project.
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -160,8 +161,13 @@ def goes_on(one: Facts, other: Facts) -> bool:
         and first["inputs"] == second["inputs"]
         and "to" in first["args"]
         and first["args"]["to"] == second["args"].get("from")
-        and all(isinstance(one["args"].get("at"), int) for one in (first, second))
+        and all(is_time(one["args"].get("at")) for one in (first, second))
     )
+
+
+def is_time(value: object) -> bool:
+    """A number, beyond 2^53 in decimal (H4MK 10.3)."""
+    return type(value) is int or (isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) is not None)
 
 
 def concat(*sources: bytes) -> bytes:
@@ -172,7 +178,7 @@ def concat(*sources: bytes) -> bytes:
     for place in range(len(inputs)):
         if meets[place]:
             at, before = (
-                inputs[number]["meta"]["history"][-1]["args"]["at"] for number in (place, place - 1)
+                int(inputs[number]["meta"]["history"][-1]["args"]["at"]) for number in (place, place - 1)
             )
             starts.append(starts[-1] + at - before)
             continue
@@ -210,6 +216,7 @@ def concat(*sources: bytes) -> bytes:
             if body and place:
                 first = body[0]["pts"]
                 mine = one["meta"]["steps"]
+                steps = [step for step in steps if step["track"] != track or step["pts"] < first + d]
                 now = sum(step["shift"] for step in steps if step["track"] == track)
                 jump = int(inputs[0]["trak"]["origin"]) - int(one["trak"]["origin"]) + d
                 jump += added(mine, track, first) - now

@@ -71,22 +71,26 @@ def cut_command(
     """Cut a time out of a container: whole groups of frames, from keyframe to keyframe, as they are.
 
     Each track keeps the groups that show the time, so that it begins at or before --from and ends at or
-    after --to, and the bytes that a decoder needs first. The cut begins at time 0. "next" is the
-    first keyframe that was not taken.
+    after --to, and the bytes that a decoder needs first. The cut begins at time 0. "next" is where to go on:
+    a cut --from there and this one can be put together again.
     """
     check_not_same(file, output)
     with open_container(file) as reader, sink(output) as target, Meter("cutting", quiet=quiet) as meter:
         made = cut(reader, target, start, end, title=title, progress=meter)
+        had = [number for number, track in enumerate(reader.tracks) if track.blocks]
     ends = [span for span in made.spans if span is not None]
-    following = [span.following for span in ends if span.following is not None]
+    following = end if any(span.following is not None for span in ends) else None
     facts = {
         "start": made.start,
         "end": max(span.end for span in ends),
-        "next": min(following, default=None),
+        "next": following,
         "tracks": [_span(number, span) for number, span in enumerate(made.spans)],
     }
-    until = f", next {format_duration(min(following))}" if following else ""
+    until = "" if following is None else f", next {format_duration(following)}"
     line = f"{format_duration(made.start)} to {format_duration(max(span.end for span in ends))}{until}"
+    empty = [str(number) for number in had if made.spans[number] is None]
+    if empty:
+        line += f", nothing of track {', '.join(empty)}"
     _report(made.seal, output, facts, line, json=json, quiet=quiet)
 
 

@@ -187,7 +187,8 @@ def _notes(reader: H4MKReader) -> Iterator[str]:
             )
     for hole in reader.lost:
         yield f"note: lost is {hole_text(hole.track, hole.first, hole.count)}"
-    steps = len(reader.meta.steps) if reader.meta else 0
+    # One at 0 says how far the clocks of several sources were apart (H4MK 17.4).
+    steps = sum(step.pts > 0 for step in reader.meta.steps) if reader.meta else 0
     if steps:
         yield f"note: the source's clock jumped {format_count(steps, 'time')}; the timeline goes on"
     if reader.state == "incomplete":
