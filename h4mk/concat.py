@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
@@ -85,6 +86,7 @@ def concat(
     )
 
 
+_FAR: Final = re.compile("[1-9][0-9]{15,18}", re.ASCII)
 _NOT_FROM_THERE: Final = "it is not cut from where the input before was cut to"
 _ALIKE: Final = ("codec", "kind", "media_type", "self_framing", "timing")
 """What TRAK says of a track and must say of the same track of each input."""
@@ -161,7 +163,7 @@ def _goes_on(one: Meta, other: Meta) -> int | None:
 
 def _micros(value: object) -> int | None:
     """A time in a history, µs: a number, beyond 2^53 in decimal (H4MK 10.3)."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+    if isinstance(value, str) and _FAR.fullmatch(value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 

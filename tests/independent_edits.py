@@ -167,7 +167,9 @@ def goes_on(one: Facts, other: Facts) -> bool:
 
 def is_time(value: object) -> bool:
     """A number, beyond 2^53 in decimal (H4MK 10.3)."""
-    return type(value) is int or (isinstance(value, str) and re.fullmatch("[0-9]{1,19}", value) is not None)
+    return type(value) is int or (
+        isinstance(value, str) and re.fullmatch("[1-9][0-9]{15,18}", value) is not None
+    )
 
 
 def concat(*sources: bytes) -> bytes:
