@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from http.cookies import SimpleCookie
 from pathlib import Path
+from xml.sax.saxutils import unescape
 
 import pytest
 from aiohttp import web
@@ -584,6 +585,24 @@ def test_what_the_server_makes_inherits_the_signature(place: Place) -> None:
         assert [follow(one["range_url"]) for one in many] == [STREAM, STREAM]
         assert follow(signed(INFO).json["tracks"][0]["range_url"]) == STREAM
         assert follow(signed("/media").json["items"][0]["range_url"]) == STREAM
+        assert (
+            follow(signed("/video/seek?name=a.h4mk&pts=0&track=*").json["tracks"][0]["range_url"]) == STREAM
+        )
+        info = signed(INFO).json
+        assert b"#EXTM3U" in follow(info["hls_url"])
+        assert b"<MPD" in follow(info["dash_url"])
+        # From the playlist of playlists to the bytes, with what stands in them.
+        (listed,) = re.findall(r"^/.*$", follow(info["hls_url"]).decode(), re.MULTILINE)
+        media_urls = re.findall(r"^/.*$", follow(listed).decode(), re.MULTILINE)
+        assert {follow(url) for url in media_urls} == {STREAM}
+        (base,) = re.findall("<BaseURL>(.*)</BaseURL>", follow(info["dash_url"]).decode())
+        assert follow(unescape(base)) == STREAM
+        # Nobody is given another's: neither signatures nor plain addresses are kept for the next caller.
+        token = bearer(place.token("read"))
+        for url in ("/video/hls/0.m3u8?name=a.h4mk", "/video/dash?name=a.h4mk"):
+            assert b"sig=" not in ask(server, url, token).body
+            assert b"sig=" in signed(url).body
+            assert b"sig=" not in ask(server, url, token).body
         timed = signed("/video/range?name=a.h4mk&pts=1000000&end_pts=2000000")
         assert timed.body == DATA[1]
         assert follow(timed.headers["Content-Location"]) == DATA[1]
