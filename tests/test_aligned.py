@@ -96,6 +96,20 @@ def test_original_files() -> None:
         assert reader.at(reader.duration) == (None,)
 
 
+def test_where_tracks_end() -> None:
+    with H4MKReader(build(TRACKS, ENDS)) as reader:
+        assert [reader.end(track) for track in range(4)] == [4_000_000, 9_000_000, 0, 700_001]
+    with H4MKReader(ORIGINAL) as reader:
+        assert reader.end() == reader.duration > 0
+
+
+def test_keyframes_without_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with H4MKReader(build(TRACKS, ENDS)) as reader:
+        monkeypatch.setitem(reader._opened.rmaps, 0, reader.range_map(2))
+        with pytest.raises(SealError):
+            reader.end()
+
+
 def test_tables_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A range map that begins later than SEEK says."""
     with H4MKReader(build(TRACKS, ENDS)) as reader:
