@@ -59,6 +59,20 @@ SOURCES: Final = {
     "webm": ("numbered.webm",),
 }
 
+CAPTIONS: Final = """WEBVTT
+
+00:00:01.000 --> 00:00:04.000
+first line
+
+00:00:10.000 --> 00:00:14.500
+second line
+"""
+CUES: Final = """
+    () => [...document.querySelector("video").textTracks].flatMap(
+      track => [...track.cues ?? []].map(cue => [cue.startTime, cue.endTime, cue.text])
+    )
+"""
+
 START: Final = {
     "native": """
         url => { document.querySelector("video").src = url; }
@@ -134,6 +148,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     for name, source in TAKEN_APART.items():
         bundle_files([media(source)], root / f"{name}.h4mk", demux=True)
     export(media("numbered.mp4"), root / "remuxed.h4mk", ExportOptions(remux=True))
+    (root / "lines.vtt").write_text(CAPTIONS)
+    bundle_files([media("numbered.mp4"), root / "lines.vtt"], root / "captioned.h4mk", demux=True)
     with ExitStack() as stack:
         twice = [stack.enter_context(H4MKReader(root / "demuxed.h4mk")) for _ in range(2)]
         concat(twice, root / "joined.h4mk")
@@ -273,6 +289,24 @@ def test_sounds_to_choose_from(browser: Browser, server: Server, player: str) ->
         until(lambda: _fetched(page, fetched, "/video/range/2.m4a"), "the other sound is fetched")
         page.evaluate("document.querySelector('video').pause()")
         check_seek(page, 11.5, expected(server, "tracks", 11.5))
+        assert page.evaluate("errors") == []
+    finally:
+        page.context.close()
+
+
+@pytest.mark.parametrize(("player", "key"), [("hls.js", "hls"), ("shaka", "hls"), ("shaka", "dash")])
+def test_subtitles(browser: Browser, server: Server, player: str, key: str) -> None:
+    """Every line at its time. (Chromium's own HLS knows no subtitles.)"""
+    page = started(browser, server, player, address(server, "captioned", key))
+    try:
+        if player == "hls.js":
+            page.evaluate("player.subtitleTrack = 0")
+            page.evaluate("player.subtitleDisplay = true")
+        else:
+            page.evaluate("player.selectTextTrack(player.getTextTracks()[0])")
+        check_seek(page, 11.0, expected(server, "captioned", 11.0))
+        wanted = [[1, 4, "first line"], [10, 14.5, "second line"]]
+        until(lambda: page.evaluate(CUES) == wanted, "both lines are there")
         assert page.evaluate("errors") == []
     finally:
         page.context.close()
