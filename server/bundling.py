@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import chain
 from os import PathLike
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import LimitError, MediaError, SourceError
@@ -23,10 +23,15 @@ from harmony4.server.ingest import (
     ExportOptions,
     OpenedSource,
     export_arguments,
+    export_note,
+    joined,
     make_tokenizer,
+    on_disk,
     open_source,
     track_info,
 )
+from harmony4.tokenize.demux import Demuxer
+from harmony4.tokenize.feed import SeekableFile
 from harmony4.tokenize.video import VideoBlockToken
 
 __all__ = ["MediaInput", "bundle_files"]
@@ -41,11 +46,20 @@ _NAME: Final = 200
 class MediaInput:
     """A medium that goes into a bundle: one track, cut as `export` cuts it. A context manager."""
 
-    def __init__(self, source: OpenedSource, options: ExportOptions) -> None:
-        """Reads up to the first block. Raises MediaError, SourceError, StorageError, UsageError."""
+    def __init__(
+        self,
+        source: OpenedSource,
+        options: ExportOptions,
+        demuxer: Demuxer | None = None,
+        spool_folder: str | PathLike[str] | None = None,
+    ) -> None:
+        """Reads up to the first block; `demuxer` and `spool_folder` as `export` takes them.
+
+        Raises MediaError, SourceError, StorageError, UsageError.
+        """
         self._source = source
         self._options = options
-        self._tokenizer = make_tokenizer(options)
+        self._tokenizer = make_tokenizer(options, demuxer, spool_folder)
         self._tokens: Iterator[VideoBlockToken] = self._tokenizer.encode(source.file)
         try:
             self._first = next(self._tokens, None)  # before it nobody knows what it is
@@ -98,6 +112,10 @@ class MediaInput:
     def part(self) -> None:
         """The stream is all there is."""
 
+    def note(self) -> str | None:
+        """What a user should know of it; asked for when all blocks have been read."""
+        return joined(export_note(self._tokenizer, self._options, self.tracks[0]), self._source.broken())
+
     def close(self) -> None:
         """End the demuxer's process."""
         cast(Any, self._tokens).close()
@@ -144,9 +162,15 @@ def bundle_files(
     options = options or ExportOptions()
     with ExitStack() as stack:
         inputs: list[Input] = []
+        told = say or (lambda text: None)
         for source in sources:
-            inputs += _inputs(stack, source, options, demux, say or (lambda text: None))
-        return bundle(inputs, out, title=options.title, progress=progress)
+            inputs += _inputs(stack, source, options, demux, told)
+        seal = bundle(inputs, out, title=options.title, progress=progress)
+        for place, one in enumerate(inputs):
+            note = one.note() if isinstance(one, MediaInput) else None
+            if note is not None:
+                told(f"input {place + 1}: {note}" if len(inputs) > 1 else note)
+        return seal
 
 
 def _inputs(
@@ -157,25 +181,28 @@ def _inputs(
     say: Callable[[str], object],
 ) -> Sequence[Input]:
     """What one source puts in; all of it is open until the stack is left."""
-    if _is_container(source):
+    opened = stack.enter_context(open_source(source))
+    # Opened once: what comes out of a pipe is gone when somebody has looked at it.
+    file = stack.enter_context(on_disk(opened))
+    if _is_container(file):
+        if opened.before is None:
+            raise SourceError("a container that goes into a bundle must be a file")
         return [ContainerInput(stack.enter_context(H4MKReader(source)))]
     if Path(source).suffix.lower() == ".h4mk":  # as opaque bytes it would go in, and nobody would notice
         raise SourceError(f"{Path(source).name} is called a container (.h4mk), and is none")
-    opened = stack.enter_context(open_source(source))
     if demux:
-        parts = _demuxed(stack, opened, options, say)
+        parts = _demuxed(stack, file, options, say)
         if parts is not None:
             return parts
-    return [stack.enter_context(MediaInput(opened, options))]
+    return [stack.enter_context(MediaInput(file, options))]
 
 
 def _demuxed(
-    stack: ExitStack, source: OpenedSource, options: ExportOptions, say: Callable[[str], object]
+    stack: ExitStack, file: OpenedSource, options: ExportOptions, say: Callable[[str], object]
 ) -> list[MediaInput] | None:
     """An input for each stream of a muxed source; None where it stays one."""
     from harmony4.server import remuxing  # which stands on this module
 
-    file = stack.enter_context(remuxing.on_disk(source))
     found = remuxing.recognize(file)
     if found is None:
         return None
@@ -203,10 +230,6 @@ def _demuxed(
     return parts
 
 
-def _is_container(source: str | PathLike[str]) -> bool:
-    try:
-        with Path(source).open("rb") as file:
-            return file.read(len(MAGIC)) == MAGIC
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"cannot open the source: {reason}") from error
+def _is_container(file: OpenedSource) -> bool:
+    assert file.size is not None
+    return SeekableFile(cast(BinaryIO, file.file), file.size).read(len(MAGIC)) == MAGIC

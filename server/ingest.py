@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Final, cast
 
 from harmony4.crypto.errors import SourceChangedError, SourceError, StorageError, UsageError
 from harmony4.crypto.token import DEFAULT_BLOCK
 from harmony4.h4mk import H4MKBuilder, HistoryEntry, Seal, Start, Step, TrackInfo
 from harmony4.server.sandbox import default_demuxer
 from harmony4.tokenize.demux import Demuxer
+from harmony4.tokenize.feed import discard
 from harmony4.tokenize.media import TrackFacts
 from harmony4.tokenize.video import DEFAULT_FPS, DEFAULT_GOP, VideoTransportTokenizer
 
@@ -33,12 +34,17 @@ __all__ = [
     "described",
     "export",
     "export_arguments",
+    "export_note",
+    "joined",
     "make_spool",
     "make_tokenizer",
+    "on_disk",
     "open_source",
     "run_export",
     "track_info",
 ]
+
+_PIECE: Final = 2**20
 
 Progress = Callable[[int, int | None], object]
 """Called with bytes read so far and the source's size (None: unknown)."""
@@ -80,6 +86,8 @@ class ExportResult:
     """demux: times come from the media; hint: from fps and gop."""
     note: str | None = None
     """What a user should know: media that break off, or that nobody recognised."""
+    lost: bool = False
+    """Whether bytes of the source are in no track, though they should be."""
 
 
 @dataclass(slots=True)
@@ -92,6 +100,10 @@ class OpenedSource:
     before: os.stat_result | None = field(default=None)
     arguments: dict[str, str | int | bool] = field(default_factory=dict)
     """What META.history says of it besides the options."""
+
+    def broken(self) -> str | None:
+        """Why less came than the medium holds, when all of it has come; None if all is there."""
+        return None
 
     def check(self, consumed: int) -> None:
         """Raise SourceChangedError unless the source is still what it was."""
@@ -182,7 +194,9 @@ def run_export(
         cast(Any, tokens).close()  # ends the demuxer's process now, not when the collector gets to it
         if builder is not None:
             builder.abort()  # does nothing after `finish`
-    return ExportResult(seal, track, track.timing, _note(tokenizer, options, track))
+    broken = source.broken()
+    note = joined(export_note(tokenizer, options, track), broken)
+    return ExportResult(seal, track, track.timing, note, broken is not None)
 
 
 def _builder(
@@ -223,12 +237,18 @@ def export_arguments(options: ExportOptions, track: TrackInfo) -> dict[str, str 
     return arguments | {"raw": True} if options.raw else arguments
 
 
-def _note(tokenizer: VideoTransportTokenizer, options: ExportOptions, track: TrackInfo) -> str | None:
+def export_note(tokenizer: VideoTransportTokenizer, options: ExportOptions, track: TrackInfo) -> str | None:
+    """What a user should know of a source that has been tokenized: that it breaks off, or is opaque."""
     if tokenizer.note is not None:
         return f"the media break off: {tokenizer.note}"
     if track.timing == "hint" and not options.raw and tokenizer.consumed:
         return "no known media format: opaque blocks, timed by hint"
     return None
+
+
+def joined(*notes: str | None) -> str | None:
+    """Several notes in one."""
+    return "; ".join(note for note in notes if note) or None
 
 
 # -- source and target
@@ -259,6 +279,44 @@ def described(file: BinaryIO) -> OpenedSource:
         if stat.S_ISREG(facts.st_mode) and file.tell() == 0:
             opened.size, opened.before = facts.st_size, facts
     return opened
+
+
+@contextlib.contextmanager
+def on_disk(source: OpenedSource, folder: str | PathLike[str] | None = None) -> Iterator[OpenedSource]:
+    """The source itself if it is a file, else a copy on disk as long as the block lasts.
+
+    Raises SourceError, StorageError.
+    """
+    if source.before is not None:
+        yield source
+        return
+    spool = make_spool(folder)
+    try:
+        reader = cast(BinaryIO, source.file)
+        while data := _read(reader):
+            _put(spool, data)
+        _put(spool, b"")
+        yield described(spool)
+    finally:
+        discard(spool)
+
+
+def _read(file: BinaryIO) -> bytes:
+    try:
+        return file.read(_PIECE)
+    except OSError as error:
+        raise SourceError(f"reading the source failed: {error.strerror or error}") from error
+
+
+def _put(spool: BinaryIO, data: bytes) -> None:
+    """Write a piece; the last one is empty, and the file stands at its start then."""
+    try:
+        spool.write(data)
+        if not data:
+            spool.flush()
+            spool.seek(0)
+    except OSError as error:
+        raise StorageError(f"the medium cannot be put on disk: {error.strerror or error}") from error
 
 
 def _refuse_same(source: BinaryIO, out: str | PathLike[str] | BinaryIO) -> None:

@@ -26,7 +26,7 @@ import av.bitstream
 import av.container.output
 
 from harmony4.crypto.errors import HarmonyError, MediaError
-from harmony4.tokenize.demux import Readable, open_medium, reason, stream_kind
+from harmony4.tokenize.demux import Readable, end_of, open_medium, reason, stream_kind
 from harmony4.tokenize.timeline import unroll
 
 __all__ = ["ALL", "StreamNote", "remux"]
@@ -40,6 +40,8 @@ _LATE: Final = 1_000_000
 """µs after which a stream begins late."""
 _SOUND: Final = "2000000"
 """Shortest fragment of sound alone, µs."""
+_TEXT: Final = 1024
+"""Characters of a language or title that are passed on."""
 _JUMP: Final = 10
 """Seconds: a clock that goes back further has jumped; less is a packet out of order."""
 
@@ -103,8 +105,8 @@ def _note(stream: Any, codecs: Collection[str]) -> StreamNote:
         stream.index,
         kind,
         codec,
-        words.get("language"),
-        words.get("title"),
+        words.get("language", "")[:_TEXT] or None,
+        words.get("title", "")[:_TEXT] or None,
         kind in ("video", "audio") and codec in codecs,
     )
 
@@ -160,7 +162,7 @@ class _Remuxer:
             except HarmonyError:
                 raise
             except Exception as error:  # what was read so far stands
-                stopped = reason(error)
+                stopped = end_of(error, self._name)
                 break
             if packet.stream_index in self._tracks and packet.size:
                 self._add(packet, packet.stream_index)

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
-from harmony4.crypto.errors import MediaError, StorageError
+from harmony4.crypto.errors import MediaError
 from harmony4.h4mk.bundle import bundle
 from harmony4.server.bundling import MediaInput
 from harmony4.server.ingest import (
@@ -23,25 +23,26 @@ from harmony4.server.ingest import (
     ExportResult,
     OpenedSource,
     Progress,
-    described,
-    make_spool,
+    joined,
+    on_disk,
     run_export,
 )
 from harmony4.server.remux import StreamNote
 from harmony4.server.sandbox import Remuxer, Sandbox
 from harmony4.tokenize.demux import Demuxer
-from harmony4.tokenize.feed import SeekableFile, discard
+from harmony4.tokenize.feed import SeekableFile
 from harmony4.tokenize.sniff import SNIFF_SIZE, Format, sniff
 from harmony4.tokenize.video import VideoTransportTokenizer
 
-__all__ = ["export_remuxed", "left_out", "on_disk", "plays_alone", "recognize", "remuxed"]
+__all__ = ["export_remuxed", "left_out", "plays_alone", "recognize", "remuxed"]
 
 _PACKET: Final = 188
 """Bytes of an MPEG-TS packet; those of 192 (M2TS) no player takes by segments."""
-_PIECE: Final = 2**20
 _BOX: Final = struct.Struct(">I4s")
-_BOXES: Final = 64
-"""So many boxes at the top of an MP4 are looked at; the first fragment comes soon behind the `moov`."""
+_BOXES: Final = 1024
+"""So many boxes in a row are looked at; the first fragment comes soon behind the `moov`."""
+_NAMED: Final = 8
+"""So many streams that are left out are named."""
 
 
 def export_remuxed(
@@ -64,41 +65,22 @@ def export_remuxed(
             raise MediaError("it is in no known media format, so it cannot be remuxed")
         if plays_alone(found, file):
             result = run_export(file, target, tokenizer, options, progress)
-            return replace(result, note=_joined(result.note, "kept as it is: its blocks play alone already"))
+            kept = "kept as it is" + (": its blocks play alone already" if result.track.self_framing else "")
+            return replace(result, note=joined(result.note, kept))
         with remuxed(file, found, sandbox=sandbox) as (moved, notes):
             if not options.keep_original:
                 result = run_export(moved, target, tokenizer, options, progress)
-                return replace(result, note=_joined(result.note, left_out(notes)))
+                return replace(result, note=joined(result.note, left_out(notes)))
             with ExitStack() as stack:
-                inputs = [stack.enter_context(MediaInput(one, options)) for one in (moved, file)]
+                inputs = [
+                    stack.enter_context(MediaInput(one, options, demuxer, spool_folder))
+                    for one in (moved, file)
+                ]
                 told = None if progress is None else lambda done, _: progress(done, None)
                 seal = bundle(inputs, target, title=options.title, progress=told)
                 track = inputs[0].tracks[0]
-                return ExportResult(seal, track, track.timing, left_out(notes))
-
-
-@contextmanager
-def on_disk(source: OpenedSource, folder: str | PathLike[str] | None = None) -> Iterator[OpenedSource]:
-    """The source itself if it is a file, else a copy on disk as long as the block lasts.
-
-    Raises SourceError, StorageError.
-    """
-    if source.before is not None:
-        yield source
-        return
-    spool = make_spool(folder)
-    try:
-        reader = cast(BinaryIO, source.file)
-        try:
-            while data := reader.read(_PIECE):
-                spool.write(data)
-            spool.flush()
-            spool.seek(0)
-        except OSError as error:
-            raise StorageError(f"the medium cannot be put on disk: {error.strerror or error}") from error
-        yield described(spool)
-    finally:
-        discard(spool)
+                note = joined(*dict.fromkeys(one.note() for one in inputs), left_out(notes))
+                return ExportResult(seal, track, track.timing, note)
 
 
 def recognize(source: OpenedSource) -> Format | None:
@@ -109,7 +91,7 @@ def recognize(source: OpenedSource) -> Format | None:
 def plays_alone(found: Format, source: OpenedSource) -> bool:
     """Whether players can take such a file by segments as it is."""
     if found.name == "mp4":
-        return found.video_type == "video/mp4" and _is_fragmented(_file(source))
+        return found.video_type == "video/mp4" and _is_fragmented(_file(source), source.size or 0)
     if found.name == "mpegts":
         return found.packet == _PACKET
     return found.name == "mp3" or found.video_type == "video/webm"
@@ -137,6 +119,12 @@ class _Remuxed(OpenedSource):
     def __init__(self, worker: Remuxer, source: OpenedSource) -> None:
         super().__init__(iter(worker), source.size, None, {"remux": True})
         self._source = source
+        self._worker = worker
+
+    def broken(self) -> str | None:
+        """As OpenedSource."""
+        stopped = self._worker.stopped
+        return None if stopped is None else f"the media break off, and the rest is left out: {stopped}"
 
     def check(self, consumed: int) -> None:
         """Raise SourceChangedError unless the source is still what it was."""
@@ -147,11 +135,9 @@ class _Remuxed(OpenedSource):
 def left_out(notes: Collection[StreamNote]) -> str | None:
     """What a user should know of streams that do not go into MP4; None where all do."""
     names = [f"{note.kind} {note.index} ({note.codec})" for note in notes if not note.fits]
-    return f"left out, for MP4 does not hold them: {', '.join(names)}" if names else None
-
-
-def _joined(*notes: str | None) -> str | None:
-    return "; ".join(note for note in notes if note) or None
+    more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
+    listed = ", ".join(names[:_NAMED] + more)
+    return f"left out, for MP4 does not hold them: {listed}" if names else None
 
 
 def _file(source: OpenedSource) -> SeekableFile:
@@ -160,20 +146,31 @@ def _file(source: OpenedSource) -> SeekableFile:
     return SeekableFile(cast(BinaryIO, source.file), source.size)
 
 
-def _is_fragmented(file: SeekableFile) -> bool:
-    """Whether an MP4 has a `moof` near its beginning (ISO/IEC 14496-12 §8.8.4)."""
-    at = 0
+def _is_fragmented(file: SeekableFile, size: int) -> bool:
+    """Whether an MP4 says so in its `moov` (`mvex`, ISO/IEC 14496-12 §8.8.1) and has a `moof` behind it."""
+    promised = False
+    for kind, start, stop in _boxes(file, 0, size):
+        if kind == b"moov":
+            promised = any(inner == b"mvex" for inner, _, _ in _boxes(file, start, stop))
+        elif kind == b"moof":
+            return promised
+    return False
+
+
+def _boxes(file: SeekableFile, at: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
+    """(type, start, stop) of the contents of the boxes in a row, as far as they are whole."""
     for _ in range(_BOXES):
         file.seek(at)
-        head = file.read(16)
+        head = file.read(min(16, stop - at))
         if len(head) < _BOX.size:
-            return False
+            return
         size, kind = _BOX.unpack_from(head)
-        if kind == b"moof":
-            return True
+        begin = at + _BOX.size
         if size == 1 and len(head) == 16:
-            size = int.from_bytes(head[8:])
-        if size < _BOX.size:
-            return False
+            size, begin = int.from_bytes(head[8:]), at + 16
+        elif size == 0:
+            size = stop - at
+        if not begin <= at + size <= stop:
+            return
+        yield kind, begin, at + size
         at += size
-    return False

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -35,6 +36,7 @@ __all__ = ["Limits", "Remuxer", "Sandbox", "default_demuxer"]
 
 _MAX_FRAME = 2**20
 _TICK = 0.2  # s between looks at a silent worker
+_TEXT = 4096  # characters of what a medium says of a stream
 _AHEAD = 16 * 2**20  # bytes that may wait for the caller before the worker must wait too
 
 
@@ -84,7 +86,7 @@ def default_demuxer(limits: Limits | None = None, look: Callable[[], object] | N
     return Sandbox(limits, look) if os.name == "posix" else demux
 
 
-class _Worker:
+class _Worker(ABC):
     """One worker process, whatever it does. A context manager."""
 
     def __init__(
@@ -184,9 +186,9 @@ class _Worker:
         except (ValueError, TypeError, RecursionError) as error:
             raise self._nonsense() from error
 
+    @abstractmethod
     def _describe(self, streams: list[object]) -> None:
         """Take what is said of the streams. Raises ValueError, TypeError for what is not said so."""
-        raise NotImplementedError
 
     def _next(self, expected: bytes) -> bytes | None:
         """The next frame's payload; None at the end."""
@@ -390,6 +392,6 @@ def _stream_note(entry: object) -> StreamNote:
         raise ValueError("not a note")
     if not all(isinstance(text, str) and len(text) < 64 for text in (kind, codec)):
         raise ValueError("not a note")
-    if not all(text is None or isinstance(text, str) for text in (lang, name)):
+    if not all(text is None or (isinstance(text, str) and len(text) <= _TEXT) for text in (lang, name)):
         raise ValueError("not a note")
     return StreamNote(index, kind, codec, lang, name, fits)

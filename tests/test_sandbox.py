@@ -388,7 +388,7 @@ def test_the_worker_dies_with_its_parent(tmp_path: Path) -> None:
         "        print(worker._process.pid, flush=True)\n"
         "        sys.stdin.read()\n"
         "import harmony4.server.sandbox as s\n"
-        "class W(s._Worker):\n"
+        "class W(s._Demuxer):\n"
         "    def _start(self, fd):\n"
         "        global worker\n"
         "        worker = self\n"

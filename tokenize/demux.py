@@ -24,6 +24,7 @@ limit until a missing PTS can be made up). `timeline.py` does the former; a pack
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ __all__ = [
     "Readable",
     "StreamFacts",
     "demux",
+    "end_of",
     "open_medium",
     "reason",
     "refusal",
@@ -138,11 +140,23 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def end_of(error: Exception, where: str) -> str:
+    """Why packets end before the medium does.
+
+    Raises MediaError where memory has run out: that says nothing of the medium, and must not decide what
+    comes of it.
+    """
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        raise refusal("it needs more memory than it may have", where) from error
+    return reason(error)
+
+
 class _Media:
     """PyAV behind `Demuxed`."""
 
     def __init__(self, source: Readable, name: str) -> None:
         self.stopped: str | None = None
+        self._name = name
         self._container = open_medium(source, name)
         self._container.flags = self._container.flags & ~_GENPTS
         self.streams = tuple(map(_facts, self._container.streams))
@@ -174,7 +188,7 @@ class _Media:
             except HarmonyError:
                 raise
             except Exception as error:  # AVERROR of any kind: what was read so far stands
-                self.stopped = reason(error)
+                self.stopped = end_of(error, self._name)
                 return
             if found.size or found.pts is not None:  # else one of PyAV's flushing packets
                 yield found

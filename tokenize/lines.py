@@ -84,7 +84,7 @@ class TextBlocks(Blocks):
             yield self._close(self._start + self._size)
 
     def _close(self, boundary: int) -> tuple[Block, bytes]:
-        """End the open block at `boundary`; the next one continues it, for now."""
+        """End the open block at `boundary`; the next one continues it until a key opens."""
         size = boundary - self._start
         block = Block(self._start, size, self._pts, self._key, self._header, self._least)
         self._start, self._key, self._least = boundary, False, None

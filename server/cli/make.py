@@ -157,6 +157,8 @@ def export_command(
             *([f"note: {plain(result.note)}"] if result.note else []),
             to_stderr=output == STANDARD,
         )
+    if result.lost:
+        raise typer.Exit(LOST)
 
 
 @contextlib.contextmanager
