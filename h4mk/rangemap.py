@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from harmony4.crypto.token import MAX_VALUE
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, RMAP_ENTRY, RangeEntry
 from harmony4.h4mk.seek import CopiedTable, Table
 
@@ -132,13 +133,14 @@ class RangeMap:
             return None
         offsets, positions = table.column(_OFFSET), table.column(_POSITION)
         ends = table.view(_END)
-        sizes = ends["size"].astype("i8")
-        stops = np.frombuffer(offsets, "=u8").astype("i8") + sizes
-        places = np.frombuffer(positions, "=u8").astype("i8")
-        behind = places + sizes
+        sizes = ends["size"].astype("u8")
+        starts, places = np.frombuffer(offsets, "=u8"), np.frombuffer(positions, "=u8")
+        if int(starts.max()) > MAX_VALUE or int(places.max()) > size:
+            return None  # before anything is added: a sum that overflows would look sound
+        stops, behind = starts + sizes, places + sizes
         sound = (
             offsets[0] == 0
-            and bool((stops[:-1] == np.frombuffer(offsets, "=u8")[1:]).all())
+            and bool((stops[:-1] == starts[1:]).all())
             and positions[0] >= HEADER_SIZE + CHUNK_SIZE
             and bool((behind[:-1] <= places[1:]).all())
             and int(behind[-1]) <= size

@@ -7,7 +7,7 @@ import io
 import mmap
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -295,12 +295,16 @@ class H4MKReader:
             end = min(start + length, flat.end)
             return iter(flat.pieces(start, end - start) if start < end else ())
         end = min(start + length, self.stream_size(track))
-        if track not in self._byte_holes:
-            self._byte_holes[track] = list(self._holes[track].byte_ranges(self.range_map(track)))
-        for hole_start, hole_end in self._byte_holes[track]:
+        for hole_start, hole_end in self.byte_holes(track):
             if start < hole_end and hole_start < end:
                 raise NotFoundError(f"bytes {hole_start} to {hole_end - 1} of track {track} are lost")
         return self._pieces(start, end, track)
+
+    def byte_holes(self, track: int = 0) -> Sequence[tuple[int, int]]:
+        """(start, stop) of the bytes of a track's stream that are lost, in order. Found once."""
+        if track not in self._byte_holes:
+            self._byte_holes[track] = list(self._holes[track].byte_ranges(self.range_map(track)))
+        return self._byte_holes[track]
 
     def read(self, start: int, length: int, track: int = 0) -> bytes:
         """A byte range of the track's stream as one bytes object. Raises as `extents` does."""

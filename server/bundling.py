@@ -166,10 +166,12 @@ def bundle_files(
         for source in sources:
             inputs += _inputs(stack, source, options, demux, told)
         seal = bundle(inputs, out, title=options.title, progress=progress)
-        for place, one in enumerate(inputs):
+        track = 0
+        for one in inputs:
             note = one.note() if isinstance(one, MediaInput) else None
             if note is not None:
-                told(f"input {place + 1}: {note}" if len(inputs) > 1 else note)
+                told(f"track {track}: {note}")
+            track += len(one.tracks)
         return seal
 
 

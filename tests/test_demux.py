@@ -287,6 +287,15 @@ def test_other_errors_end_the_packets() -> None:
         pass
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "no memory")])
+def test_no_memory_is_no_end(error: Exception) -> None:
+    """What comes of a medium must not follow from the memory that somebody had for it."""
+    data = media("plain.mp4").read_bytes()[:100_000]
+    with demux(Broken(data, error), "mp4") as opened, pytest.raises(MediaError, match="more memory"):
+        list(opened)
+
+
 def test_too_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_STREAMS", 1)
     with pytest.raises(MediaError, match="too many"), demux(Pipe(BUNNY.read_bytes()), "mp4"):

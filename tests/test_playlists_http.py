@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import socket
 import subprocess
+import sys
+import threading
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -22,10 +27,12 @@ from harmony4.server.bundling import bundle_files
 from harmony4.server.ingest import export
 from harmony4.server.keys import CONFIG, PLAYLISTS
 from harmony4.server.players import dash, hls
-from harmony4.server.players.presentation import DASH_TYPES, HLS_TYPES, renditions
+from harmony4.server.players.presentation import DASH_TYPES, HLS_TYPES, Rendition, renditions
+from harmony4.server.players.routes import Playlists, Text
 from harmony4.server.players.segments import LEAST, MOST, find_segments
 from media_factory import media
 from needs import BUNNY, ORIGINAL, needs_ffmpeg, needs_mpv, program
+from processes import until
 from serving import LOOPS, Server, running
 
 MP4: Final = TrackInfo(codec="h264", kind="video", media_type="video/mp4", self_framing=True, timing="demux")
@@ -148,14 +155,15 @@ def test_codecs_and_sizes(server: Server) -> None:
     """What a player needs to decide whether it can play, before it fetches media."""
     (variant,) = m3u8.loads(text(server, "/video/hls?name=tracks.h4mk")).playlists
     assert variant.stream_info.codecs == "avc1.64000B,mp4a.40.2"
+    average = variant.stream_info.average_bandwidth
     assert variant.stream_info.resolution == (320, 96)
     assert [one.channels for one in variant.media] == ["2", "2"]
     (variant,) = m3u8.loads(text(server, "/video/hls?name=transport.h4mk")).playlists
     assert re.fullmatch(r"avc1\.[0-9A-F]{6},mp4a\.40\.2", variant.stream_info.codecs)
     with reader(server, "tracks") as container:
-        size = container.tracks[0].bytes
-    assert abs(variant.stream_info.average_bandwidth) > 0
-    assert size > 0
+        video, *sounds = renditions(container, "tracks.h4mk", HLS_TYPES)
+        assert video.average == -(-(container.tracks[0].bytes - video.init) * 8 // 20)
+    assert average == video.average + max(one.average for one in sounds)
     manifest = text(server, "/video/dash?name=webm.h4mk")
     assert 'mimeType="video/webm"' in manifest and 'codecs="vp8"' in manifest
 
@@ -180,7 +188,7 @@ def test_http(server: Server, kind: str) -> None:
     assert (again.status, again.body, again.headers["ETag"]) == (304, b"", tag)
     assert server.get(f"{path}?name=tracks.h4mk", If_Match='"x"').problem == "precondition"
     url = server.get("/video/info?name=tracks.h4mk").json[f"{kind}_url"]
-    assert url.startswith(path) and "immutable" in server.get(url).headers["Cache-Control"]
+    assert url.startswith(path) and server.get(url).headers["Cache-Control"] == "no-cache"
     assert server.get(re.sub("v=.*", "v=feedfeedfeedfeed", url)).status == 410
     head = server.request("HEAD", path + "?name=tracks.h4mk")
     assert (head.status, head.body, head.headers["ETag"]) == (200, b"", tag)
@@ -205,21 +213,113 @@ def test_what_cannot_be_played_so(server: Server) -> None:
     assert server.get("/video/hls/1.m3u8?name=tracks.h4mk&track=0").status == 400
 
 
-def test_kept_while_there_is_room(tmp_path: Path) -> None:
+def test_kept_while_there_is_room() -> None:
+    kept = Playlists()
+    kept.put("first", Text(bytes(20 * 2**20), "a"))
+    kept.put("second", Text(bytes(10 * 2**20), "b"))
+    assert kept.get("first") is not None
+    kept.put("third", Text(bytes(10 * 2**20), "c"))
+    assert [kept.get(one) is not None for one in ("first", "second", "third")] == [True, False, True]
+    kept.put("first", Text(b"", "d"))
+    kept.put("second", Text(bytes(20 * 2**20), "b"))
+    assert [kept.get(one) is not None for one in ("first", "second", "third")] == [True, True, True]
+    kept.put("huge", Text(bytes(33 * 2**20), "e"))
+    assert kept.get("huge") is None
+
+
+def test_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask for it at a time, and whoever leaves; errors are told to all, and not kept."""
     (tmp_path / "a.h4mk").write_bytes(built([(MP4, [0, 2_000_000], 4_000_000)]))
+    (tmp_path / "none.h4mk").write_bytes(built([(CAPTIONS, [0], 1)]))
+    made: list[str] = []
+    go_on = threading.Event()
+    write = hls.media_playlist
+
+    def slow(one: Rendition) -> str:
+        made.append(one.url)
+        assert go_on.wait(20)
+        return write(one)
+
+    monkeypatch.setattr(hls, "media_playlist", slow)
+    url = "/video/hls/0.m3u8?name=a.h4mk"
     with running(tmp_path) as server:
-        first = server.get("/video/hls/0.m3u8?name=a.h4mk")
-        kept = server.app[PLAYLISTS]
-        assert kept.get(("a.h4mk", server_etag(server), "hls 0")) == first.body
-        for number in range(40):
-            kept.put((str(number),), bytes(2**20))
-        assert kept.get(("a.h4mk", server_etag(server), "hls 0")) is None
-        assert kept.get(("39",)) is not None
-        assert server.get("/video/hls/0.m3u8?name=a.h4mk").body == first.body
+        with socket.create_connection(server.address) as first:
+            first.sendall(f"GET {url} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            until(lambda: bool(made), "the first request is at work")
+        with ThreadPoolExecutor(8) as pool:
+            answers = [pool.submit(server.get, url) for _ in range(8)]
+            until(lambda: len(server.app[PLAYLISTS]._making) == 1, "others wait")
+            go_on.set()
+            assert len({answer.result().body for answer in answers}) == 1
+        assert len(made) == 1
+        assert server.app[PLAYLISTS]._making == {}
+        for _ in range(2):
+            assert server.get("/video/hls?name=none.h4mk").problem == "self-framing"
 
 
-def server_etag(server: Server) -> str:
-    return server.request("HEAD", "/video/range?name=a.h4mk").headers["ETag"].strip('"')
+def test_what_was_replaced_is_made_anew(tmp_path: Path) -> None:
+    """Also where the entity tag is the same: it says nothing of SEEK."""
+    data = built([(MP4, [0, 2_000_000, 4_000_000], 6_000_000)])
+    (tmp_path / "a.h4mk").write_bytes(with_seek(data, 2, 5_000_000, 12))
+    with running(tmp_path) as server:
+        before = server.get("/video/hls/0.m3u8?name=a.h4mk")
+        (tmp_path / "new").write_bytes(data)
+        (tmp_path / "new").replace(tmp_path / "a.h4mk")
+        after = server.get("/video/hls/0.m3u8?name=a.h4mk")
+    assert [durations(one.body.decode()) for one in (before, after)] == [
+        *([2_000_000, 3_000_000, 1_000_000], [2_000_000] * 3)
+    ]
+
+
+def chunk(data: bytes, tag: str) -> tuple[int, bytes]:
+    """Where the first chunk of that tag begins, and its payload."""
+    with H4MKReader(data) as container:
+        found = next(one for one in container.chunks() if one.tag == tag)
+    return found.offset, data[found.offset + 12 : found.offset + 12 + found.size]
+
+
+def with_chunk(data: bytes, tag: str, payload: bytes) -> bytes:
+    """The file with another payload of the same length, and its CRC."""
+    at, old = chunk(data, tag)
+    assert len(old) == len(payload)
+    return data[: at + 8] + zlib.crc32(payload).to_bytes(4) + payload + data[at + 12 + len(payload) :]
+
+
+def with_seek(data: bytes, number: int, pts: int, offset: int) -> bytes:
+    """The file with another entry in its SEEK."""
+    _, seek = chunk(data, "SEEK")
+    at = 4 + 16 * number
+    return with_chunk(data, "SEEK", seek[:at] + pts.to_bytes(8) + offset.to_bytes(8) + seek[at + 16 :])
+
+
+@pytest.mark.parametrize("offset", [2**62, 7, 2**63 - 1])
+def test_seek_tables_that_lie(tmp_path: Path, offset: int) -> None:
+    """No player is sent where no block begins, and one damaged track does not stop the others."""
+    data = built([(MP4, [0, 2_000_000], 4_000_000), (SOUND, [0, 2_000_000], 4_000_000)])
+    (tmp_path / "a.h4mk").write_bytes(with_seek(data, 1, 2_000_000, offset))
+    alone = built([(MP4, [0, 2_000_000], 4_000_000)])
+    (tmp_path / "alone.h4mk").write_bytes(with_seek(alone, 1, 2_000_000, offset))
+    with running(tmp_path) as server:
+        assert server.get("/video/hls/0.m3u8?name=a.h4mk").problem == "seal"
+        master_list = m3u8.loads(text(server, "/video/hls?name=a.h4mk"))
+        assert [one.uri.partition("?")[0] for one in master_list.playlists] == ["/video/hls/1.m3u8"]
+        assert '<Representation id="1"' in text(server, "/video/dash?name=a.h4mk")
+        for kind in ("hls", "dash"):
+            assert server.get(f"/video/{kind}?name=alone.h4mk").problem == "seal"
+
+
+def test_range_maps_that_lie(tmp_path: Path) -> None:
+    """Sums of what stands in them must not overflow into something that looks sound."""
+    data = built([(MP4, [0, 2_000_000], 4_000_000)])
+    _, rmap = chunk(data, "RMAP")
+    for value in (2**63 - 1, 2**63 - 4, len(data)):
+        lying = rmap[:-24] + value.to_bytes(8) + rmap[-16:]
+        assert len(lying) == len(rmap)
+        (tmp_path / "a.h4mk").write_bytes(with_chunk(data, "RMAP", lying))
+        with running(tmp_path) as server:
+            for wanted in ("bytes=3-", "bytes=0-"):
+                answer = server.get("/video/range?name=a.h4mk", Range=wanted)
+                assert (answer.status, answer.problem) == (500, "seal"), value
 
 
 # -- what is in them
@@ -372,6 +472,110 @@ def test_two_hundred_tracks() -> None:
     found = m3u8.loads(master(built(tracks)))  # type: ignore[arg-type]
     assert len({one.name for one in found.media}) == len(found.media) == 199
     assert [one.default for one in found.media].count("YES") == 1
+
+
+def _entry(codec: int) -> bytes:
+    """A `moov` of one stream of sound, of that object type."""
+    inner = b"\5\2\x12\x10"
+    config = bytes([4, 13 + len(inner), codec]) + bytes(12) + inner
+    esds = box(b"esds", bytes(4) + bytes([3, 3 + len(config)]) + bytes(3) + config)
+    entry = box(b"mp4a", bytes(8) + bytes(8) + b"\0\2" + bytes(10) + esds)
+    stsd = box(b"stsd", bytes(4) + b"\0\0\0\1" + entry)
+    return box(b"moov", box(b"trak", box(b"mdia", box(b"minf", box(b"stbl", stsd)))))
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return (8 + len(content)).to_bytes(4) + kind + content
+
+
+def test_many_kinds_of_sound() -> None:
+    """Variants are a product: a small file must not make a long list of them."""
+    tracks = [*[MP4] * 200, *[SOUND] * 200]
+    with H4MKBuilder.in_memory(tracks) as builder:
+        for number in range(400):
+            builder.add_block(_entry(0x60 + number % 128), 0, track=number, header=True)
+        for number in range(400):
+            builder.add_block(b"x", 0, track=number, key=True)
+        builder.finish(ends=dict.fromkeys(range(400), 1_000_000))
+        data = builder.getvalue()
+    written = master(data)
+    found = m3u8.loads(written)
+    assert len(found.playlists) == 200 and len(written) < 100_000
+    assert all(one.stream_info.codecs is None for one in found.playlists)
+    few = built([(MP4, [0], 1_000_000), (SOUND, [0], 1_000_000), (SOUND, [0], 1_000_000)])
+    assert len(m3u8.loads(master(few)).playlists) == 1
+
+
+def test_names_of_one_group_differ() -> None:
+    names = ["A (4)", "A", "A", "A (4)", "A"]
+    tracks = [(MP4, [0], 1), *((TrackInfo(**{**_fields(SOUND), "name": name}), [0], 1) for name in names)]
+    assert len({one.name for one in m3u8.loads(master(built(tracks))).media}) == len(names)
+
+
+def test_a_short_end_does_not_count_for_more() -> None:
+    """Ten segments of the same size, the last of 40 ms: what must be fetched in a second is not a hundred."""
+    sizes = [100_000] * 10
+    with H4MKBuilder.in_memory([MP4]) as builder:
+        for number, size in enumerate(sizes):
+            builder.add_block(bytes(size), number * 2_000_000, key=True)
+        builder.finish(ends={0: 18_040_000})
+        data = builder.getvalue()
+    with H4MKReader(data) as container:
+        (one,) = renditions(container, "a", HLS_TYPES)
+    assert 400_000 <= one.peak <= 800_000
+    assert one.average == -(-8_000_000_000_000 // 18_040_000)
+    short = playlist_of([0], 1_000)
+    assert short.peak == short.average
+
+
+def playlist_of(times: list[int], end: int) -> Rendition:
+    with H4MKReader(built([(MP4, times, end)])) as container:
+        (one,) = renditions(container, "a", HLS_TYPES)
+    return one
+
+
+def test_times_that_nobody_can_play() -> None:
+    """285 years, and what is before 0 on the media's own clock."""
+    with H4MKReader(built([(MP4, [0, 2**60], 2**60 + 1)])) as container:
+        assert renditions(container, "a", HLS_TYPES) == []
+    data = built([(MP4, [0, 2_000_000], 4_000_000)], steps=[Step(0, 7_000)])
+    with H4MKReader(data) as container:
+        written = dash.manifest(renditions(container, "a", DASH_TYPES))
+    assert 't="0"' in written and '="-' not in written and "presentationTimeOffset" not in written
+
+
+def test_many_holes() -> None:
+    """As many as META holds: the work follows their number, not its square."""
+    count = 12_000
+    with H4MKReader(built([(MP4, [n * 2_000_000 for n in range(2 * count)], 4_000_000 * count)])) as source:
+        blocks = [(block.token, block.payload) for block in source.blocks()]
+    out = io.BytesIO()
+    with H4MKBuilder(out, [MP4], gaps=True) as builder:
+        for number, (token, payload) in enumerate(blocks):
+            if number % 2 == 0 and token is not None:
+                builder.add_token(token, payload)
+        builder.finish()
+    with H4MKReader(out.getvalue()) as container:
+        (one,) = renditions(container, "a", HLS_TYPES)
+        assert one.segments is not None and len(one.segments.gaps) == count - 1
+        calls = _calls(lambda: find_segments(container, 0))
+    assert calls < 40 * count
+
+
+def _calls(work: Callable[[], object]) -> int:
+    """How many calls of functions some work takes."""
+    count = 0
+
+    def note(_frame: object, event: str, _arg: object) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return count
 
 
 def test_captions() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -14,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from commands import refused
+from commands import here, refused
 from commands import run as harmony4
 from harmony4.crypto.errors import HarmonyError, LimitError, MediaError, SourceChangedError, UsageError
 from harmony4.h4mk import H4MKReader, verify
-from harmony4.server import bundling, remuxing
+from harmony4.server import bundling, remux, remuxing, sandbox
 from harmony4.server.bundling import bundle_files
 from harmony4.server.ingest import ExportOptions, export, open_source
 from harmony4.server.sandbox import Limits, Sandbox
@@ -275,17 +277,114 @@ def test_many_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("kept", [0.3, 0.7, 0.98])
-@pytest.mark.parametrize("name", ["plain.mkv", "plain.mp4"])
+@pytest.mark.parametrize("name", ["plain.mkv", "plain.mp4", "moovend.mp4"])
 def test_media_that_break_off(name: str, kept: float, tmp_path: Path) -> None:
-    """What is there is remuxed, or refused; never something that does not verify."""
+    """All that an export of the source as it is has is remuxed, to its last packet; or both are refused."""
     data = media(name).read_bytes()
     (tmp_path / name).write_bytes(data[: int(len(data) * kept)])
     try:
-        made = exported(tmp_path / name, tmp_path / "a.h4mk")
+        plain = export(tmp_path / name, tmp_path / "plain.h4mk")
     except MediaError:
+        with pytest.raises(MediaError):
+            exported(tmp_path / name, tmp_path / "a.h4mk")
         assert not (tmp_path / "a.h4mk").exists()
-    else:
-        assert verify(made).ok
+        return
+    result = export(tmp_path / name, tmp_path / "a.h4mk", REMUX)
+    assert verify(tmp_path / "a.h4mk").ok
+    assert (result.seal.duration, result.lost) == (plain.seal.duration, False)
+    with H4MKReader(tmp_path / "a.h4mk") as moved, H4MKReader(tmp_path / "plain.h4mk") as source:
+        assert moved.tracks[0].keyframes == source.tracks[0].keyframes
+
+
+class _Broken(io.BytesIO):
+    """A source that goes wrong at its end."""
+
+    def __init__(self, data: bytes, error: Exception) -> None:
+        super().__init__(data)
+        self._error = error
+
+    def read(self, n: int | None = -1, /) -> bytes:
+        data = super().read(n)
+        if not data:
+            raise self._error
+        return data
+
+
+def test_what_stops_the_demuxer() -> None:
+    """It is passed on; memory that has run out is an error, and decides nothing."""
+    data = media("plain.mkv").read_bytes()[:100_000]
+    pieces: list[bytes] = []
+    asked = "matroska", remux.ALL, lambda notes: None, pieces.append
+    assert "I/O" in str(remux.remux(_Broken(data, OSError(errno.EIO, "I/O error")), *asked))
+    assert pieces
+    with pytest.raises(MediaError, match="more memory"):
+        remux.remux(_Broken(data, MemoryError()), *asked)
+
+
+def test_what_is_not_in_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A demuxer that stopped: said by the export (status 3) and by bundles."""
+    with open_source(media("plain.mkv")) as source:
+        found = remuxing.recognize(source)
+        assert found is not None
+        with remuxing.remuxed(source, found) as (moved, _):
+            assert list(moved.file) and moved.broken() is None
+            monkeypatch.setattr(moved._worker, "stopped", "odd")  # type: ignore[attr-defined]
+            assert moved.broken() == "the media break off, and the rest is left out: odd"
+    monkeypatch.setattr(remuxing._Remuxed, "broken", lambda self: "broken off")
+    result = export(media("plain.mkv"), tmp_path / "a.h4mk", REMUX)
+    assert (result.note, result.lost) == ("broken off", True)
+    _, notes = demuxed(media("plain.mkv"), tmp_path / "b.h4mk")
+    assert notes == ["track 0: broken off", "track 1: broken off"]
+    done = here(capsys, "export", "--remux", media("plain.mkv"), "-o", tmp_path / "c.h4mk")
+    assert (done.status, "note: broken off" in done.text) == (3, True)
+    both = ExportOptions(remux=True, keep_original=True)
+    result = export(media("plain.mkv"), tmp_path / "d.h4mk", both)
+    assert (result.note, result.lost) == ("broken off", False)
+
+
+@pytest.mark.parametrize("options", [[], ["--demux"]])
+def test_from_a_pipe(options: list[str], tmp_path: Path) -> None:
+    """A source is opened once: what comes out of a pipe is gone when somebody has looked at it."""
+    fifo = tmp_path / "film.mkv"
+    os.mkfifo(fifo)
+    for name, source in (("a", media("plain.mkv")), ("b", fifo)):
+        writer = threading.Thread(target=lambda: fifo.write_bytes(media("plain.mkv").read_bytes()))
+        if source == fifo:
+            writer.start()
+        done = harmony4("bundle", "-q", *options, source, "-o", tmp_path / f"{name}.h4mk")
+        assert done.status == 0, done.err
+        if source == fifo:
+            writer.join()
+    assert (tmp_path / "a.h4mk").read_bytes() == (tmp_path / "b.h4mk").read_bytes()
+    writer = threading.Thread(target=lambda: fifo.write_bytes((tmp_path / "a.h4mk").read_bytes()))
+    writer.start()
+    refused(harmony4("bundle", fifo, "-o", tmp_path / "c.h4mk"), "must be a file")
+    writer.join()
+
+
+def test_limits_reach_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remuxer's and both demuxers', and what waits goes where it should."""
+    started: list[Limits] = []
+    begin = sandbox._Worker.__init__
+
+    def noted(self: Any, source: Any, name: str, limits: Limits, *more: Any) -> None:
+        started.append(limits)
+        begin(self, source, name, limits, *more)
+
+    monkeypatch.setattr(sandbox._Worker, "__init__", noted)
+    limits = Limits(memory=2**29, cpu=77)
+    both = ExportOptions(remux=True, keep_original=True)
+    export(
+        io.BytesIO(media("moovend.mp4").read_bytes()),
+        tmp_path / "a.h4mk",
+        both,
+        demuxer=Sandbox(limits),
+        spool_folder=tmp_path,
+    )
+    assert started == [limits] * 3
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h4mk"]
 
 
 def test_a_clock_that_goes_back(tmp_path: Path) -> None:
@@ -304,11 +403,24 @@ def test_rubbish(tmp_path: Path) -> None:
         with pytest.raises(MediaError, match="no known media format"):
             exported(tmp_path / f"{number}", tmp_path / "a.h4mk")
     moov = b"\0\0\0\x08moov"
+    largest = (2**63 - 8).to_bytes(8)
+    for data in (b"\0\0\0\x18ftypisom\0\0\2\0isomiso2\0\0\0\1free" + largest + bytes(99),):
+        (tmp_path / "x").write_bytes(data)
+        with pytest.raises(MediaError):
+            exported(tmp_path / "x", tmp_path / "a.h4mk")
     for data in (moov, b"\0\0\0\x18ftypisom\0\0\2\0isomiso2" + moov, b"\0\0\0\x01moov\0\0\0\0\0\0\0\1"):
         (tmp_path / "x").write_bytes(data)
         with pytest.raises(HarmonyError):
             exported(tmp_path / "x", tmp_path / "a.h4mk")
     assert not (tmp_path / "a.h4mk").exists()
+
+
+def test_an_empty_fragment_makes_no_fragmented_film(tmp_path: Path) -> None:
+    """`moov` has to promise fragments, too."""
+    source = tmp_path / "a.mp4"
+    source.write_bytes(media("plain.mp4").read_bytes() + b"\0\0\0\x08moof")
+    result = export(source, tmp_path / "a.h4mk", REMUX)
+    assert result.note is None and result.track.self_framing
 
 
 def test_options_that_exclude_each_other() -> None:

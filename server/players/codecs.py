@@ -15,8 +15,8 @@ from typing import Final
 
 __all__ = ["Coded", "mp4_streams", "ts_streams", "webm_streams"]
 
-_ENTRIES: Final = 1024
-"""Most sample entries looked at."""
+_STREAMS: Final = 16
+"""A track with more streams than this is nothing for players: of so many nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +41,11 @@ def mp4_streams(data: bytes) -> list[Coded]:
     for moov in _boxes(data, b"moov"):
         for trak in _boxes(moov, b"trak"):
             for stsd in _at(trak, b"mdia", b"minf", b"stbl", b"stsd"):
-                found += [_entry(kind, entry) for kind, entry in _all(stsd[8:])][:1]
-    return found[:_ENTRIES]
+                first = next(_all(stsd[8:]), None)
+                found += [] if first is None else [_entry(*first)]
+                if len(found) > _STREAMS:
+                    return []
+    return found
 
 
 def _all(data: memoryview | bytes) -> Iterator[tuple[bytes, memoryview]]:
@@ -137,7 +140,7 @@ def _aac(name: str, data: memoryview) -> str:
     if (tag, inner) != (3, 4):
         raise ValueError("not an esds")
     if config[0] != 0x40:
-        return f"mp4a.{config[0]:x}"
+        return f"mp4a.{config[0]:02x}"
     last, specific = _descriptor(config[13:])
     if last != 5:
         raise ValueError("not an esds")

@@ -145,11 +145,13 @@ def _segments(part: _Part) -> str:
     if segments is None:
         return ""
     here = slice(part.first, part.stop)
-    offset = one.media_time(int(segments.starts[part.first])) - int(segments.starts[part.first]) + part.begin
+    begin = int(segments.starts[part.first])
+    # Both are unsigned: what is before 0 on the media's clock, such as encoder delay, cannot be said.
+    start = max(0, one.media_time(begin))
+    offset = max(0, start - begin + part.begin)
     init = f'<Initialization range="0-{one.init - 1}"/>\n' if one.init else ""
     offsets = segments.offsets[here]
     ranges = np.column_stack((offsets, offsets + segments.sizes[here] - 1)).ravel().tolist()
-    start = one.media_time(int(segments.starts[part.first]))
     timeline = _timeline(start, segments.durations[here].tolist())
     urls = '<SegmentURL mediaRange="%d-%d"/>\n' * len(offsets) % tuple(ranges)
     return (

@@ -6,7 +6,7 @@ from collections.abc import Container as Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from harmony4.crypto.errors import HarmonyError
+from harmony4.crypto.errors import FormatError, HarmonyError
 from harmony4.h4mk import H4MKReader, Step
 from harmony4.server import facts
 from harmony4.server.players.codecs import Coded, mp4_streams, ts_streams, webm_streams
@@ -97,13 +97,23 @@ def playable(reader: H4MKReader, track: int, types: Collection[str]) -> bool:
 
 
 def renditions(reader: H4MKReader, name: str, types: Collection[str]) -> list[Rendition]:
-    """Every rendition of a container, in track order. Reads tables and header bytes.
+    """Every rendition of a container, in track order; damaged tracks are left out where others are sound.
 
-    Raises FormatError and its kin, SourceError.
+    Reads tables and header bytes. Raises FormatError and its kin, SourceError.
     """
-    numbers = [track for track in range(len(reader.tracks)) if playable(reader, track, types)]
-    found = (rendition(reader, name, track) for track in numbers)
-    return [one for one in found if one is not None]
+    found: list[Rendition] = []
+    damaged: FormatError | None = None
+    for track in range(len(reader.tracks)):
+        try:
+            one = rendition(reader, name, track) if playable(reader, track, types) else None
+        except FormatError as error:  # the others play on
+            damaged = damaged or error
+            continue
+        if one is not None:
+            found.append(one)
+    if damaged is not None and not found:
+        raise damaged
+    return found
 
 
 def rendition(reader: H4MKReader, name: str, track: int) -> Rendition | None:

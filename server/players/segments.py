@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from harmony4.crypto.errors import NotFoundError
+from harmony4.crypto.errors import SealError
 from harmony4.h4mk import H4MKReader, SeekTable, Step
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ shorter. Below a second, the distance of access points in sound: Chromium's own 
 while it reads a segment of several fragments, so fragments of a usual length stay alone."""
 MOST: Final = 40_000
 """So many segments a playlist has; in a longer track they are longer."""
+_FAR: Final = 2**53
+"""µs, 285 years: no player counts further, so what is later cannot be played."""
 _TICK: Final = 1_000
 """A last group shorter than this, µs, goes with the one before: players round to milliseconds."""
 
@@ -53,9 +55,14 @@ class Segments:
         return len(self.starts)
 
     def peak(self) -> int:
-        """Bits/s of the densest segment."""
-        seconds = np.maximum(self.durations, _TICK) / 1e6
-        return int(np.ceil((self.sizes * 8 / seconds).max()))
+        """Bits/s of the densest stretch of at least half the longest segment (RFC 8216 §4.3.4.2)."""
+        times, sizes = (np.concatenate(([0], np.cumsum(one))) for one in (self.durations, self.sizes))
+        half = max(int(self.durations.max()) // 2, 1)
+        stops = np.searchsorted(times, times[:-1] + half)
+        begins = np.flatnonzero(stops < len(times))
+        stops = stops[begins]
+        seconds = (times[stops] - times[begins]) / 1e6
+        return int(np.ceil(((sizes[stops] - sizes[begins]) / seconds).max() * 8))
 
     def average(self) -> int:
         """Bits/s of the whole."""
@@ -63,9 +70,9 @@ class Segments:
 
 
 def find_segments(reader: H4MKReader, track: int) -> Segments | None:
-    """The segments of a track, None where it has no keyframe. Reads its tables.
+    """The segments of a track, None where it has no keyframe or times beyond all players. Reads its tables.
 
-    Raises FormatError and its kin.
+    Raises FormatError and its kin, SealError where they do not fit each other.
     """
     table = reader.seek_table(track)
     if not len(table):
@@ -73,22 +80,22 @@ def find_segments(reader: H4MKReader, track: int) -> Segments | None:
     first, _ = table.pair(0)
     end = max(reader.end(track), first)
     jumps = sorted({step.pts for step in clock_steps(reader, track) if step.pts > first})
+    if end > _FAR:
+        return None
     pts, offsets = _starts(table, max(LEAST, -(-(end - first) // MOST)), jumps)
+    _check(reader, track, offsets)
     if len(pts) > 1 and end - pts[-1] < _TICK:
         pts, offsets = pts[:-1], offsets[:-1]
     durations = np.diff(pts, append=max(end, int(pts[-1]) + _TICK))
     sizes = np.diff(offsets, append=reader.stream_size(track))
     numbers = np.searchsorted(pts, np.array(jumps, np.int64))
-    lost = any(hole.track == track for hole in reader.lost)
     return Segments(
         pts,
         durations,
         offsets,
         sizes,
         frozenset(number for number in numbers.tolist() if number < len(pts)),
-        frozenset(n for n in range(len(pts)) if _is_lost(reader, track, offsets[n], sizes[n]))
-        if lost
-        else frozenset(),
+        frozenset(_lost(reader, track, offsets, sizes)),
     )
 
 
@@ -97,12 +104,30 @@ def clock_steps(reader: H4MKReader, track: int) -> list[Step]:
     return [step for step in reader.meta.steps if step.track == track] if reader.meta is not None else []
 
 
-def _is_lost(reader: H4MKReader, track: int, offset: int, size: int) -> bool:
-    try:
-        reader.extents(int(offset), int(size), track)
-    except NotFoundError:
-        return True
-    return False
+def _check(reader: H4MKReader, track: int, offsets: NDArray[np.int64]) -> None:
+    """Raise SealError unless blocks begin at these offsets: a player must not be sent anywhere else."""
+    flat = reader.flat_map(track)
+    if flat is not None:
+        known = np.frombuffer(flat.offsets, np.uint64).astype(np.int64)
+        fits = bool(np.isin(offsets, known).all())
+    else:
+        rmap = reader.range_map(track)
+        rows = ((rmap.at_offset(offset), offset) for offset in offsets.tolist())
+        fits = all(row >= 0 and rmap.offset_of(row) == offset for row, offset in rows)
+    if not fits or (np.diff(offsets) <= 0).any():
+        raise SealError("SEEK does not point at a block", where=f"track {track}")
+
+
+def _lost(reader: H4MKReader, track: int, offsets: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[int]:
+    """The segments that touch a hole."""
+    if all(hole.track != track for hole in reader.lost):
+        return []
+    holes = np.array(reader.byte_holes(track), np.int64).reshape(-1, 2)
+    # The first hole that ends behind a segment's begin is the only one that need be looked at.
+    nearest = np.searchsorted(holes[:, 1], offsets, side="right")
+    begins = np.append(holes[:, 0], np.iinfo(np.int64).max)[nearest]
+    found: list[int] = np.flatnonzero(begins < offsets + sizes).tolist()
+    return found
 
 
 def _starts(table: SeekTable, least: int, jumps: list[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
