@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import copy
 import io
-import mmap
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 from os import PathLike
-from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
 
 import numpy as np
@@ -22,15 +19,13 @@ from harmony4.crypto.errors import ChecksumError, FormatError, NotFoundError, Se
 from harmony4.crypto.token import HEADER, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.chunks import CoreChunk
-from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
 from harmony4.h4mk.holes import Holes
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
-from harmony4.h4mk.opening import open_container
+from harmony4.h4mk.openfile import BEFORE, OpenFile, TrackState
 from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
 from harmony4.h4mk.seek import Playing, SeekEntry, SeekResult, SeekTable
-from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
+from harmony4.h4mk.source import ReadAt, read_exact
 from harmony4.h4mk.timerange import TimeRange, find_time_range
-from harmony4.h4mk.walk import payload_of, walk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,26 +52,8 @@ TOKEN_DTYPE: Final = np.dtype(
 )
 """A TOKN payload as a NumPy record (H4MK 6.1)."""
 
-SEAL_LIMIT: Final = 16 * 2**20
-"""Most bytes from VERI to the end of the file that are read for an entity tag (H4MK 12.3)."""
-_BEFORE: Final = CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE
-"""Bytes from the start of a block's TOKN chunk to its payload."""
 
-
-@dataclass(frozen=True, slots=True)
-class TrackState:
-    """One track: what TRAK says of it, and what the file holds of it."""
-
-    info: TrackInfo
-    blocks: int
-    bytes: int
-    """Stored payload bytes."""
-    keyframes: int
-    sha256: Digest | None
-    """SHA-256 of the stored stream; None unless the file is sealed."""
-
-
-class H4MKReader:
+class H4MKReader(OpenFile):
     """One open container. A context manager.
 
     All methods may be called from several threads at once, and none of them moves a shared position.
@@ -89,39 +66,16 @@ class H4MKReader:
 
         Raises SourceError, or FormatError and its kin.
         """
-        self._source, self._owned = open_source(source)
-        try:
-            self._opened = open_container(self._source)
-        except BaseException:
-            self.close()
-            raise
-        opened = self._opened
-        self.state: str = opened.state
-        self.size: int = self._source.size()
-        self.trak: Trak = opened.trak
-        self.meta: Meta | None = opened.meta
-        self.original_meta: dict[str, object] | None = opened.original_meta
-        self.head: bytes | None = opened.tail.head if opened.tail else None
-        self.root: bytes | None = opened.tail.root if opened.tail else None
-        self.duration: int = opened.duration
-        self.block_count: int = opened.blocks
-        self.lost: tuple[Lost, ...] = opened.lost
-        digests = [one.sha256 for one in opened.meta.tracks] if opened.meta else [None] * len(opened.sizes)
-        self.tracks: tuple[TrackState, ...] = tuple(
-            TrackState(info, *sizes, digest)
-            for info, sizes, digest in zip(opened.trak.tracks, opened.sizes, digests, strict=True)
-        )
+        super().__init__(source)
         self._lock = threading.Lock()
         self._holes: defaultdict[int, Holes] = defaultdict(Holes)
-        for number, lost in groupby(opened.lost, attrgetter("track")):
+        for number, lost in groupby(self.lost, attrgetter("track")):
             self._holes[number] = Holes(lost)
         self._byte_holes: dict[int, list[tuple[int, int]]] = {}
         self._flat: dict[int, FlatMap | None] = {}
         self._headers: dict[int, tuple[tuple[int, int], ...]] = {}
         self._sizes: dict[int, int] = {}
-        self._etags: dict[tuple[int, bool], str] = {}
         self._damaged: dict[tuple[str, int], FormatError] = {}
-        self._file_etag: str | None = None
 
     def seek(self, pts: int, track: int = 0) -> SeekEntry | None:
         """The keyframe with the largest PTS ≤ `pts` µs, None where all are later. O(log n)."""
@@ -356,91 +310,6 @@ class H4MKReader:
         self._check_track(track)
         return cast(BinaryIO, io.BufferedReader(BlockFile(self, track), 2**18))
 
-    def is_plain(self) -> bool:
-        """Whether a sealed file holds nothing beside what H4MKBuilder writes: no keys, no signatures."""
-        opened = self._opened
-        if opened.tail is None or opened.tail.signs:
-            return False
-        blocks = self.block_count * _BEFORE + sum(track.bytes for track in self.tracks)
-        return opened.tail.index == HEADER_SIZE + CHUNK_SIZE + len(self.trak.pack()) + blocks
-
-    def veri(self) -> bytes:
-        """The payload of VERI: SHA-256 of all chunks before it (H4MK 11.3).
-
-        Raises SealError where there is no seal, ChecksumError and its kin.
-        """
-        if self._opened.tail is None:
-            raise SealError("there is no seal", found=self.state)
-        at = self._opened.tail.veri
-        info = ChunkInfo.unpack(read_exact(self._source, at, CHUNK_SIZE), at, self.size)
-        return payload_of(self._source, info)
-
-    def ancillary(self) -> Iterator[tuple[str, bytes]]:
-        """(tag, payload) of the ancillary chunks that META lists, in file order (H4MK 14.2); none without a
-        seal.
-
-        Raises ChecksumError, SealError where one is not what META says.
-        """
-        if self.meta is None or self._opened.tail is None:
-            return
-        at = self._opened.tail.index
-        for listed in self.meta.ancillary:
-            info = ChunkInfo.unpack(read_exact(self._source, at, CHUNK_SIZE), at, self.size)
-            payload = payload_of(self._source, info) if info.size == listed.size else b""
-            if (info.tag, info.size) != (listed.tag, listed.size) or sha256(payload) != listed.sha256:
-                raise SealError("an ancillary chunk is not the one that META lists", where=at)
-            yield listed.tag, payload
-            at = info.end
-
-    def chunks(self) -> Iterator[ChunkInfo]:
-        """Every chunk of the file in order, from the headers alone. Raises FormatError and its kin."""
-        return walk(self._source)
-
-    def etag(self, track: int = 0, *, unmasked: bool = False) -> str | None:
-        """The strong entity tag of a track's stream, 32 hex digits (H4MK 12.3); None without a seal."""
-        self._check_track(track)
-        if self._opened.identity is not None and (track, unmasked) not in self._etags:
-            message = b"h4mk etag\0" + self._opened.identity + track.to_bytes(2) + bytes([unmasked])
-            self._etags[track, unmasked] = sha256(message)[:16].hex()
-        return self._etags.get((track, unmasked))
-
-    def file_etag(self) -> str | None:
-        """The strong entity tag of the whole file, 32 hex digits (H4MK 12.3); None without a seal.
-
-        Read once. Raises SourceError, TruncatedError.
-        """
-        start = self._opened.veri
-        if start is not None and self._file_etag is None and self.size - start <= SEAL_LIMIT:
-            data = read_exact(self._source, start, self.size - start)
-            self._file_etag = sha256(b"h4mk file\0" + data)[:16].hex()
-        return self._file_etag
-
-    @property
-    def mapping(self) -> mmap.mmap | None:
-        """The mapped file, for the kernel to send from (see FileSource); None for other sources."""
-        return self._source.mapping if isinstance(self._source, FileSource) else None
-
-    def fileno(self) -> int | None:
-        """The file's descriptor; None for other sources."""
-        return self._source.fileno() if isinstance(self._source, FileSource) else None
-
-    def close(self) -> None:
-        """Close what the reader opened. Safe to call twice."""
-        if self._owned:
-            self._source.close()
-
-    def __enter__(self) -> H4MKReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _check_track(self, track: int) -> None:
-        if not 0 <= track < len(self.tracks):
-            raise NotFoundError("no such track", expected=f"0 to {len(self.tracks) - 1}", found=track)
-
     def _check_tokens(self) -> None:
         if self.state == "original":
             raise NotFoundError("files of the original implementation hold no tokens")
@@ -501,8 +370,8 @@ class H4MKReader:
     def _checked(self, row: int, entry: RangeEntry, track: int) -> tuple[TokenRecord, ChunkInfo]:
         """The same, and the header of the payload's chunk."""
         self._check_tokens()
-        at = entry.position - _BEFORE
-        data = read_exact(self._source, max(at, 0), _BEFORE)
+        at = entry.position - BEFORE
+        data = read_exact(self._source, max(at, 0), BEFORE)
         info = ChunkInfo.unpack(data, at, self.size)
         packed = data[CHUNK_SIZE : CHUNK_SIZE + TOKEN_SIZE]
         if info.tag != "TOKN" or info.size != TOKEN_SIZE:

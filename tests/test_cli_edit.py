@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -95,7 +96,6 @@ def test_pipes(clip: Path) -> None:
 
 
 def test_more_inputs_than_files_may_be_open(clip: Path, tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource", reason="no limits to raise on this system")
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def limit() -> None:

@@ -57,6 +57,7 @@ SOURCES: Final = {
     "transport": ("numbered.ts",),
     "variable": ("numbered-variable.mp4",),
     "webm": ("numbered.webm",),
+    "mp3": ("bare.mp3",),
 }
 
 CAPTIONS: Final = """WEBVTT
@@ -307,6 +308,22 @@ def test_subtitles(browser: Browser, server: Server, player: str, key: str) -> N
         check_seek(page, 11.0, expected(server, "captioned", 11.0))
         wanted = [[1, 4, "first line"], [10, 14.5, "second line"]]
         until(lambda: page.evaluate(CUES) == wanted, "both lines are there")
+        assert page.evaluate("errors") == []
+    finally:
+        page.context.close()
+
+
+@pytest.mark.parametrize("player", ["hls.js", "shaka"])
+def test_mp3(browser: Browser, server: Server, player: str) -> None:
+    """Segments are the source's own bytes, without time stamps: it plays, and goes where it is sent.
+
+    (Not in Chromium's own HLS.)
+    """
+    page = started(browser, server, player, address(server, "mp3", "hls"))
+    try:
+        page.evaluate(SEEK, 3.5)
+        page.evaluate("document.querySelector('video').play()")
+        page.wait_for_function("document.querySelector('video').currentTime > 4.2")
         assert page.evaluate("errors") == []
     finally:
         page.context.close()

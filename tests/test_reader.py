@@ -26,9 +26,17 @@ from harmony4.crypto import (
     UsageError,
     sha256,
 )
-from harmony4.h4mk import TOKEN_DTYPE, H4MKBuilder, H4MKReader, Lost, SeekEntry, SeekResult, TrackInfo
+from harmony4.h4mk import (
+    TOKEN_DTYPE,
+    H4MKBuilder,
+    H4MKReader,
+    Lost,
+    SeekEntry,
+    SeekResult,
+    TrackInfo,
+    openfile,
+)
 from harmony4.h4mk import opening as opening_module
-from harmony4.h4mk import reader as reader_module
 from make_vectors.parts import TWO, TWO_BLOCKS, TWO_ENDS, container, framed
 from needs import ORIGINAL
 from samples import VIDEO, Counting, track_of
@@ -164,7 +172,7 @@ def test_the_entity_tag_of_the_file(monkeypatch):  # H4MK 12.3
     for unsealed in (GOOD[:-1], original[:-44]):
         with H4MKReader(unsealed) as reader:
             assert reader.file_etag() is None
-    monkeypatch.setattr(reader_module, "SEAL_LIMIT", 100)
+    monkeypatch.setattr(openfile, "SEAL_LIMIT", 100)
     with H4MKReader(GOOD) as reader:
         assert reader.file_etag() is None
 
