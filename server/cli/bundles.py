@@ -24,10 +24,10 @@ from harmony4.server.cli.options import (
 )
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
+from harmony4.server.cli.seals import report_seal
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink
 from harmony4.server.cli.values import (
     format_count,
-    format_duration,
     format_size,
     plain,
 )
@@ -84,28 +84,9 @@ def bundle_command(
     notes: list[str] = []
     with sink(output) as target, Meter("bundling", quiet=quiet) as meter:
         seal = bundle_files(sources, target, options, demux=demux, progress=meter, say=notes.append)
-    to_stderr = output == STANDARD
-    if json:
-        facts = {
-            "output": None if to_stderr else output,
-            "inputs": len(sources),
-            "head": seal.head.hex(),
-            "root": seal.root.hex(),
-            "blocks": seal.blocks,
-            "duration": seal.duration,
-            "size": seal.length,
-            "notes": notes,
-        }
-        say_json(facts, to_stderr=to_stderr)
-    elif not quiet:
-        say(
-            f"{'standard output' if to_stderr else plain(output)}: {format_count(len(sources), 'input')}, "
-            f"{format_duration(seal.duration)}, {format_count(seal.blocks, 'block')}, "
-            f"{format_size(seal.length)}",
-            f"head {seal.head.hex()}",
-            *map(plain, notes),
-            to_stderr=to_stderr,
-        )
+    facts = {"inputs": len(sources), "notes": notes}
+    line = format_count(len(sources), "input")
+    report_seal(seal, output, facts, line, notes, json=json, quiet=quiet)
 
 
 def split_command(

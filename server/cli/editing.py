@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Annotated, Final
 
 import typer
 
 from harmony4.crypto.errors import HarmonyError, UsageError
-from harmony4.h4mk import H4MKReader, Seal
+from harmony4.h4mk import H4MKReader
 from harmony4.h4mk.edit import Span, concat, cut, keep_tracks
 from harmony4.server.cli.options import (
     EPILOG,
@@ -22,10 +21,10 @@ from harmony4.server.cli.options import (
     source_name,
     usage,
 )
-from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
+from harmony4.server.cli.seals import report_seal
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink
-from harmony4.server.cli.values import format_count, format_duration, format_size, parse_pts, plain
+from harmony4.server.cli.values import format_count, format_duration, parse_pts, plain
 from harmony4.server.serving.descriptors import raise_limit
 
 __all__ = ["register"]
@@ -91,7 +90,7 @@ def cut_command(
     empty = [str(number) for number in had if made.spans[number] is None]
     if empty:
         line += f", nothing of track {', '.join(empty)}"
-    _report(made.seal, output, facts, line, json=json, quiet=quiet)
+    report_seal(made.seal, output, facts, line, json=json, quiet=quiet)
 
 
 def _span(number: int, span: Span | None) -> dict[str, object]:
@@ -133,7 +132,7 @@ def concat_command(
         meter = stack.enter_context(Meter("putting together", quiet=quiet))
         seal = concat(readers, target, title=title, progress=meter)
     facts = {"inputs": len(sources)}
-    _report(seal, output, facts, format_count(len(sources), "input"), json=json, quiet=quiet)
+    report_seal(seal, output, facts, format_count(len(sources), "input"), json=json, quiet=quiet)
 
 
 def _named(stack: ExitStack, source: str) -> H4MKReader:
@@ -175,27 +174,4 @@ def filter_command(
     with open_container(file) as reader, sink(output) as target, Meter("filtering", quiet=quiet) as meter:
         seal = keep_tracks(reader, target, tracks, title=title, progress=meter)
         kept = sorted(set(tracks))
-    _report(seal, output, {"tracks": kept}, format_count(len(kept), "track"), json=json, quiet=quiet)
-
-
-def _report(
-    seal: Seal, output: str, facts: Mapping[str, object], line: str, *, json: bool, quiet: bool
-) -> None:
-    to_stderr = output == STANDARD
-    if json:
-        known: dict[str, object] = {
-            "output": None if to_stderr else output,
-            "head": seal.head.hex(),
-            "root": seal.root.hex(),
-            "blocks": seal.blocks,
-            "duration": seal.duration,
-            "size": seal.length,
-        }
-        say_json({**known, **facts}, to_stderr=to_stderr)
-    elif not quiet:
-        say(
-            f"{'standard output' if to_stderr else plain(output)}: {line}, {format_duration(seal.duration)}, "
-            f"{format_count(seal.blocks, 'block')}, {format_size(seal.length)}",
-            f"head {seal.head.hex()}",
-            to_stderr=to_stderr,
-        )
+    report_seal(seal, output, {"tracks": kept}, format_count(len(kept), "track"), json=json, quiet=quiet)
