@@ -59,17 +59,23 @@ def needs_nowait(descriptor: int) -> None:
             pytest.skip("this file system does not know RWF_NOWAIT (pytest's --basetemp: another one)")
 
 
+def read(descriptor: int, offset: int, size: int) -> bytes | None:
+    """The bytes, if they are in memory."""
+    into = memoryview(bytearray(size))
+    return bytes(into) if read_resident(descriptor, offset, size, (into,)) else None
+
+
 def test_hot_and_cold(descriptor: int) -> None:
     needs_nowait(descriptor)
     pieces = [(0, 10), (5 * mmap.PAGESIZE - 1, 2), (SIZE - 1, 1)]
     assert is_resident(descriptor, [(0, SIZE)])
-    assert read_resident(descriptor, 7, 100) == DATA[7:107]
+    assert read(descriptor, 7, 100) == DATA[7:107]
     cool(descriptor)
     assert not is_resident(descriptor, pieces)
-    assert read_resident(descriptor, SIZE - 100, 100) is None
+    assert read(descriptor, SIZE - 100, 100) is None
     bring_in(descriptor, pieces)
     assert is_resident(descriptor, pieces)
-    assert read_resident(descriptor, SIZE - 1, 1) == DATA[-1:]
+    assert read(descriptor, SIZE - 1, 1) == DATA[-1:]
 
 
 def test_one_page_is_missing(descriptor: int) -> None:
@@ -85,15 +91,15 @@ def test_a_file_that_became_shorter(descriptor: int) -> None:
     needs_nowait(descriptor)
     os.truncate(descriptor, 100)
     bring_in(descriptor, [(0, SIZE)])
-    assert read_resident(descriptor, 90, 20) is None
-    assert read_resident(descriptor, 90, 10) == DATA[90:100]
+    assert read(descriptor, 90, 20) is None
+    assert read(descriptor, 90, 10) == DATA[90:100]
 
 
 def test_a_descriptor_that_cannot_be_read(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         with pytest.raises(SourceError, match="cannot read the source"):
             bring_in(file.fileno(), [(0, 1)])
-        assert read_resident(file.fileno(), 0, 1) is None
+        assert read(file.fileno(), 0, 1) is None
 
 
 def test_where_cachestat_does_not_tell(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +119,7 @@ def test_where_cachestat_does_not_tell(descriptor: int, monkeypatch: pytest.Monk
 def test_where_nothing_tells(descriptor: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(residency, "_NOWAIT", None)
     assert not is_resident(descriptor, [(0, 1)])
-    assert read_resident(descriptor, 0, 1) is None
+    assert read(descriptor, 0, 1) is None
 
 
 def test_let_go(descriptor: int) -> None:
@@ -143,6 +149,6 @@ def test_pages_that_are_being_read_are_not_there_yet(tmp_path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, size, os.POSIX_FADV_WILLNEED)  # returns at once
         for offset in range(0, size, window):
             if is_resident(file.fileno(), [(offset, window)]):
-                assert read_resident(file.fileno(), offset, window) is not None
+                assert read(file.fileno(), offset, window) is not None
         bring_in(file.fileno(), [(0, size)])
         assert is_resident(file.fileno(), [(0, size)])

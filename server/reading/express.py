@@ -21,7 +21,7 @@ where the same bytes get in for as long as nothing is dropped. It drops all plan
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
@@ -34,7 +34,7 @@ from aiohttp import web
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk.source import impatient
 from harmony4.server.facts import seek_template
-from harmony4.server.reading.residency import is_resident, read_resident
+from harmony4.server.reading.push import begin, push
 from harmony4.server.serving.access import client_fields, escape, without_signature
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ _DIGITS: Final = 15
 """So many digits stay below 2^53: numbers that are numbers in JSON too."""
 _MOST: Final = 2**20
 """The largest body, bytes: what the kernel copies before other connections get their turn."""
-_JOINED: Final = 2**14
-"""Up to so many bytes, copying is cheaper than a system call with several buffers."""
 _SMALL: Final = 2**16
 """Up to here reading beats mapping: one system call says whether the bytes are in memory and fetches them."""
 _STEADY: Final = frozenset(
@@ -321,8 +319,20 @@ class _RangePlan:
         length = stop - start
         if not 0 < length <= _MOST:
             return False
-        body = self._body(start, length, connection.maps)
-        if body is None:
+        try:
+            pieces = self._pieces(start, length)
+            if type(pieces) is not tuple:
+                pieces = tuple(islice(pieces, _PIECES + 1))
+            if len(pieces) > _PIECES:
+                return False
+            data = mapping = None
+            if length > _SMALL:
+                mapping = self.container.reader.mapping if connection.maps else None
+            if length <= _SMALL or mapping is not None:
+                data = begin(self._descriptor, pieces, length)
+        except HarmonyError:
+            return False  # the ordinary way says what is wrong
+        if data is None:
             return False
         outer = self._outer
         if length != self._length:
@@ -331,41 +341,16 @@ class _RangePlan:
         if express.date is not self._date:
             self._date = express.date
             self._behind = b"/%d\r\nDate: %b\r\n\r\n" % (self._size, express.date)
-        head = self._front, b"%d-%d" % (start, stop - 1), self._behind
+        head = b"%b%d-%d%b" % (self._front, start, stop - 1, self._behind)
         express.answered += 1
         transport = connection.transport
         assert transport is not None
-        if length <= _JOINED:
-            transport.write(b"".join((*head, *body)))
-        else:
-            transport.writelines((b"".join(head), *body))
+        if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
+            transport.writelines(left)
         if (access := connection.access) is not None:
             seconds = perf_counter() - started
             access.add(connection.address, outer.line, outer.status, length, outer.client, seconds)
         return True
-
-    def _body(self, start: int, length: int, maps: bool) -> Sequence[bytearray | memoryview] | None:
-        """The bytes, if all of them are in memory."""
-        try:
-            descriptor, pieces = self._descriptor, self._pieces(start, length)
-            if type(pieces) is not tuple:
-                pieces = tuple(islice(pieces, _PIECES + 1))
-            if length <= _SMALL:
-                if len(pieces) == 1:
-                    data = read_resident(descriptor, *pieces[0])
-                    return None if data is None else (data,)
-                if len(pieces) > _PIECES:
-                    return None
-                read = [read_resident(descriptor, offset, size) for offset, size in pieces]
-                found = [data for data in read if data is not None]
-                return found if len(found) == len(read) else None
-            mapping = self.container.reader.mapping if maps and len(pieces) <= _PIECES else None
-            if mapping is None or not is_resident(descriptor, pieces):
-                return None
-        except HarmonyError:
-            return None  # the ordinary way says what is wrong
-        view = memoryview(mapping)
-        return [view[offset : offset + size] for offset, size in pieces]
 
 
 class _SeekPlan:

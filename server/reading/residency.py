@@ -116,21 +116,20 @@ def _reads(descriptor: int, offset: int, size: int, whole: bool) -> bool:
         return not whole and error.errno == errno.EOPNOTSUPP  # a file system that cannot say
 
 
-def read_resident(descriptor: int, offset: int, size: int) -> bytearray | None:
-    """The bytes, if all of them are in memory; None if not, or where the system cannot tell."""
+def read_resident(descriptor: int, offset: int, size: int, into: Sequence[memoryview]) -> bool:
+    """Fill buffers of `size` bytes together, if all of these are in memory; False if nobody knows."""
     if _NOWAIT is None:
-        return None
-    data = bytearray(size)
+        return False
     try:
-        return data if os.preadv(descriptor, [data], offset, _NOWAIT) == size else None
+        return os.preadv(descriptor, into, offset, _NOWAIT) == size
     except OSError as error:
         # A file system that cannot say, such as tmpfs: its pages are there if they are cached.
         if error.errno != errno.EOPNOTSUPP or not _probe(descriptor, offset, size):
-            return None
+            return False
     try:
-        return data if os.preadv(descriptor, [data], offset) == size else None
+        return os.preadv(descriptor, into, offset) == size
     except OSError:
-        return None
+        return False
 
 
 def bring_in(descriptor: int, pieces: Sequence[tuple[int, int]]) -> None:

@@ -48,6 +48,7 @@ class Connection(web.RequestHandler):
         "access",
         "address",
         "maps",
+        "socket",
         "wire",
     )
 
@@ -70,6 +71,8 @@ class Connection(web.RequestHandler):
         self.address = "-"
         self.maps = False
         """Whether slices of a mapping may be written to the transport."""
+        self.socket = -1
+        """The socket's descriptor, while there is a transport."""
         self.wire: asyncio.Transport | None = None
         """The transport until it is closed in fact; aiohttp forgets its own when it wants it closed."""
 
@@ -78,6 +81,7 @@ class Connection(web.RequestHandler):
         if isinstance(peer, tuple):
             self.address = str(peer[0])
         self.maps = may_map(transport)
+        self.socket = transport.get_extra_info("socket").fileno()
         self._opened = self._loop.time()
         self.wire = cast(asyncio.Transport, transport)
         super().connection_made(transport)
