@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import random
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,20 +135,27 @@ each_loop = pytest.mark.parametrize("loop", MAPPING_LOOPS)
 
 
 @each_loop
-def test_one_call_in_the_express_lane(tmp_path: Path, loop: str, watched: list[Watched]) -> None:
-    """Head and pieces together; nobody copies a byte of the payload before the kernel does."""
+def test_the_express_lane_leaves_the_transport_what_the_kernel_does_not_take(
+    tmp_path: Path, loop: str, watched: list[Watched]
+) -> None:
+    """Slices of the mapping, in one call: the rest of the answer, however much that is."""
     write_container(tmp_path / "a.h4mk", BLOCKS)
     with running(tmp_path, loop=loop) as server:
         connection = http.client.HTTPConnection(*server.address, timeout=30)
         ask(connection, 0, 1)  # learned from
         until(lambda: bool(server.app[EXPRESS]._plans), "learning")
-        for number, (start, size, touched) in enumerate(RANGES, 1):
+        watched[0].get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        left = []
+        for number, (start, size, _) in enumerate(RANGES, 1):
             watched[0].calls.clear()
             ask(connection, start, size)
             assert server.app[EXPRESS].answered == number
-            ((call, (head, *pieces)),) = watched[0].calls
-            assert (call, bytes(head[-4:]), len(pieces)) == ("writelines", b"\r\n\r\n", touched)
-            check_pieces(server, pieces, start, size)
+            for call, pieces in watched[0].calls:
+                rest = sum(map(len, pieces))
+                assert call == "writelines"
+                check_pieces(server, pieces, start + size - rest, rest)
+                left.append(rest)
+        assert 0 < len(left) <= len(RANGES)
         connection.close()
 
 
