@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import struct
 import sys
-from contextlib import suppress
-from socket import SO_LINGER, SOL_SOCKET
 from typing import Final, cast
 
 from aiohttp import web
@@ -88,12 +85,5 @@ def _left(connection: Connection) -> int:
 
 
 def _cut_off(connection: Connection, limit: float) -> None:
-    transport = connection.wire
-    assert transport is not None  # `_left` found bytes in it
     _LOG.debug("a client took nothing for %s s", limit)
-    # Without this the kernel would go on offering what it has taken to a client that takes nothing.
-    socket = transport.get_extra_info("socket")
-    if socket is not None:
-        with suppress(OSError):  # aborting does it, too, only later
-            socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+    connection.reset()

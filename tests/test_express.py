@@ -6,22 +6,25 @@ import asyncio
 import gc
 import http.client
 import json
+import logging
 import os
 import random
 import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from harmony4.h4mk import H4MKReader
 from harmony4.server.keys import EXPRESS, LIBRARY
 from harmony4.server.reading import express
 from harmony4.server.reading.express import Express, split
 from harmony4.server.serving.connection import Connection
+from processes import until
 from serving import LOOPS, MAPPING_LOOPS, Server, running, write_container
 
 BLOCKS = [
@@ -303,9 +306,30 @@ def test_many_small_pieces_go_the_ordinary_way(tmp_path: Path) -> None:
     write_container(tmp_path / "a.h4mk", [b"x"] * 1000)
     with running(tmp_path) as server, client(server) as one:
         one.ask(URL, "Range: bytes=0-9")
-        for last, lane_answers in ((63, 1), (64, 1), (999, 1), (5, 2)):
+        for last, lane_answers in ((63, 1), (511, 2), (512, 2), (999, 2), (5, 3)):
             assert one.ask(URL, f"Range: bytes=0-{last}")[1] == b"x" * (last + 1)
             assert lane(server).answered == lane_answers
+
+
+def test_long_answers_while_nobody_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than 1 MiB goes this way only if no short answer was given a moment ago."""
+    data = [random.Random(n).randbytes(2**20) for n in range(17)]
+    write_container(tmp_path / "a.h4mk", data)
+    with running(tmp_path) as server, client(server) as one:
+        lane(server).last = float("inf")  # somebody waits, all the time
+        one.ask(URL, "Range: bytes=0-9")
+        for last in (2**20, 2**24 - 1):
+            assert one.ask(URL, f"Range: bytes=0-{last}")[1] == b"".join(data)[: last + 1]
+            assert lane(server).answered == 0
+        lane(server).last = 0.0
+        for number, (first, last) in enumerate([(0, 2**20), (5, 2**24 + 4), (2**20, 2**24)], 1):
+            assert one.ask(URL, f"Range: bytes={first}-{last}")[1] == b"".join(data)[first : last + 1]
+            assert lane(server).answered == number
+        one.ask(URL, f"Range: bytes=0-{2**24}")
+        assert lane(server).answered == 3
+        one.ask(URL, "Range: bytes=0-9")  # short, and from now on somebody waits
+        one.ask(URL, f"Range: bytes=0-{2**20}")
+        assert lane(server).answered == 4
 
 
 def test_what_plans_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,6 +485,37 @@ def test_cut_short(tmp_path: Path) -> None:
                 assert one.receive()[1] == b""
                 (tmp_path / "a.h4mk").write_bytes(whole)
         assert server.get("/health").status == 200
+
+
+@pytest.mark.parametrize("loop", MAPPING_LOOPS)
+def test_cut_short_within_the_last_page(tmp_path: Path, loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    """While slices wait for the kernel: what is missing of that page would go out as zero bytes."""
+    size = 12 * 2**20
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 12)
+    with H4MKReader(tmp_path / "a.h4mk") as reader:
+        end = sum(next(iter(reader.extents(size - 1, 1))))
+    assert end % 4096 > 1
+    with running(tmp_path, loop=loop) as server, ExitStack() as clients:
+        clients.enter_context(client(server)).ask(URL, "Range: bytes=0-9")
+        until(lambda: server.app[EXPRESS].is_calm(server.loop.time()), "calm")
+        for _ in range(50):  # now and then the kernel does not say that a page is there
+            one = clients.enter_context(client(server))
+            one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+            one.send(URL, f"Range: bytes=0-{size - 1}")
+            one.socket.recv(1)
+            if server.app[EXPRESS].answered:
+                break
+        os.truncate(tmp_path / "a.h4mk", end - 1)
+        received = b""
+        with caplog.at_level(logging.WARNING, "harmony4.server"), suppress(ConnectionError):
+            # Slowly, so that the last page is still in the server's hands when it looks.
+            while "cut short" not in caplog.text and (piece := one.socket.recv(2**16)):
+                received += piece
+            while piece := one.socket.recv(2**20):
+                received += piece
+        assert len(received) < size
+        assert b"\0" not in received
+    assert "cut short" in caplog.text
 
 
 @pytest.mark.parametrize("loop", LOOPS)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from harmony4.server.reading.resource import Resource
     from harmony4.server.serving.connection import Connection
 
-__all__ = ["Express", "Key", "offer_range", "offer_seek", "split"]
+__all__ = ["SHORT", "Express", "Key", "offer_range", "offer_seek", "split"]
 
 Key = tuple[bytes, bytes]
 """A request's bytes before and behind the number."""
@@ -53,14 +53,20 @@ _PTS: Final = b"pts="
 _PLANS: Final = 8192
 _MEMORY: Final = 16 * 2**20
 """Bytes of text in all plans, about."""
-_PIECES: Final = 64
-"""Most pieces of a file in one answer: each costs a system call, and blocks may be as small as a byte."""
+_PIECES: Final = 512
+"""Most pieces of a file in one answer: each costs a buffer, and blocks may be as small as a byte."""
 _LONGEST: Final = 4096
 """Bytes; longer requests go the ordinary way, so that plans take a bounded amount of memory."""
 _DIGITS: Final = 15
 """So many digits stay below 2^53: numbers that are numbers in JSON too."""
 _MOST: Final = 2**20
-"""The largest body, bytes: what the kernel copies before other connections get their turn."""
+"""The largest body, bytes, while others wait for short answers: what the kernel copies before their turn."""
+_MOST_CALM: Final = 2**24
+"""The same while nobody does. A slow client's rest is slices of the mapping, which cost it a page table."""
+_CALM: Final = 0.1
+"""Seconds since the last short answer, after which nobody is taken to wait for one."""
+SHORT: Final = 2**16
+"""Bytes of an answer that somebody waits for rather than plays."""
 _SMALL: Final = 2**16
 """Up to here reading beats mapping: one system call says whether the bytes are in memory and fetches them."""
 _STEADY: Final = frozenset(
@@ -127,12 +133,13 @@ class Express:
         """What a container's plans are kept under, so that to forget one costs nothing that grows."""
         self._memory = 0
         """Bytes learned since there was no plan; those that were forgotten since count as well."""
-        self._now = float("-inf")
+        self.now = float("-inf")
+        """The loop's time, seconds, of the request that is being answered."""
         self._second = -1
         self.date = b""
         """The Date header's value (RFC 9110 §6.6.1)."""
         self.last = float("-inf")
-        """The loop's time, seconds, of the last answer in this lane, or of a short one elsewhere."""
+        """The loop's time, seconds, of the last short answer, in this lane or elsewhere."""
         self.answered = 0
         """Number of requests that were answered in this lane."""
         self._closed = False
@@ -147,12 +154,13 @@ class Express:
         transport = connection.transport
         if transport is None or transport.get_write_buffer_size():
             return False
-        if now != self._now:
+        if now != self.now:
             self._look_at_the_clock(now)
-        if not plan.answer(connection, value, self):
-            return False
-        self.last = now
-        return True
+        return plan.answer(connection, value, self)
+
+    def is_calm(self, now: float) -> bool:
+        """Whether nobody is taken to wait for a short answer. `now` is the loop's time."""
+        return self.last + _CALM < now
 
     def vouch(self, request: web.BaseRequest) -> None:
         """Say that whoever sends the same bytes may have the same answer, until plans are dropped."""
@@ -210,7 +218,7 @@ class Express:
         self._memory = 0
 
     def _look_at_the_clock(self, now: float) -> None:
-        self._now = now
+        self.now = now
         second = int(time.time())
         if second != self._second:
             self._second, self.date = second, formatdate(second, usegmt=True).encode("ascii")
@@ -317,7 +325,7 @@ class _RangePlan:
         if stop > self._size:
             stop = self._size
         length = stop - start
-        if not 0 < length <= _MOST:
+        if length <= 0 or length > (_MOST_CALM if express.is_calm(express.now) else _MOST):
             return False
         try:
             pieces = self._pieces(start, length)
@@ -343,9 +351,13 @@ class _RangePlan:
             self._behind = b"/%d\r\nDate: %b\r\n\r\n" % (self._size, express.date)
         head = b"%b%d-%d%b" % (self._front, start, stop - 1, self._behind)
         express.answered += 1
+        if length <= SHORT:
+            express.last = express.now
         transport = connection.transport
         assert transport is not None
         if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
+            connection.owed = self.container.reader
+            transport.set_write_buffer_limits(high=0)  # so that it says when all of it is out
             transport.writelines(left)
         if (access := connection.access) is not None:
             seconds = perf_counter() - started
@@ -378,6 +390,7 @@ class _SeekPlan:
         outer = self._outer
         head = b"%bContent-Length: %d\r\nDate: %b\r\n\r\n" % (outer.head, len(body), express.date)
         express.answered += 1
+        express.last = express.now
         transport = connection.transport
         assert transport is not None
         transport.write(head + body)

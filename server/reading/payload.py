@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
@@ -33,7 +32,7 @@ from harmony4.server.query import cache_control
 from harmony4.server.reading.express import offer_range
 from harmony4.server.reading.fields import asked_fields
 from harmony4.server.reading.ranges import ByteRange, decide
-from harmony4.server.reading.residency import bring_in, is_resident
+from harmony4.server.reading.residency import bring_in, is_cut_short, is_resident
 from harmony4.server.reading.resource import Checked, Resource
 from harmony4.server.serving.access import SENT, without_signature
 
@@ -45,8 +44,6 @@ _BATCH: Final = 2**18
 """Bytes read or handed to the transport at a time: what is copied before other connections get their turn."""
 _ALONE: Final = 2**22
 """The same while nobody waits for a short answer: fewer turns are faster by a fourth."""
-_CALM: Final = 0.1
-"""Seconds since the last short answer, after which nobody is taken to wait for one."""
 _PIECES: Final = 64
 """Most pieces in one batch; blocks may be as small as a byte."""
 
@@ -133,14 +130,14 @@ async def send(
         while pieces is not None:
             request[SENT] += await flow.write(pieces)
             # The rest of a mapping's last page reads as zero bytes, and fails nothing.
-            if _cut_short(resource.container.reader):
+            if is_cut_short(resource.container.reader):
                 raise SourceChangedError("the container was cut short")
             pieces = await anext(batches, None)
         return response
     except (HarmonyError, OSError) as error:
         target = without_signature(request.rel_url.raw_path_qs)
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
-        if _cut_short(resource.container.reader):
+        if is_cut_short(resource.container.reader):
             _LOG.warning("%s was broken off: the container was cut short meanwhile", target)
         elif isinstance(error, ConnectionError):
             _LOG.debug("%s: the client left: %s", request.path, error)
@@ -150,15 +147,6 @@ async def send(
     if request.transport is not None:
         request.transport.abort()
     return response
-
-
-def _cut_short(reader: H4MKReader) -> bool:
-    """Whether the file has become shorter than it was when it was opened."""
-    descriptor = reader.fileno()
-    try:
-        return descriptor is not None and os.fstat(descriptor).st_size < reader.size
-    except OSError:
-        return True
 
 
 async def _batches(
@@ -221,7 +209,7 @@ async def _mapped(
     pieces = _Pieces(resource.pieces(body.start, body.length))
     express, clock, left, cold = request.app[EXPRESS], asyncio.get_running_loop().time, body.length, False
     while left:
-        calm = not cold and express.last + _CALM < clock()
+        calm = not cold and express.is_calm(clock())
         most = _ALONE if calm else _BATCH
         if resource.in_memory:
             batch = pieces.take(most)

@@ -12,7 +12,8 @@ There is one buffer, for the event loop: what stands in it is good until the nex
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from mmap import mmap
 from typing import Final
 
@@ -34,10 +35,12 @@ def begin(descriptor: int, pieces: Pieces, length: int) -> memoryview | None:
     if len(pieces) == 1 and length <= len(_BUFFER):  # the most frequent case, at half the price
         data = _BUFFER[:length]
         return data if read_resident(descriptor, pieces[0][0], length, (data,)) else None
-    data = _load(descriptor, pieces)
+    data = _load(descriptor, pieces, 0, 0)
     if len(data) < min(length, len(_BUFFER)):
         return None
-    if len(data) < length and not is_resident(descriptor, _behind(pieces, len(data))):
+    if len(data) < length and not is_resident(
+        descriptor, _spans(_behind(pieces, *_place(pieces, len(data))))
+    ):
         return None
     return data
 
@@ -51,7 +54,7 @@ def push(
     it may be None where `data` is all of the pieces. Returns what is left, for the transport, which finds out
     as well what is wrong with a socket or a file: nothing here tells.
     """
-    done = 0
+    number = skip = 0  # what is written of the pieces: so many, and so many bytes of the next one
     left: list[bytes | memoryview] = []
     while data:
         try:
@@ -63,25 +66,41 @@ def push(
             break
         written -= len(head)
         head = b""
-        done += written
         if mapping is None:
             return (bytes(data[written:]),) if written < len(data) else ()
+        number, skip = _place(pieces, written, number, skip)
         if written < len(data):
             break
         # Nothing comes where all is done, or where bytes have left the memory or the file meanwhile.
-        data = _load(descriptor, _behind(pieces, done))
+        data = _load(descriptor, pieces, number, skip)
     if mapping is None:
         return (*left, bytes(data))
     view = memoryview(mapping)
-    return [*left, *(view[offset : offset + size] for offset, size in _behind(pieces, done))]
+    return [*left, *(view[offset : offset + size] for offset, size in _behind(pieces, number, skip))]
 
 
-def _load(descriptor: int, pieces: Pieces) -> memoryview:
-    """The first bytes of pieces, as many as are in memory and the buffer has room for."""
+def _place(pieces: Pieces, count: int, number: int = 0, skip: int = 0) -> tuple[int, int]:
+    """The place `count` bytes behind byte `skip` of piece `number`."""
+    skip += count
+    while number < len(pieces) and skip >= pieces[number][1]:
+        skip -= pieces[number][1]
+        number += 1
+    return number, skip
+
+
+def _behind(pieces: Pieces, number: int, skip: int) -> Iterator[tuple[int, int]]:
+    """What comes from byte `skip` of piece `number` on."""
+    for offset, size in islice(pieces, number, None):
+        yield offset + skip, size - skip
+        skip = 0
+
+
+def _load(descriptor: int, pieces: Pieces, number: int, skip: int) -> memoryview:
+    """Bytes from byte `skip` of piece `number` on: as many as are in memory and the buffer holds."""
     loaded = filled = 0
     run: list[memoryview] = []
     start = end = 0
-    for offset, size in pieces:
+    for offset, size in _behind(pieces, number, skip):
         most = min(size, len(_BUFFER) - filled)
         if not most:
             break
@@ -100,13 +119,13 @@ def _load(descriptor: int, pieces: Pieces) -> memoryview:
     return _BUFFER[:loaded]
 
 
-def _behind(pieces: Pieces, count: int) -> Pieces:
-    """Pieces without their first `count` bytes."""
-    if not count:
-        return pieces
-    left = []
+def _spans(pieces: Iterable[tuple[int, int]]) -> Pieces:
+    """Pieces and the small gaps between them: fewer things to ask for."""
+    spans: list[tuple[int, int]] = []
     for offset, size in pieces:
-        if count < size:
-            left.append((offset + count, size - count))
-        count = max(0, count - size)
-    return left
+        end = sum(spans[-1]) if spans else 0
+        if spans and 0 <= offset - end <= len(_GAP):
+            spans[-1] = (spans[-1][0], offset + size - spans[-1][0])
+        else:
+            spans.append((offset, size))
+    return spans

@@ -19,8 +19,9 @@ from typing import Final
 import numpy as np
 
 from harmony4.crypto.errors import SourceError
+from harmony4.h4mk.openfile import OpenFile
 
-__all__ = ["bring_in", "is_resident", "let_go", "mapped_bytes", "read_resident"]
+__all__ = ["bring_in", "is_cut_short", "is_resident", "let_go", "mapped_bytes", "read_resident"]
 
 _CACHESTAT: Final = 451
 """The system call's number, the same on all of Linux's architectures but alpha."""
@@ -151,6 +152,15 @@ def bring_in(descriptor: int, pieces: Sequence[tuple[int, int]]) -> None:
             if not read:
                 return  # the file has become shorter: sending it will tell
             at += read
+
+
+def is_cut_short(reader: OpenFile) -> bool:
+    """Whether the file has become shorter than it was when it was opened."""
+    descriptor = reader.fileno()
+    try:
+        return descriptor is not None and os.fstat(descriptor).st_size < reader.size
+    except OSError:
+        return True
 
 
 def mapped_bytes() -> int:

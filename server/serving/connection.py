@@ -9,29 +9,34 @@ of `web.RequestHandler` which change between minor versions: `pyproject.toml` pi
 from __future__ import annotations
 
 import asyncio
+import logging
+import struct
 from collections import deque
+from contextlib import suppress
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any, Final, cast
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
+from harmony4.h4mk import H4MKReader
 from harmony4.server import pages
 from harmony4.server.errors import problem_response
-from harmony4.server.reading.express import Express, Key, split
+from harmony4.server.reading.express import SHORT, Express, Key, split
 from harmony4.server.reading.payload import may_map
+from harmony4.server.reading.residency import is_cut_short
 from harmony4.server.serving.access import SENT, AccessLog, client_fields, escape, without_signature
 
 __all__ = ["Connection"]
 
 _DRAIN_CHECKS: Final = 0.02
 """Seconds between two looks at what the kernel has still to take, while the server stops."""
+_LOG: Final = logging.getLogger("harmony4.server")
 _LATE: Final = (
     b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
     b"Content-Length: 80\r\n\r\n"
     b'{"type": "urn:harmony4:problem:http", "title": "Request Timeout", "status": 408}'
 )
-_SHORT: Final = 2**16
-"""Bytes of an answer that somebody waits for rather than plays."""
 
 
 class Connection(web.RequestHandler):
@@ -48,6 +53,7 @@ class Connection(web.RequestHandler):
         "access",
         "address",
         "maps",
+        "owed",
         "socket",
         "wire",
     )
@@ -71,6 +77,8 @@ class Connection(web.RequestHandler):
         self.address = "-"
         self.maps = False
         """Whether slices of a mapping may be written to the transport."""
+        self.owed: H4MKReader | None = None
+        """The container of which the express lane has handed over slices, until the kernel has taken them."""
         self.socket = -1
         """The socket's descriptor, while there is a transport."""
         self.wire: asyncio.Transport | None = None
@@ -93,6 +101,25 @@ class Connection(web.RequestHandler):
         # One that has left sends no more; without this, a server that stops waited for it.
         if self._body is not None and not self._body.is_eof():
             self._body.feed_eof()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        owed, self.owed = self.owed, None
+        # The rest of a mapping's last page reads as zero bytes, and fails nothing.
+        if owed is not None and is_cut_short(owed):
+            _LOG.warning("an answer was broken off: the container was cut short meanwhile")
+            self.reset()
+
+    def reset(self) -> None:
+        """End the connection at once, and what the kernel has not sent yet with it."""
+        if self.wire is None:
+            return
+        # Without this the kernel would go on offering what it has taken.
+        socket = self.wire.get_extra_info("socket")
+        if socket is not None:
+            with suppress(OSError):  # aborting does it, too, only later
+                socket.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        self.wire.abort()
 
     def _process_keepalive(self) -> None:
         # A client that has still bytes to take is not idle: the express lane does not wait for it.
@@ -178,7 +205,7 @@ class Connection(web.RequestHandler):
         if gone or not response.keep_alive:
             self._at_boundary = False  # nothing more is answered here
         if self._express is not None and not gone:
-            if response.body_length <= _SHORT:
+            if response.body_length <= SHORT:
                 self._express.last = self._loop.time()
             if key is not None:
                 self._express.learn(key, request, response)
