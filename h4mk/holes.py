@@ -35,6 +35,11 @@ class Holes:
         row = index - self._shifts[hole]
         return max(row, self._rows[hole - 1]) if hole else row
 
+    def run(self, row: int, most: int) -> int:
+        """How many rows from `row` on stand for blocks that follow each other, `most` at most."""
+        hole = bisect_right(self._rows, row)
+        return min(most, self._rows[hole] - row) if hole < len(self._rows) else most
+
     def is_lost(self, index: int) -> bool:
         """Whether the block is in a hole."""
         return self.index_of(self.row_of(index)) != index

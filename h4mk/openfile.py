@@ -11,19 +11,17 @@ from typing import Final, Self
 
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import NotFoundError, SealError
-from harmony4.crypto.token import TOKEN_SIZE
 from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo
 from harmony4.h4mk.opening import open_container
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
+from harmony4.h4mk.tokenrows import BEFORE
 from harmony4.h4mk.walk import payload_of, walk
 
-__all__ = ["BEFORE", "OpenFile", "TrackState"]
+__all__ = ["OpenFile", "TrackState"]
 
 SEAL_LIMIT: Final = 16 * 2**20
 """Most bytes from VERI to the end of the file that are read for an entity tag (H4MK 12.3)."""
-BEFORE: Final = CHUNK_SIZE + TOKEN_SIZE + CHUNK_SIZE
-"""Bytes from the start of a block's TOKN chunk to its payload."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,6 +110,10 @@ class RangeMap:
             raise IndexError(number)
         return RangeEntry.unpack(self._table.row(number))
 
+    def packed(self, number: int, count: int) -> bytes:
+        """Entries `number` … `number + count`, which exist, as they are stored."""
+        return self._table.rows(number, count)
+
     def offset_of(self, number: int) -> int:
         """Where block `number`, which exists, begins in the stream."""
         return int.from_bytes(self._table.row(number)[_OFFSET : _OFFSET + 8])

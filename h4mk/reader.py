@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 from os import PathLike
-from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 import numpy as np
 
@@ -21,11 +21,12 @@ from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.chunks import CoreChunk
 from harmony4.h4mk.holes import Holes
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
-from harmony4.h4mk.openfile import BEFORE, OpenFile, TrackState
+from harmony4.h4mk.openfile import OpenFile, TrackState
 from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
 from harmony4.h4mk.seek import Playing, SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import ReadAt, read_exact
 from harmony4.h4mk.timerange import TimeRange, find_time_range
+from harmony4.h4mk.tokenrows import BEFORE, TOKEN_DTYPE, read_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,24 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["TOKEN_DTYPE", "H4MKReader", "SeekResult", "TrackState"]
 
 _T = TypeVar("_T")
-
-TOKEN_DTYPE: Final = np.dtype(
-    [
-        ("track", ">u2"),
-        ("flags", ">u2"),
-        ("size", ">u4"),
-        ("index", ">u8"),
-        ("pts", ">u8"),
-        ("end", ">u8"),
-        ("offset", ">u8"),
-        ("key_pts", ">u8"),
-        ("key_offset", ">u8"),
-        ("min_pts", ">u8"),
-        ("digest", "V32"),
-        ("tag", "V32"),
-    ]
-)
-"""A TOKN payload as a NumPy record (H4MK 6.1)."""
 
 
 class H4MKReader(OpenFile):
@@ -200,9 +183,46 @@ class H4MKReader(OpenFile):
         for row in range(self._holes[track].row_of(_natural(start)), len(rmap)):
             yield self._check_entry(row, rmap[row], track)
 
+    def token_rows(self, track: int = 0, start: int = 0, count: int = 1024) -> NDArray[np.void]:
+        """The tokens of the next blocks from index `start` on, as a NumPy array of TOKEN_DTYPE.
+
+        (n,), 1 ≤ n ≤ `count`: as many as are sound and stand before a hole; (0,) behind the last block. What
+        follows begins behind the last one's index. Raises as `token` does where the first is not sound.
+        """
+        self._check_tokens()
+        rmap, holes = self.range_map(track), self._holes[track]
+        row = holes.row_of(_natural(start))
+        first = holes.index_of(row)
+        count = min(holes.run(row, count), len(rmap) - row)
+        if count <= 0:
+            return np.empty(0, TOKEN_DTYPE)
+        masked = self.tracks[track].info.masked
+        found = read_rows(self._source, rmap, row, count, track=track, first=first, masked=masked)
+        return found if len(found) else self._packed(row, rmap[row], track)
+
+    def block_at(self, pts: int, track: int = 0) -> int:
+        """The index of the first block that ends after `pts` µs; behind the last where the track has ended.
+
+        O(log n). Raises UsageError for a negative time, and as `token` does.
+        """
+        self._check_tokens()
+        rmap, holes = self.range_map(track), self._holes[track]
+        row = rmap.at_time(_natural(pts, "a time"))
+        if row < 0:
+            return holes.index_of(0)
+        return holes.index_of(row) + (pts >= self._check_entry(row, rmap[row], track).end)
+
+    def _packed(self, row: int, entry: RangeEntry, track: int) -> NDArray[np.void]:
+        """One token the slow way, which says what is wrong with it."""
+        return np.frombuffer(self._check_entry(row, entry, track).pack(), TOKEN_DTYPE)
+
     def token_array(self, track: int = 0) -> NDArray[np.void]:
-        """All tokens of a track as one NumPy array of TOKEN_DTYPE (128 bytes a block)."""
-        return np.frombuffer(b"".join(token.pack() for token in self.tokens(track)), TOKEN_DTYPE)
+        """All tokens of a track as one NumPy array of TOKEN_DTYPE (128 bytes a block). Raises as `token`."""
+        found, at = [], 0
+        while len(rows := self.token_rows(track, at)):
+            found.append(rows.tobytes())
+            at = int(rows["index"][-1]) + 1
+        return np.frombuffer(b"".join(found), TOKEN_DTYPE)  # joined by NumPy they would turn little-endian
 
     def blocks(self, track: int = 0, start: int = 0, *, digests: bool = True) -> Iterator[CoreChunk]:
         """The blocks of a track from index `start` on, each checked against its CRC and its token's digest.

@@ -31,6 +31,10 @@ class Table(Protocol):
         """The bytes of entry `number`."""
         ...
 
+    def rows(self, number: int, count: int) -> bytes:
+        """The bytes of entries `number` … `number + count`, which exist."""
+        ...
+
     def find(self, column: int, value: int) -> int:
         """The last entry whose u64 at byte `column` is ≤ `value`; -1 if there is none."""
         ...
@@ -74,6 +78,10 @@ class CopiedTable:
         """The bytes of entry `number`."""
         return self._data[number * self._width : (number + 1) * self._width]
 
+    def rows(self, number: int, count: int) -> bytes:
+        """The bytes of entries `number` … `number + count`, which exist."""
+        return bytes(self._data[number * self._width : (number + count) * self._width])
+
     def find(self, column: int, value: int) -> int:
         """The last entry whose u64 at byte `column` is ≤ `value`; -1 if there is none."""
         return bisect_right(self.column(column), value) - 1
@@ -106,6 +114,13 @@ class PagedTable:
         """The bytes of entry `number`."""
         page, rest = divmod(number, self._per_page)
         return self._page(page)[rest * self._width : (rest + 1) * self._width]
+
+    def rows(self, number: int, count: int) -> bytes:
+        """The bytes of entries `number` … `number + count`, which exist."""
+        first, skip = divmod(number, self._per_page)
+        last = (number + count - 1) // self._per_page
+        data = b"".join(map(self._page, range(first, last + 1)))
+        return data[skip * self._width : (skip + count) * self._width]
 
     def find(self, column: int, value: int) -> int:
         """The last entry whose u64 at byte `column` is ≤ `value`; -1 if there is none."""

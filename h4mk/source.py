@@ -9,8 +9,9 @@ import mmap
 import os
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 from os import PathLike
 from typing import Final, Protocol, runtime_checkable
 
@@ -24,10 +25,13 @@ __all__ = [
     "impatient",
     "open_source",
     "read_exact",
+    "read_places",
 ]
 
 _NOWAIT: Final[int | None] = getattr(os, "RWF_NOWAIT", None)
 _THREAD: Final = threading.local()
+_NEAR: Final = 2048
+"""Bytes from one place to the next, on average, up to which reading all between them costs less."""
 
 
 class NotResidentError(SourceError):
@@ -117,6 +121,15 @@ class FileSource:
             raise SourceError(f"cannot read the source: {error.strerror}", where=offset) from error
         return b"".join(pieces)
 
+    def read_places(self, offsets: Sequence[int], count: int) -> list[bytes]:
+        """`count` bytes from each offset, fewer where the file ends. Raises SourceError on an I/O error."""
+        if not hasattr(os, "pread") or getattr(_THREAD, "impatient", False):
+            return [self.read_at(offset, count) for offset in offsets]
+        try:
+            return list(map(os.pread, repeat(self._fd), repeat(count), offsets))
+        except OSError as error:
+            raise SourceError(f"cannot read the source: {error.strerror}") from error
+
     def _read_resident(self, offset: int, count: int) -> bytes:
         data = bytearray(max(count, 0))
         try:
@@ -190,3 +203,24 @@ def read_exact(source: ReadAt, offset: int, count: int) -> bytes:
     if len(data) != count:
         raise TruncatedError("the file ends too early", where=offset + len(data), expected=offset + count)
     return data
+
+
+def read_places(source: ReadAt, offsets: Sequence[int], count: int) -> bytes:
+    """The `count` bytes at each of these offsets, joined, up to the first place that is not whole.
+
+    Faster than one call for each. Memory: 2 KiB a place, or `count`. Raises SourceError.
+    """
+    if not offsets:
+        return b""
+    first, span = offsets[0], offsets[-1] - offsets[0]
+    if 0 <= span <= _NEAR * len(offsets):
+        window = source.read_at(first, span + count)
+        # Whoever wrote the table that the offsets are from may lie.
+        inside = (at - first for at in offsets)
+        pieces = [window[at : at + count] if at >= 0 else b"" for at in inside]
+    elif isinstance(source, FileSource):
+        pieces = source.read_places(offsets, count)
+    else:
+        pieces = [source.read_at(at, count) for at in offsets]
+    short = next((number for number, piece in enumerate(pieces) if len(piece) != count), len(pieces))
+    return b"".join(pieces[:short])

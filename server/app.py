@@ -50,6 +50,7 @@ from harmony4.server.serving.access import AccessLog
 from harmony4.server.serving.connection import Connection
 from harmony4.server.serving.listening import address_url, check_open, listen
 from harmony4.server.state import State
+from harmony4.server.streams import arriving, stored
 
 __all__ = ["create_app", "run", "serve"]
 
@@ -95,6 +96,8 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
     app.add_routes(players.routes())
+    app.add_routes(stored.routes())
+    app.add_routes(arriving.routes())
     app.add_routes(media.routes())
     app.add_routes(exports.routes())
     app.add_routes(tus.routes())

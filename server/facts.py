@@ -46,7 +46,7 @@ __all__ = [
 
 Json = dict[str, Any]
 
-_SAFE_INTEGER: Final = 2**53 - 1
+SAFE_INTEGER: Final = 2**53 - 1
 _MEDIA_TYPE: Final = re.compile(r"(?:video|audio)/[a-z0-9][a-z0-9.+-]{0,63}|text/vtt")
 OPAQUE: Final = "application/octet-stream"
 CONTAINER_TYPE: Final = "application/x-h4mk"
@@ -351,11 +351,11 @@ def token_facts(record: TokenRecord) -> Json:
 
 
 def _number(value: int | None) -> int | str | None:
-    return value if value is None or abs(value) <= _SAFE_INTEGER else str(value)
+    return value if value is None or abs(value) <= SAFE_INTEGER else str(value)
 
 
 def _text(value: int) -> str:
-    return str(value) if value <= _SAFE_INTEGER else f'"{value}"'
+    return str(value) if value <= SAFE_INTEGER else f'"{value}"'
 
 
 def _ranges(ranges: Iterable[tuple[int, int]]) -> list[list[int | str | None]]:

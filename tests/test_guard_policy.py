@@ -51,6 +51,7 @@ def test_scopes_as_text() -> None:
         ("POST", None, "write"),
         ("POST", "/video/seek", "read"),
         ("POST", "/video/range", "write"),
+        ("POST", "/video/stream", "write"),
         ("DELETE", "/media", "write"),
         ("GET", "/jobs/{id}", "write"),
         ("HEAD", "/media/trash", "write"),
@@ -92,6 +93,7 @@ def test_what_everybody_may_see_where_reading_is_free(tmp_path: Path) -> None:
             )
         ),
         ("HEAD", "/uploads/{id}"),
+        ("GET", "/video/stream"),
     }
 
 

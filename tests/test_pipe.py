@@ -1,4 +1,4 @@
-"""server/intake/pipe.py: bytes from the event loop to a thread, in every order of what both sides do."""
+"""tokenize/pipe.py: bytes from the event loop to a thread, in every order of what both sides do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from harmony4.crypto.errors import MediaError
 from harmony4.server.errors import Problem
-from harmony4.server.intake.pipe import MEMORY, Pipe
+from harmony4.tokenize.pipe import MEMORY, Pipe
 from serving import LOOPS
 
 each_loop = pytest.mark.parametrize("loop", LOOPS)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harmony4.server.sse import HEADERS, PING, event
+from harmony4.server.sse import HEADERS, PING, event, retry
 
 LEAF = (
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -91,3 +91,15 @@ def test_headers() -> None:
     assert "no-cache" in HEADERS["Cache-Control"]
     assert "no-transform" in HEADERS["Cache-Control"]
     assert HEADERS["X-Accel-Buffering"] == "no"
+
+
+@pytest.mark.parametrize("text", [*BREAKS, " ", "ä", "\x7f"])
+def test_names_and_numbers_that_no_field_holds(text: str) -> None:
+    with pytest.raises(ValueError, match="not a name"):
+        event(text, 1)
+    with pytest.raises(ValueError, match="not a name"):
+        event("token", 1, number=text)
+
+
+def test_retry() -> None:
+    assert retry(2000) == b"retry: 2000\n\n"

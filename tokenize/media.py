@@ -63,6 +63,8 @@ class Blocks(ABC):
         self.steps: list[Step] = []
         self.note: str | None = None
         """Why the demuxer stopped before the source ended."""
+        self.spooled = False
+        """Whether all of the source was read before the first block."""
         self.end = 0
         """Where the track ends, µs; certain once the iterator has ended."""
 
@@ -117,6 +119,7 @@ class MediaBlocks(Blocks):
             yield from self._run(SeekableFile(cast(BinaryIO, self._source), size))
             return
         # An MP4 with its index at the end, out of a pipe: all of it must be there before the first packet.
+        self.spooled = True
         spool = self._spool()
         try:
             size = _copy(self._feed, spool)

@@ -8,8 +8,9 @@ back (`decode`). There is no way from tokens to media, here or anywhere else in 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, BinaryIO, Generic, TypeVar
 
 __all__ = ["Source", "Token", "Tokenizer"]
 
@@ -31,16 +32,37 @@ class Token(ABC):
         """The token's binary record; holds no byte of the media."""
 
 
-class Tokenizer(ABC):
+TokenT = TypeVar("TokenT", bound=Token, covariant=True)
+"""What a tokenizer makes."""
+
+
+class Tokenizer(ABC, Generic[TokenT]):
     """Turns media into tokens; `decode` parses written tokens and never makes media."""
 
     @abstractmethod
-    def encode(self, source: Source) -> Iterator[Token]:
+    def encode(self, source: Source) -> Iterator[TokenT]:
         """Read `source` once, in order, and yield its tokens as they become certain.
 
         Raises MediaError, SourceError, UsageError.
         """
 
+    async def stream(self, chunks: AsyncIterable[bytes], *, ahead: int = 1) -> AsyncGenerator[TokenT]:
+        """The same tokens from bytes that are still arriving; reading, demuxing and hashing run in a thread.
+
+        Memory: what `encode` takes, 256 KiB of the source, and `ahead` tokens that wait to be taken. Use
+        `contextlib.aclosing` where the tokens may not all be taken. Raises what `encode` and `chunks` raise.
+        """
+        async with aclosing(self.batches(chunks, ahead=ahead)) as found:
+            async for batch in found:
+                for token in batch:
+                    yield token
+
+    def batches(self, chunks: AsyncIterable[bytes], *, ahead: int) -> AsyncGenerator[list[TokenT]]:
+        """`stream` for those who do something once for all tokens that are there: lists of one to `ahead`."""
+        from harmony4.tokenize.stream import batches  # asyncio takes its time, and few need it
+
+        return batches(self.encode, chunks, ahead=ahead)
+
     @abstractmethod
-    def decode(self, data: bytes) -> Sequence[Token]:
+    def decode(self, data: bytes) -> Sequence[TokenT]:
         """Parse concatenated `serialize` records. Raises FormatError and its kin."""

@@ -78,7 +78,7 @@ class VideoBlockToken(Token):
         return self.record.pack()
 
 
-class VideoTransportTokenizer(Tokenizer):
+class VideoTransportTokenizer(Tokenizer[VideoBlockToken]):
     """Cuts a medium into blocks at its keyframes (H4MK, "Time").
 
     One tokenizer reads one source. `track`, `origin`, `steps` and `note` are set once the first token has
@@ -139,6 +139,11 @@ class VideoTransportTokenizer(Tokenizer):
         return self._blocks.note if self._blocks else None
 
     @property
+    def spooled(self) -> bool:
+        """Whether all of the source was needed for the first token: an MP4 with its index at the end."""
+        return self._blocks.spooled if self._blocks else False
+
+    @property
     def consumed(self) -> int:
         """Bytes of the source read so far."""
         return self._feed.size if self._feed else 0
@@ -183,7 +188,7 @@ class VideoTransportTokenizer(Tokenizer):
             yield from _tokens(blocks, hasher)
 
 
-class VideoTokenizer(Tokenizer):
+class VideoTokenizer(Tokenizer[VideoBlockToken]):
     """The simple one: a whole buffer in, a list of tokens out."""
 
     def __init__(self, **options: Any) -> None:

@@ -25,11 +25,11 @@ from harmony4.server.errors import Problem, describe
 from harmony4.server.ingest import ExportOptions, ExportResult, export
 from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.jobs import Job, Jobs
-from harmony4.server.intake.pipe import Pipe
 from harmony4.server.intake.shelf import Match, Shelf
 from harmony4.server.library import Library
 from harmony4.server.sandbox import Limits, default_demuxer
 from harmony4.server.state import Spool, State, sweep_spools
+from harmony4.tokenize.pipe import Pipe
 
 __all__ = ["Desk", "Export", "passes"]
 

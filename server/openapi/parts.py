@@ -38,6 +38,7 @@ TITLES: Final = {
     "403": "The token does not allow this, or the page that asks is of another origin",
     "404": "No such container, track or keyframe",
     "405": "The route does not know this method",
+    "406": "There is no such form of it",
     "408": "The body did not come in time",
     "409": "The name is taken, or the blocks of the track do not decode alone",
     "410": "`v` names a version that is gone",

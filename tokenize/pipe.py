@@ -1,6 +1,7 @@
 """Bytes from the event loop to a thread that reads them like a file, with back-pressure.
 
-The loop's side is `put`, `end` and `fail`; the thread's side is `read`, which `export` takes as its source.
+The loop's side is `put`, `end` and `fail`; the thread's side is `read`, which every tokenizer takes for a
+source.
 """
 
 from __future__ import annotations
@@ -8,9 +9,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-
-from harmony4.crypto.errors import HarmonyError
-from harmony4.server.errors import Problem
 
 __all__ = ["Pipe"]
 
@@ -30,7 +28,7 @@ class Pipe:
         self._waiting = 0
         self._ended = False
         self._closed = False
-        self.failure: HarmonyError | Problem | None = None
+        self.failure: Exception | None = None
         """What `fail` was told."""
 
     async def put(self, data: bytes) -> bool:
@@ -53,7 +51,7 @@ class Pipe:
             self._ended = True
             self._changed.notify()
 
-    def fail(self, error: HarmonyError | Problem) -> None:
+    def fail(self, error: Exception) -> None:
         """No more bytes come, and those that came are not all: reading raises `error` from now on."""
         with self._changed:
             self.failure = self.failure or error

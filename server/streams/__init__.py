@@ -1,0 +1,1 @@
+"""Tokens over HTTP: of containers, and of media that are still arriving."""

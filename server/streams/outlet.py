@@ -1,0 +1,83 @@
+"""One client that reads a stream: what goes out to it, how it is seen that it has left, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Final, Self
+
+from aiohttp import web
+
+from harmony4.crypto.errors import HarmonyError
+from harmony4.server import sse
+from harmony4.server.errors import Problem, describe
+from harmony4.server.guard.caller import CALLER
+from harmony4.server.keys import GUARD, STATUS
+from harmony4.server.streams.forms import Form
+
+__all__ = ["Outlet"]
+
+_SOON: Final = 0.02
+"""Seconds; who takes longer gets smaller batches."""
+_GOODBYE: Final = {"detail": "the server is stopping: come back", "retry": 1000}
+
+
+class Outlet:
+    """The answer to one request. An async context manager: `prepare` on the way in, the end on the way out.
+
+    A client that has left raises ConnectionError in `write`, which ends the stream quietly.
+    """
+
+    def __init__(self, request: web.Request, form: Form) -> None:
+        self._request = request
+        self.form = form
+        headers = dict(sse.HEADERS) | {"Content-Type": form.content_type, "Vary": "Accept"}
+        self.response = web.StreamResponse(headers=headers)
+
+    async def __aenter__(self) -> Self:
+        await self.response.prepare(self._request)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if error is None:
+            await self.response.write_eof()
+            return False
+        return isinstance(error, ConnectionError)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the server is on its way out, and streams have to end."""
+        return self._request.app[STATUS].stopping
+
+    @property
+    def alive(self) -> bool:
+        """Whether the client is still there, and still may read."""
+        request = self._request
+        return request.transport is not None and request.app[GUARD].holds(request[CALLER])
+
+    async def write(self, data: bytes) -> bool:
+        """Send bytes; returns whether the client took them soon. Raises ConnectionError."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        await self.response.write(data)
+        if not self.alive:
+            raise ConnectionResetError("the client has left")
+        return clock() - began < _SOON
+
+    async def fail(self, error: HarmonyError | Problem) -> None:
+        """Say what broke off, and end. Raises ConnectionError.
+
+        Where the form has no words for it the connection breaks off: nobody must take a part for the whole.
+        """
+        words = self.form.event("problem", describe(error))
+        if not words:
+            if self._request.transport is not None:
+                self._request.transport.abort()
+            raise ConnectionResetError(str(error))
+        await self.write(words)
+
+    async def say_goodbye(self) -> None:
+        """Tell the client to come back. Raises ConnectionError."""
+        await self.write(self.form.event("restart", _GOODBYE))
