@@ -121,14 +121,31 @@ class FileSource:
             raise SourceError(f"cannot read the source: {error.strerror}", where=offset) from error
         return b"".join(pieces)
 
-    def read_places(self, offsets: Sequence[int], count: int) -> list[bytes]:
-        """`count` bytes from each offset, fewer where the file ends. Raises SourceError on an I/O error."""
-        if not hasattr(os, "pread") or getattr(_THREAD, "impatient", False):
-            return [self.read_at(offset, count) for offset in offsets]
+    def read_places(self, offsets: Sequence[int], count: int) -> bytes:
+        """`count` bytes from each offset, joined, up to the first place that is not whole.
+
+        Raises SourceError on an I/O error.
+        """
+        if getattr(_THREAD, "impatient", False):
+            return self._resident_places(offsets, count)
+        if not hasattr(os, "pread"):  # pragma: no cover - Windows
+            return _joined([self.read_at(offset, count) for offset in offsets], count)
         try:
-            return list(map(os.pread, repeat(self._fd), repeat(count), offsets))
+            return _joined(list(map(os.pread, repeat(self._fd), repeat(count), offsets)), count)
         except OSError as error:
             raise SourceError(f"cannot read the source: {error.strerror}") from error
+
+    def _resident_places(self, offsets: Sequence[int], count: int) -> bytes:
+        data = bytearray(count * len(offsets))
+        view = memoryview(data)
+        try:
+            for place, offset in enumerate(offsets):
+                into = view[place * count : (place + 1) * count]
+                if _NOWAIT is None or os.preadv(self._fd, (into,), offset, _NOWAIT) != count:
+                    raise NotResidentError("the bytes are not in memory", where=offset)
+        except OSError as error:
+            raise NotResidentError("the bytes are not in memory") from error
+        return bytes(data)
 
     def _read_resident(self, offset: int, count: int) -> bytes:
         data = bytearray(max(count, 0))
@@ -217,10 +234,12 @@ def read_places(source: ReadAt, offsets: Sequence[int], count: int) -> bytes:
         window = source.read_at(first, span + count)
         # Whoever wrote the table that the offsets are from may lie.
         inside = (at - first for at in offsets)
-        pieces = [window[at : at + count] if at >= 0 else b"" for at in inside]
-    elif isinstance(source, FileSource):
-        pieces = source.read_places(offsets, count)
-    else:
-        pieces = [source.read_at(at, count) for at in offsets]
+        return _joined([window[at : at + count] if at >= 0 else b"" for at in inside], count)
+    if isinstance(source, FileSource):
+        return source.read_places(offsets, count)
+    return _joined([source.read_at(at, count) for at in offsets], count)
+
+
+def _joined(pieces: list[bytes], count: int) -> bytes:
     short = next((number for number, piece in enumerate(pieces) if len(piece) != count), len(pieces))
     return b"".join(pieces[:short])

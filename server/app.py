@@ -37,6 +37,7 @@ from harmony4.server.keys import (
     PLAYLISTS,
     STATE,
     STATUS,
+    TURNS,
     Status,
 )
 from harmony4.server.library import Library
@@ -51,6 +52,7 @@ from harmony4.server.serving.connection import Connection
 from harmony4.server.serving.listening import address_url, check_open, listen
 from harmony4.server.state import State
 from harmony4.server.streams import arriving, stored
+from harmony4.server.streams.turns import Turns
 
 __all__ = ["create_app", "run", "serve"]
 
@@ -77,6 +79,7 @@ def create_app(config: Config) -> web.Application:
     app[CATALOGUE] = Catalogue(library.root, without=library.without, cache=config.cache)
     app[STATE] = state
     app[STATUS] = Status()
+    app[TURNS] = Turns()
     app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express
     app[DESK] = Desk(config, library, state)

@@ -15,6 +15,7 @@ from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
 from harmony4.server.reading.express import Express
 from harmony4.server.state import State
+from harmony4.server.streams.turns import Turns
 
 if TYPE_CHECKING:
     from harmony4.server.intake.events import Events
@@ -32,6 +33,7 @@ __all__ = [
     "PLAYLISTS",
     "STATE",
     "STATUS",
+    "TURNS",
     "Status",
 ]
 
@@ -55,4 +57,5 @@ GUARD: Final = web.AppKey("guard", Guard)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)
+TURNS: Final = web.AppKey("turns", Turns)
 PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")

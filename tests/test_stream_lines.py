@@ -46,8 +46,13 @@ def records(draw: st.DrawFn, *, masked: bool) -> TokenRecord:
     )
 
 
-@given(st.booleans().flatmap(lambda masked: st.lists(records(masked=masked), min_size=1, max_size=9)))
-def test_the_same_text(found: list[TokenRecord]) -> None:
+@given(
+    st.booleans().flatmap(lambda masked: st.lists(records(masked=masked), min_size=1, max_size=9)),
+    st.sampled_from([1, 200]),
+)
+def test_the_same_text(found: list[TokenRecord], times: int) -> None:
+    """A few of them, and many."""
+    found = found * times
     for record in found:
         record.check()
     rows = np.frombuffer(b"".join(record.pack() for record in found), TOKEN_DTYPE)

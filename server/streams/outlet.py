@@ -12,7 +12,7 @@ from harmony4.crypto.errors import HarmonyError
 from harmony4.server import sse
 from harmony4.server.errors import Problem, describe
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import GUARD, STATUS
+from harmony4.server.keys import GUARD, STATUS, TURNS
 from harmony4.server.streams.forms import Form
 
 __all__ = ["Outlet"]
@@ -50,6 +50,10 @@ class Outlet:
     def stopping(self) -> bool:
         """Whether the server is on its way out, and streams have to end."""
         return self._request.app[STATUS].stopping
+
+    async def turn(self) -> None:
+        """Let others have the event loop, and come back in turn."""
+        await self._request.app[TURNS].wait()
 
     @property
     def alive(self) -> bool:

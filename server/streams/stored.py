@@ -1,19 +1,22 @@
 """GET `/video/stream`: the tokens of a container's track, from a time on, or behind the last one received.
 
-Nothing is rendered ahead or kept: tokens are read from the file in batches, checked, and written as text, in
-a thread. A batch grows while the client takes all at once, and is small for one that does not: what waits for
-a slow client is one batch.
+Nothing is rendered ahead or kept: tokens are read from the file in batches, checked, and written as text. A
+batch grows while the client takes all at once, and is small for one that does not: what waits for a slow
+client is one batch.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+import numpy as np
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError, NotFoundError, UsageError
-from harmony4.h4mk import H4MKReader
+from harmony4.crypto.errors import HarmonyError, UsageError
+from harmony4.h4mk import TOKEN_DTYPE, H4MKReader
+from harmony4.h4mk.source import NotResidentError, impatient
 from harmony4.server import facts
 from harmony4.server.keys import LIBRARY
 from harmony4.server.query import asked_track, container_name, integer
@@ -21,16 +24,18 @@ from harmony4.server.streams.forms import END, Form, Position, chosen, parse_pos
 from harmony4.server.streams.outlet import Outlet
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["get_stream", "routes"]
 
+_T = TypeVar("_T")
+
 _FIRST: Final = 16
 """Tokens in the first batch: it is to come soon."""
 _SLOW: Final = 128
-"""Tokens in a batch for a client that has others to take still."""
-_MOST: Final = 4096
+"""Tokens in a batch for a client that has others to take still, or where there are many."""
+_MOST: Final = 512
+"""Tokens in a batch, all clients together: what is read and written in a turn of the loop."""
 _NO_SEAL: Final = "00000000"
 
 
@@ -48,25 +53,37 @@ async def get_stream(request: web.Request) -> web.StreamResponse:
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
         track = asked_track(request, reader)
-        if reader.state == "original":
-            raise NotFoundError("files of the original implementation hold no tokens")
         seal = _NO_SEAL if reader.head is None else reader.head.hex()[:8]
-        index = await asyncio.to_thread(_index_at, reader, track, start)
         replaced = last is not None and (last.seal, last.track) != (seal, track)
-        if last is not None and not replaced:
-            if last.index == END or await asyncio.to_thread(_is_last, reader, track, last.index):
-                return web.Response(status=204, headers={"Cache-Control": "no-cache"})
-            index = max(index, last.index + 1)
-        stream = _Stream(reader, track, form(seal, track), index)
+        stream = _Stream(reader, track, form(seal, track))
+        after = None if last is None or replaced else last.index
         # What is wrong with the first tokens is said by a status.
-        rows = await asyncio.to_thread(stream.read, _FIRST)
+        if not await _soon(stream.begin, start, after):
+            return web.Response(status=204, headers={"Cache-Control": "no-cache"})
         async with Outlet(request, stream.form) as outlet:
             head = [stream.form.begin()]
             if replaced:
                 head.append(stream.form.event("reset", {"detail": "the container was replaced"}))
             head.append(stream.form.event("meta", stream.meta(name)))
-            await stream.send(outlet, b"".join(head), rows)
+            _Stream.running += 1
+            try:
+                await stream.send(outlet, b"".join(head))
+            finally:
+                _Stream.running -= 1
         return outlet.response
+
+
+async def _soon(work: Callable[..., _T], *arguments: Any) -> _T:
+    """What `work` returns: here, if it finds all that it reads in memory, else from a thread.
+
+    A thread that computes takes the interpreter from the loop for 5 ms at a time, and with a thousand clients
+    the last one waited for ten seconds; a turn on the loop is a millisecond at most (`_MOST`).
+    """
+    try:
+        with impatient():
+            return work(*arguments)
+    except NotResidentError:
+        return await asyncio.to_thread(work, *arguments)
 
 
 def _last(request: web.Request) -> Position | None:
@@ -80,60 +97,64 @@ def _last(request: web.Request) -> Position | None:
     return position
 
 
-def _index_at(reader: H4MKReader, track: int, pts: int | None) -> int:
-    """The index of the block that plays at `pts` µs; behind the last where the track has ended by then."""
-    return 0 if pts is None else reader.block_at(pts, track)
-
-
-def _is_last(reader: H4MKReader, track: int, index: int) -> bool:
-    return not len(reader.token_rows(track, index + 1, 1))
-
-
 class _Stream:
     """The tokens of one track, for one client."""
 
-    def __init__(self, reader: H4MKReader, track: int, form: Form, index: int) -> None:
+    running: ClassVar = 0
+    """How many of them there are, so that none keeps the others waiting."""
+
+    def __init__(self, reader: H4MKReader, track: int, form: Form) -> None:
         self._reader = reader
         self._track = track
-        self._index = index
+        self._rows: NDArray[np.void] = np.empty(0, TOKEN_DTYPE)
+        self._first = 0
+        self._text = b""
         self.form = form
+
+    def begin(self, start: int | None, after: int | None) -> bool:
+        """Read the first tokens: from `start` µs on, and behind the token `after`.
+
+        False where `after` is the last one. Reads files; raises HarmonyError.
+        """
+        self._first = 0 if start is None else self._reader.block_at(start, self._track)
+        if after is not None:
+            self._first = max(self._first, after + 1)
+        if after != END:
+            self._load(self._first, _FIRST)
+        # A client that has not asked to go on gets to know that there is nothing.
+        return after is None or (after != END and bool(len(self._rows)))
+
+    def _load(self, index: int, count: int) -> None:
+        self._rows = self._reader.token_rows(self._track, index, count)
+        self._text = self.form.rows(self._rows) if len(self._rows) else b""
 
     def meta(self, name: str) -> dict[str, Any]:
         """What the stream is about."""
-        about = facts.track_facts(self._reader, self._track)
         head = self._reader.head
         return {
             "name": name,
             "state": self._reader.state,
             "head": None if head is None else head.hex(),
             "origin": str(self._reader.trak.origin),
-            "first": self._index,
-            **about,
+            "first": self._first,
+            **facts.track_facts(self._reader, self._track),
         }
 
-    def read(self, count: int) -> NDArray[np.void]:
-        """The next tokens; none at the end. Reads files; raises HarmonyError."""
-        return self._reader.token_rows(self._track, self._index, count)
-
-    def _next(self, count: int) -> tuple[NDArray[np.void], bytes]:
-        rows = self.read(count)
-        return rows, self.form.rows(rows) if len(rows) else b""
-
-    async def send(self, outlet: Outlet, head: bytes, rows: NDArray[np.void]) -> None:
-        """All of them, beginning with `rows`. Raises ConnectionError."""
-        text = head + (self.form.rows(rows) if len(rows) else b"")
+    async def send(self, outlet: Outlet, head: bytes) -> None:
+        """All of them, behind `head`. Raises ConnectionError."""
         count, tokens = _FIRST, 0
-        while len(rows):
-            self._index = int(rows["index"][-1]) + 1
-            tokens += len(rows)
-            count = min(count * 4, _MOST) if await outlet.write(text) else _SLOW
+        while len(self._rows):
+            tokens += len(self._rows)
+            soon = await outlet.write(head + self._text)
+            head = b""
             if outlet.stopping:
                 await outlet.say_goodbye()
                 return
+            await outlet.turn()
+            count = min(count * 4, max(_SLOW, _MOST // _Stream.running)) if soon else _SLOW
             try:
-                rows, text = await asyncio.to_thread(self._next, count)
+                await _soon(self._load, int(self._rows["index"][-1]) + 1, count)
             except HarmonyError as error:
                 await outlet.fail(error)
                 return
-            head = b""
         await outlet.write(head + self.form.event("done", {"tokens": tokens}, index=END))

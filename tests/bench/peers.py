@@ -58,6 +58,25 @@ def constant(body: str) -> None:
     uvloop.run(_aiohttp(app, False))
 
 
+def events(count: int) -> None:
+    """The least that an aiohttp handler can do to send events: they are there already, 128 at a time."""
+    batch, rest = divmod(count, 128)
+    ready = b"event: token\ndata: " + b"x" * 168 + b"\n\n"
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for _ in range(batch):
+            await response.write(ready * 128)
+        await response.write(ready * rest)
+        await response.write_eof()
+        return response
+
+    app = web.Application()
+    app.router.add_get("/events", answer)
+    uvloop.run(_aiohttp(app, False))
+
+
 def starlette(folder: Path) -> None:
     """Starlette's FileResponse under uvicorn, with its fast loop and parser."""
     import uvicorn
@@ -79,6 +98,8 @@ if __name__ == "__main__":
     kind, argument = sys.argv[1:3]
     if kind == "constant":
         constant(sys.argv[3])
+    elif kind == "events":
+        events(int(sys.argv[3]))
     elif kind == "aiohttp":
         aiohttp(Path(argument))
     else:
