@@ -149,6 +149,8 @@ RECIPES: Final[dict[str, str]] = {
     "stereo-f32.mkv": f"{STEREO} -c:a pcm_f32le {EXACT}",
     "stereo-f64.mkv": f"{STEREO} -c:a pcm_f64le {EXACT}",
     "stereo-s64.mkv": f"{STEREO} -c:a pcm_s64le {EXACT}",
+    "speech.m4a": f"-i {{speech.wav}} -c:a aac {EXACT}",
+    "speech.mp3": f"-i {{speech.wav}} -c:a libmp3lame {EXACT}",
     "mono.ts": f"{MONO} -c:a aac {EXACT}",
     "stereo-bare.mp3": f"-i {{stereo.wav}} -c:a libmp3lame -write_xing 0 -id3v2_version 0 {EXACT}",
     "mono-bare.mp3": f"{MONO} -c:a libmp3lame -write_xing 0 -id3v2_version 0 {EXACT}",

@@ -127,6 +127,18 @@ def test_encoder_delay_is_taken_away(name: str) -> None:
 
 
 @needs_espeak
+@needs_ffmpeg
+@pytest.mark.parametrize("name", ["speech.m4a", "speech.mp3"])
+def test_speech_that_was_compressed(name: str) -> None:
+    expected, found = read("speech.wav").astype(float), read(name).astype(float)
+    n = len(expected)
+    assert n <= len(found) < n + 2 * 1152
+    error, loud = abs(found[:n] - expected).mean(), abs(expected).mean()
+    assert error < loud / 5
+    assert error < abs(found[1:n] - expected[:-1]).mean() / 2  # moved by a single sample it is far from it
+
+
+@needs_espeak
 def test_speech() -> None:
     with wave.open(str(media("speech.wav"))) as file:
         rate, expected = file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
@@ -243,6 +255,15 @@ def test_which_are_exact() -> None:
 def test_the_named_decoders_are_there() -> None:
     """In the pinned wheel. `decode` goes on without them, and says that it is not exact."""
     assert set(module._FIXED.values()) | module._EXACT <= av.codecs_available
+
+
+@needs_ffmpeg
+def test_what_the_fixed_decoder_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """xHE-AAC, which no encoder at hand makes: here plain AAC (profile LC) takes its place."""
+    monkeypatch.setattr(module, "_USAC", "LC")
+    sound = opened([media("stereo.m4a").read_bytes()])
+    assert len(samples(sound)) > 0
+    assert (sound.format.encoding, sound.format.bit_exact) == ("aac", False)
 
 
 @needs_ffmpeg

@@ -345,6 +345,23 @@ def test_a_header_that_lies(form: bytes, message: str) -> None:
         list(opened([wav(chunk(b"fmt ", form), chunk(b"data", ramp(100)))]))
 
 
+@given(st.data())
+def test_any_header_is_read_or_refused(data: st.DataObject) -> None:
+    """Bytes of a sound file changed anywhere: samples within bounds or an error of ours, nothing else."""
+    form = data.draw(st.sampled_from([fmt(), fmt(3, bits=32), extensible(1, 24, 20)]))
+    whole = bytearray(wav(chunk(b"ds64", bytes(28)), chunk(b"fmt ", form), chunk(b"data", ramp(240))))
+    for place, value in data.draw(st.lists(st.tuples(st.integers(0, 140), st.integers(0, 255)), max_size=6)):
+        whole[place] = value
+
+    def compressed(*arguments: object) -> Any:
+        raise MediaError("compressed")
+
+    try:
+        samples(open_sound([bytes(whole)], pcm=None, decoder=compressed))
+    except (MediaError, LimitError):
+        pass
+
+
 def test_ten_thousand_channels() -> None:
     with pytest.raises(LimitError, match="too many channels"):
         opened([wav(chunk(b"fmt ", fmt(channels=10_000)), chunk(b"data", bytes(20_000)))])

@@ -60,6 +60,8 @@ _EXACT_FAMILIES: Final = ("pcm_", "adpcm_")
 _KINDS: Final = {"u8": "u1", "s16": "i2", "s32": "i4", "flt": "f4", "dbl": "f8"}
 """FFmpeg's sample formats, packed -> numpy's type in the machine's byte order."""
 _LITTLE: Final = {"u1": "u8", "i2": "s16le", "i4": "s32le", "f4": "f32le", "f8": "f64le"}
+_USAC: Final = "xHE-AAC"
+"""The profile of AAC that only the float decoder knows."""
 _GENPTS: Final = 1
 _BITEXACT: Final = 1 << 23  # AV_CODEC_FLAG_BITEXACT
 
@@ -215,7 +217,7 @@ def _context(stream: Any, name: str) -> Any:
     if context is None:
         raise undecodable("nobody here knows its codec", name)
     fixed = _FIXED.get(context.codec.canonical_name, "")
-    if fixed in av.codecs_available:
+    if fixed in av.codecs_available and context.profile != _USAC:
         given, context = context, av.CodecContext.create(fixed, "r")
         context.extradata = given.extradata
     context.thread_count = 1
