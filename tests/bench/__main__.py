@@ -33,6 +33,7 @@ from bench.ranges import ranges
 from bench.seeking import seeking
 from bench.slow import slow
 from bench.sparse import sparse
+from bench.spectrum import spectrum
 
 BENCHES: dict[str, Callable[[Place], Table]] = {
     "bulk": bulk,
@@ -47,8 +48,20 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "slow": slow,
     "intake": intake,
     "playlists": playlists,
+    "spectrum": spectrum,
 }
-QUICK = ("ranges", "checked", "seeking", "firstbyte", "cold", "slow", "intake", "playlists", "bundles")
+QUICK = (
+    "ranges",
+    "checked",
+    "seeking",
+    "firstbyte",
+    "cold",
+    "slow",
+    "intake",
+    "playlists",
+    "bundles",
+    "spectrum",
+)
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"
 DISTURBED = 0.05
