@@ -115,7 +115,7 @@ def low(heard: Spectra) -> Floats:
     return np.where(power.any(axis=1), 1 / (1 + (centre / 700) ** 2), 0)
 
 
-GAINS = {"flat": flat, "equal power": equal_power, "peaked": peaked, "low": low}
+GAINS = {"equal power": equal_power, "peaked": peaked, "low": low}
 
 
 # -- carriers
