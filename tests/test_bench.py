@@ -44,4 +44,4 @@ def test_bundles_run_end_to_end() -> None:
 
 def test_spectra_run_end_to_end() -> None:
     lines = told("spectrum")
-    assert sum("÷ that of `numpy.fft.rfft` and `abs`" in line for line in lines) == 7, lines
+    assert sum("time ÷ that of `rfft` and `abs`" in line for line in lines) == 7, lines
