@@ -3,7 +3,7 @@
 `Sandbox()` is a demuxer as `VideoTransportTokenizer` takes one. It gives the same packets as the one in
 this process (`harmony4.tokenize.demux`), at the price of one process per medium (about 0.15 s). Whatever the
 worker does, a crash, a hang, a limit or nonsense on the pipe, the caller gets a MediaError, and the worker is
-gone.
+gone. `sandbox_sound.py` decodes sound in the same way.
 
 On systems without POSIX processes (Windows) `default_demuxer` falls back to demuxing in this process.
 """
@@ -32,7 +32,7 @@ from harmony4.server.remux import StreamNote
 from harmony4.tokenize.demux import BUFFER, Demuxer, Readable, StreamFacts, demux, refusal
 from harmony4.tokenize.packet import Packet
 
-__all__ = ["Limits", "Remuxer", "Sandbox", "default_demuxer"]
+__all__ = ["Limits", "Remuxer", "Sandbox", "Worker", "default_demuxer"]
 
 _MAX_FRAME = 2**20
 _TICK = 0.2  # s between looks at a silent worker
@@ -50,7 +50,9 @@ class Limits:
     """CPU seconds."""
     output: int = 64 * 2**20
     """Bytes that it may say (45 a packet), and 8 more for each byte of the medium: packets are not that small
-    (5 bytes, silence included), but tables can promise any number of them."""
+    (5 bytes, silence included), but tables can promise any number of them. Sound is limited by `samples`."""
+    samples: int = 2**32
+    """Samples that it may decode, all channels together: 12 hours of 48 kHz stereo."""
     stall: float = 30.0
     """Seconds without progress (a byte taken or a packet given) while there is something to work on."""
 
@@ -86,7 +88,7 @@ def default_demuxer(limits: Limits | None = None, look: Callable[[], object] | N
     return Sandbox(limits, look) if os.name == "posix" else demux
 
 
-class _Worker(ABC):
+class Worker(ABC):
     """One worker process, whatever it does. A context manager."""
 
     def __init__(
@@ -100,8 +102,8 @@ class _Worker(ABC):
         self._more = more
         self.stopped: str | None = None
         self._source = source
-        self._name = name
-        self._limits = limits
+        self.name = name
+        self.limits = limits
         self._look = look
         self._buffer = bytearray()
         self._given = 0  # bytes the worker has taken
@@ -136,10 +138,13 @@ class _Worker(ABC):
             raise
 
     def _start(self, fd: int | None) -> subprocess.Popen[bytes]:
-        limits = self._limits
-        arguments = [self._name, fd or 0, limits.memory, limits.cpu, os.getpid(), *self._more]
+        limits = self.limits
+        arguments = [self.name, fd or 0, limits.memory, limits.cpu, os.getpid(), *self._more]
         command = [sys.executable, "-I", "-m", "harmony4.server.sandbox_worker", *map(str, arguments)]
         keep = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
+        environment = {name: os.environ[name] for name in keep if name in os.environ}
+        # numpy's threads, which nobody here needs, would take address space on each processor.
+        environment["OPENBLAS_NUM_THREADS"] = "1"
         try:
             return subprocess.Popen(  # noqa: S603 - our own interpreter and module, numbers, a fixed name
                 command,
@@ -147,7 +152,7 @@ class _Worker(ABC):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=() if fd is None else (fd,),
-                env={name: os.environ[name] for name in keep if name in os.environ},
+                env=environment,
                 start_new_session=True,  # an interrupt from the terminal is the parent's to handle
                 bufsize=0,
             )
@@ -180,37 +185,41 @@ class _Worker(ABC):
     def _open(self) -> None:
         kind, payload = self._frame()
         if kind != wire.STREAMS:
-            raise self._nonsense()
+            raise self.nonsense()
         try:
-            self._describe(json.loads(payload))
+            self.describe(json.loads(payload))
         except (ValueError, TypeError, RecursionError) as error:
-            raise self._nonsense() from error
+            raise self.nonsense() from error
 
     @abstractmethod
-    def _describe(self, streams: list[object]) -> None:
+    def describe(self, streams: list[object]) -> None:
         """Take what is said of the streams. Raises ValueError, TypeError for what is not said so."""
 
-    def _next(self, expected: bytes) -> bytes | None:
+    def next(self, expected: bytes) -> bytes | None:
         """The next frame's payload; None at the end."""
         kind, payload = self._frame()
         if kind == wire.STOPPED:
             self.stopped = payload.decode(errors="replace")[:200] or None
             return None
         if kind != expected:
-            raise self._nonsense()
+            raise self.nonsense()
         return payload
 
     def _frame(self) -> tuple[bytes, bytes]:
         kind, size = wire.FRAME.unpack(self._read(wire.FRAME.size))
         if size > _MAX_FRAME:
-            raise self._nonsense()
+            raise self.nonsense()
         payload = self._read(size)
         if kind == wire.FAILED:
             raise self._failed(payload.decode(errors="replace")[:200])
         self._said += size
-        if self._said > self._limits.output + 8 * (self._given if self._size is None else self._size):
-            raise refusal("it holds more packets than its bytes can be", self._name)
+        self.check_output()
         return kind, payload
+
+    def check_output(self) -> None:
+        """Raises MediaError where the worker says more than its medium can hold."""
+        if self._said > self.limits.output + 8 * (self._given if self._size is None else self._size):
+            raise self.refused("it holds more packets than its bytes can be")
 
     def _read(self, n: int) -> bytes:
         while len(self._buffer) < n:
@@ -235,40 +244,41 @@ class _Worker(ABC):
 
     def _watch(self) -> None:
         progress = self._given
-        deadline = time.monotonic() + self._limits.stall
+        deadline = time.monotonic() + self.limits.stall
         while not self._selector.select(_TICK):
             self._look()
             now = time.monotonic()
             if self._reading or self._given != progress:
                 progress = self._given
-                deadline = now + self._limits.stall
+                deadline = now + self.limits.stall
             elif now > deadline:
-                raise MediaError(
-                    f"the demuxer made no progress for {self._limits.stall:g} s "
-                    "(--raw would store it as it is)",
-                    where=self._name,
-                )
+                raise self.refused(f"it made no progress for {self.limits.stall:g} s")
 
     # -- errors
 
+    def refused(self, reason: str) -> MediaError:
+        """The error for a medium that came to nothing."""
+        return refusal(reason, self.name)
+
+    def nonsense(self) -> MediaError:
+        """The error for a worker that is not believed."""
+        return self.refused("its process sent nonsense")
+
     def _failed(self, message: str) -> Exception:
         self._join()
-        return self._error if isinstance(self._error, Exception) else MediaError(message, where=self._name)
-
-    def _nonsense(self) -> MediaError:
-        return refusal("its process sent nonsense", self._name)
+        return self._error if isinstance(self._error, Exception) else MediaError(message, where=self.name)
 
     def _died(self) -> Exception:
         try:
-            status = self._process.wait(self._limits.stall)
+            status = self._process.wait(self.limits.stall)
         except subprocess.TimeoutExpired:  # closed its output and lives on
             status = None
         if self._error is not None and isinstance(self._error, Exception):
             return self._error
         if status == -signal.SIGXCPU:
-            return refusal(f"it took more than {self._limits.cpu} s of CPU time", self._name)
+            return self.refused(f"it took more than {self.limits.cpu} s of CPU time")
         name = signal.Signals(-status).name if status is not None and status < 0 else f"status {status}"
-        return refusal(f"its process ended early ({name})", self._name)
+        return self.refused(f"its process ended early ({name})")
 
     # -- what goes in
 
@@ -321,36 +331,36 @@ class _Worker(ABC):
             raise self._error
 
 
-class _Demuxer(_Worker):
+class _Demuxer(Worker):
     """A worker behind the `Demuxed` protocol."""
 
     streams: tuple[StreamFacts, ...] = ()
 
-    def _describe(self, streams: list[object]) -> None:
+    def describe(self, streams: list[object]) -> None:
         self.streams = tuple(map(_stream, streams))
 
     def __iter__(self) -> Iterator[Packet]:
         count = len(self.streams)
-        while (payload := self._next(wire.PACKETS)) is not None:
+        while (payload := self.next(wire.PACKETS)) is not None:
             if len(payload) % wire.RECORD.size:
-                raise self._nonsense()
+                raise self.nonsense()
             for stream, pos, pts, dts, duration, size, flags in wire.RECORD.iter_unpack(payload):
                 if not 0 <= stream < count or not 0 <= size < 2**31:
-                    raise self._nonsense()
+                    raise self.nonsense()
                 yield Packet(stream, _known(pos), _known(pts), _known(dts), duration, size, bool(flags & 1))
 
 
-class Remuxer(_Worker):
+class Remuxer(Worker):
     """A worker that makes a fragmented MP4: its streams' notes, then the file's bytes, once."""
 
     notes: tuple[StreamNote, ...] = ()
 
-    def _describe(self, streams: list[object]) -> None:
+    def describe(self, streams: list[object]) -> None:
         self.notes = tuple(map(_stream_note, streams))
 
     def __iter__(self) -> Iterator[bytes]:
         """The file in pieces. Raises MediaError, SourceError, StorageError."""
-        while (payload := self._next(wire.DATA)) is not None:
+        while (payload := self.next(wire.DATA)) is not None:
             yield payload
 
 

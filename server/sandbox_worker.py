@@ -1,9 +1,9 @@
 """The demuxer's own process: `python -I -m harmony4.server.sandbox_worker OPTIONS`.
 
-Media come in on standard input (or as an inherited descriptor that can seek), packets, or the pieces of a
-remuxed file, go out on standard output as frames (kind, length, payload). Before it looks at the first byte
-it gives up what it does not need: memory, CPU time and descriptors beyond the limits, files to write, a
-directory to stand in, core dumps.
+Media come in on standard input (or as an inherited descriptor that can seek), packets, the pieces of a
+remuxed file, or decoded samples, go out on standard output as frames (kind, length, payload). Before it looks
+at the first byte it gives up what it does not need: memory, CPU time and descriptors beyond the limits, files
+to write, a directory to stand in, core dumps.
 
 It is told what to do by its parent and believes it; the parent believes nothing that comes back
 (`sandbox.py`).
@@ -45,6 +45,7 @@ __all__ = [
     "NOTHING",
     "PACKETS",
     "RECORD",
+    "SOUND",
     "STOPPED",
     "STREAMS",
     "main",
@@ -57,10 +58,13 @@ RECORD = struct.Struct(">iqqqqqB")
 NOTHING = -(2**63)
 """A position or time that is missing."""
 STREAMS, PACKETS, DATA, STOPPED, FAILED = b"S", b"P", b"D", b"X", b"E"
-"""JSON list of streams · records · bytes of a remuxed file · the end (UTF-8 reason, may be empty) · refused
-(UTF-8 reason)."""
+"""JSON list of streams (of sound: of rate, channels, decoder, whether it is exact, start in µs) · records ·
+bytes of a remuxed file, or samples of 24 bits as little-endian integers of 32 · the end (UTF-8 reason, may be
+empty) · refused (UTF-8 reason)."""
 EVERY = "all"
 """What stands for all streams."""
+SOUND = "sound"
+"""What asks for decoded samples, instead of streams to remux."""
 MISSING = 71
 """Exit status where the limits could not be set."""
 
@@ -165,16 +169,22 @@ def _confine(memory: int, cpu: int, parent: int) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """FORMAT FD MEMORY CPU PARENT [STREAMS]: demux descriptor FD (0: standard input) as FORMAT within the
-    limits; with STREAMS (`all`, or numbers with commas between them, or nothing) remux these.
+    """FORMAT FD MEMORY CPU PARENT [STREAMS | sound [STREAM]]: demux descriptor FD (0: standard input) as
+    FORMAT within the limits; with STREAMS (`all`, or numbers with commas between them, or nothing) remux
+    these; with `sound` decode the stream of that number, or the first one with sound.
     """
     name, fd, memory, cpu, parent = arguments[0], *map(int, arguments[1:5])
     out = _Output()
+    if arguments[5:6] == [SOUND]:
+        # Only here, since numpy takes its time; and now, since later no file can be opened.
+        import harmony4.tokenize.decode  # noqa: F401
     reserve = bytearray(2**20)  # so that a MemoryError can be reported
     _confine(memory, cpu, parent)
     source = _File(fd) if fd else _Pipe(out)
     try:
-        if len(arguments) > 5:
+        if arguments[5:6] == [SOUND]:
+            _decode(source, name, int(arguments[6]) if len(arguments) > 6 else None, out)
+        elif len(arguments) > 5:
             _remux(source, name, arguments[5], out)
         else:
             _demux(source, name, out)
@@ -208,6 +218,21 @@ def _remux(source: Readable, name: str, streams: str, out: _Output) -> None:
         lambda data: out.frame(DATA, data),
     )
     out.frame(STOPPED, (stopped or "").encode())
+
+
+def _decode(source: Readable, name: str, stream: int | None, out: _Output) -> None:
+    from harmony4.tokenize.decode import decode
+
+    with decode(source, name, stream) as sound:
+        described = False
+        for samples in sound:
+            if not described:
+                out.frame(STREAMS, json.dumps(dataclasses.astuple(sound.format)).encode())
+                described = True
+            out.frame(DATA, samples.astype("<i4").tobytes())
+        if not described:
+            out.frame(STREAMS, json.dumps(dataclasses.astuple(sound.format)).encode())
+        out.frame(STOPPED, (sound.stopped or "").encode())
 
 
 if __name__ == "__main__":

@@ -40,6 +40,12 @@ NUMBERED: Final = (  # each picture shows its number: bit n of it in the n-th si
     "geq=lum=if(mod(floor(N/pow(2\\,floor(X/20)))\\,2)\\,235\\,16),format=yuv420p"
 )
 TONE: Final = "-f lavfi -i sine=f={tone}:r=48000:d={seconds}"
+STEREO: Final = "-f lavfi -i aevalsrc=exprs=0.7*sin(2*PI*440*t)*sin(t*3)|0.4*sin(2*PI*997*t):s=48000:d=2"
+MONO: Final = "-f lavfi -i aevalsrc=exprs=0.5*sin(2*PI*500*t):s=44100:d=1"
+CHANNELS: Final = "-f lavfi -i aevalsrc=s=48000:d=1:exprs=" + "|".join(
+    f"0.{1 + n % 4}*sin(2*PI*{400 + 90 * n}*t)" for n in range(12)
+)
+EIGHT: Final = "-af pan=7.1|" + "|".join(f"c{n}=c{n}" for n in range(8))
 FRAGMENTS: Final = "-movflags +empty_moov+default_base_moof"
 
 # name -> ffmpeg's arguments; {name} is another of these, made first
@@ -121,6 +127,41 @@ RECIPES: Final[dict[str, str]] = {
     "opus.ogg": f"{AUDIO} -c:a libopus {EXACT}",
     "vorbis.ogg": f"{AUDIO} -c:a libvorbis {EXACT}",
     "theora.ogv": f"{VIDEO} {AUDIO} -c:v libtheora -g 25 -c:a libvorbis {EXACT}",
+    # sound to decode: stereo, 2 s, all from the same samples
+    "stereo.wav": f"{STEREO} -c:a pcm_s16le {EXACT}",
+    "stereo.m4a": f"-i {{stereo.wav}} -c:a aac {EXACT} {FAST}",
+    "stereo-moovend.m4a": f"-i {{stereo.m4a}} {COPY} {EXACT}",
+    "stereo.ts": f"-i {{stereo.wav}} -c:a aac {EXACT}",
+    "stereo.mp3": f"-i {{stereo.wav}} -c:a libmp3lame {EXACT}",
+    "stereo.flac": f"-i {{stereo.wav}} -c:a flac {EXACT}",
+    "stereo.ogg": f"-i {{stereo.wav}} -c:a libvorbis {EXACT}",
+    "stereo.webm": f"-i {{stereo.wav}} -c:a libopus {EXACT}",
+    "stereo-mp2.ts": f"-i {{stereo.wav}} -c:a mp2 {EXACT}",
+    "stereo-ac3.ts": f"-i {{stereo.wav}} -c:a ac3 {EXACT}",
+    "stereo-eac3.mkv": f"-i {{stereo.wav}} -c:a eac3 {EXACT}",
+    "stereo-alac.m4a": f"-i {{stereo.wav}} -c:a alac {EXACT}",
+    "stereo-wavpack.mkv": f"-i {{stereo.wav}} -c:a wavpack {EXACT}",
+    "stereo-tta.mkv": f"-i {{stereo.wav}} -c:a tta {EXACT}",
+    "stereo-truehd.mkv": f"-i {{stereo.wav}} -c:a truehd -strict -2 {EXACT}",
+    "stereo-adpcm.wav": f"-i {{stereo.wav}} -c:a adpcm_ms {EXACT}",
+    "stereo-alaw.wav": f"-i {{stereo.wav}} -c:a pcm_alaw {EXACT}",
+    "stereo-s24.mkv": f"{STEREO} -c:a pcm_s24le {EXACT}",
+    "stereo-f32.mkv": f"{STEREO} -c:a pcm_f32le {EXACT}",
+    "stereo-f64.mkv": f"{STEREO} -c:a pcm_f64le {EXACT}",
+    "stereo-s64.mkv": f"{STEREO} -c:a pcm_s64le {EXACT}",
+    "speech.m4a": f"-i {{speech.wav}} -c:a aac {EXACT}",
+    "speech.mp3": f"-i {{speech.wav}} -c:a libmp3lame {EXACT}",
+    "mono.ts": f"{MONO} -c:a aac {EXACT}",
+    "stereo-bare.mp3": f"-i {{stereo.wav}} -c:a libmp3lame -write_xing 0 -id3v2_version 0 {EXACT}",
+    "mono-bare.mp3": f"{MONO} -c:a libmp3lame -write_xing 0 -id3v2_version 0 {EXACT}",
+    "surround.m4a": f"{CHANNELS} {EIGHT} -c:a aac {EXACT}",
+    "surround.flac": f"{CHANNELS} {EIGHT} -c:a flac {EXACT}",
+    "twelve.ogg": f"{CHANNELS} -c:a libopus -mapping_family 255 {EXACT}",
+    "silence.flac": f"-f lavfi -i anullsrc=r=8000:cl=mono:d=3600 -c:a flac {EXACT}",
+    "two-sounds.mkv": (
+        f"{VIDEO} -i {{stereo.flac}} -i {{mono.ts}} -map 0 -map 1 -map 2 {CLOSED} -c:a copy {EXACT}"
+    ),
+    "silent.ts": f"{VIDEO} {CLOSED} {EXACT}",
 }
 
 PLAIN: Final = (  # one of each kind, for tests that walk through all formats

@@ -1,4 +1,4 @@
-"""Benchmarks run end to end, with little data and one short round: servers compared, bundles."""
+"""Benchmarks run end to end, with little data and one short round: servers compared, bundles, spectra."""
 
 from __future__ import annotations
 
@@ -40,3 +40,8 @@ def test_bundles_run_end_to_end() -> None:
     lines = told("bundles")
     assert sum("÷ that of `cp`" in line for line in lines) == 2, lines
     assert "| what `split` gives | the two containers | equal | cmp |" in lines
+
+
+def test_spectra_run_end_to_end() -> None:
+    lines = told("spectrum")
+    assert sum("time ÷ that of `rfft` and `abs`" in line for line in lines) == 7, lines

@@ -120,7 +120,9 @@ def test_every_error_is_described() -> None:
         assert re.search(rf"^\| `{code}` \| [^|]*\| {shown} \|", table, re.MULTILINE), code
 
 
-@pytest.mark.parametrize("module", ["crypto.token", "h4mk", "tokenize.tokens", "tokenize.video"])
+@pytest.mark.parametrize(
+    "module", ["crypto.token", "h4mk", "tokenize.tokens", "tokenize.video", "tokenize.audio"]
+)
 def test_every_public_name_is_described(module: str) -> None:
     text = section("Python API")
     for name in importlib.import_module(f"harmony4.{module}").__all__:

@@ -367,13 +367,13 @@ def test_from_a_pipe(options: list[str], tmp_path: Path) -> None:
 def test_limits_reach_every_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The remuxer's and both demuxers', and what waits goes where it should."""
     started: list[Limits] = []
-    begin = sandbox._Worker.__init__
+    begin = sandbox.Worker.__init__
 
     def noted(self: Any, source: Any, name: str, limits: Limits, *more: Any) -> None:
         started.append(limits)
         begin(self, source, name, limits, *more)
 
-    monkeypatch.setattr(sandbox._Worker, "__init__", noted)
+    monkeypatch.setattr(sandbox.Worker, "__init__", noted)
     limits = Limits(memory=2**29, cpu=77)
     both = ExportOptions(remux=True, keep_original=True)
     export(

@@ -161,7 +161,10 @@ def test_the_server_computes_nothing_itself() -> None:
 
 
 def test_no_model_and_no_decoder() -> None:
-    """Nothing that learns, and nothing in the tokenizers that opens a codec: packets only."""
+    """Nothing that learns, and nothing in the tokenizers that opens a codec, but for sound in one place.
+
+    Spectra are of samples, so sound is decoded; no picture ever is.
+    """
     pinned = re.findall(
         r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.MULTILINE
     )
@@ -169,7 +172,8 @@ def test_no_model_and_no_decoder() -> None:
     codecs = {"CodecContext", "decode_video", "to_ndarray", "to_image", "reformat", "resample", "VideoFrame"}
     for path in sources("tokenize"):
         demuxes = any(name.partition(".")[0] == "av" for name in imported(path))
+        sound = {"CodecContext", "decode"} if path.name == "decode.py" else set()
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute):
+            if isinstance(node, ast.Attribute) and node.attr not in sound:
                 opens_codec = node.attr in codecs or (demuxes and node.attr == "decode")
                 assert not opens_codec, f"{path.relative_to(ROOT)} line {node.lineno}"

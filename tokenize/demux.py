@@ -42,6 +42,7 @@ __all__ = [
     "Demuxed",
     "Demuxer",
     "Readable",
+    "Refuse",
     "StreamFacts",
     "demux",
     "end_of",
@@ -99,6 +100,10 @@ Demuxer = Callable[[Readable, str], AbstractContextManager[Demuxed]]
 """`demuxer(reader, format)`: opens a medium, or raises MediaError."""
 
 
+Refuse = Callable[[str, str], MediaError]
+"""Makes the error for a medium that FFmpeg does not accept, of the reason and the format's name."""
+
+
 def refusal(reason: str, where: str) -> MediaError:
     """The error for a recognised format that the demuxer does not accept."""
     return MediaError(f"the demuxer refuses it (--raw would store it as it is): {reason}", where=where)
@@ -109,7 +114,7 @@ def demux(source: Readable, name: str) -> AbstractContextManager[Demuxed]:
     return _Media(source, name)
 
 
-def open_medium(source: Readable, name: str) -> Any:
+def open_medium(source: Readable, name: str, refuse: Refuse = refusal) -> Any:
     """PyAV's container for `source` as format `name`, that opens nothing else. Raises MediaError."""
     try:
         medium = av.open(
@@ -124,7 +129,7 @@ def open_medium(source: Readable, name: str) -> Any:
     except HarmonyError:  # the reader's own
         raise
     except Exception as error:
-        raise refusal(reason(error), name) from error
+        raise refuse(reason(error), name) from error
     if len(medium.streams) > _MAX_STREAMS:
         medium.close()
         raise MediaError("too many streams", where=name, expected=f"<= {_MAX_STREAMS}")
@@ -140,14 +145,14 @@ def reason(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def end_of(error: Exception, where: str) -> str:
+def end_of(error: Exception, where: str, refuse: Refuse = refusal) -> str:
     """Why packets end before the medium does.
 
     Raises MediaError where memory has run out: that says nothing of the medium, and must not decide what
     comes of it.
     """
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
-        raise refusal("it needs more memory than it may have", where) from error
+        raise refuse("it needs more memory than it may have", where) from error
     return reason(error)
 
 

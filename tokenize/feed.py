@@ -171,6 +171,15 @@ class Feed:
         self.pull(self._taken + n)
         return self.take(min(n, self.waiting))
 
+    def some(self, n: int) -> bytes:
+        """Up to `n` bytes of a source that no demuxer reads, as soon as there are any; none at the end."""
+        if self.waiting or self.ended:
+            return self.take(min(n, self.waiting))
+        data = self._read(n)
+        self.size += len(data)
+        self._taken = self._held = self.size
+        return data
+
     @property
     def waiting(self) -> int:
         """Bytes that were read and not yet taken."""

@@ -21,7 +21,16 @@ from harmony4.tokenize.sniff import Format
 from harmony4.tokenize.timeline import Step, Timeline, micros, unroll
 from harmony4.tokenize.tokens import Source
 
-__all__ = ["AUDIO_SPAN", "Blocks", "MediaBlocks", "OpaqueBlocks", "TrackFacts"]
+__all__ = [
+    "AUDIO_SPAN",
+    "MEMORY",
+    "Blocks",
+    "MediaBlocks",
+    "OpaqueBlocks",
+    "TrackFacts",
+    "index_last",
+    "spooled",
+]
 
 AUDIO_SPAN = 1_000_000
 """Least distance of KEY blocks where sound is the clock, µs: each of its packets is a keyframe."""
@@ -111,7 +120,7 @@ class MediaBlocks(Blocks):
 
     def __iter__(self) -> Iterator[tuple[Block, bytes]]:
         """Raises MediaError, SourceError, StorageError."""
-        if self._found.name != "mp4" or not _index_last(self._feed):
+        if self._found.name != "mp4" or not index_last(self._feed):
             yield from self._run(None)
             return
         size = regular_file(self._source, self._feed.size)
@@ -122,7 +131,7 @@ class MediaBlocks(Blocks):
         self.spooled = True
         spool = self._spool()
         try:
-            size = _copy(self._feed, spool)
+            size = spooled(self._feed, spool)
             with closing(Feed(spool, self._spool, memory=MEMORY)) as self._feed:
                 yield from self._run(SeekableFile(spool, size))
         finally:
@@ -219,8 +228,11 @@ class MediaBlocks(Blocks):
         return block, self._feed.take(block.size)
 
 
-def _index_last(feed: Feed) -> bool:
-    """Whether an MP4's media come before its index: read on until one of them has shown."""
+def index_last(feed: Feed) -> bool:
+    """Whether an MP4's media come before its index: read on until one of them has shown.
+
+    Raises SourceError.
+    """
     boxes = Boxes()
     at = 0
     while True:
@@ -231,7 +243,8 @@ def _index_last(feed: Feed) -> bool:
         feed.pull(at + BUFFER)
 
 
-def _copy(feed: Feed, spool: BinaryIO) -> int:
+def spooled(feed: Feed, spool: BinaryIO) -> int:
+    """Put the rest of a source into `spool`; its size in bytes. Raises SourceError, StorageError."""
     size = 0
     while data := feed.next(_PIECE):
         with _spooling():

@@ -33,6 +33,7 @@ from bench.ranges import ranges
 from bench.seeking import seeking
 from bench.slow import slow
 from bench.sparse import sparse
+from bench.spectrum import spectrum
 from bench.streams import streams
 
 BENCHES: dict[str, Callable[[Place], Table]] = {
@@ -49,6 +50,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "intake": intake,
     "playlists": playlists,
     "streams": streams,
+    "spectrum": spectrum,
 }
 QUICK = (
     "ranges",
@@ -61,6 +63,7 @@ QUICK = (
     "playlists",
     "bundles",
     "streams",
+    "spectrum",
 )
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"

@@ -1,13 +1,14 @@
 """The test vectors: small containers, right or with one thing wrong, and what to expect of each.
 
 `python -m make_vectors`, in tests/, writes tests/vectors/ anew. Nothing of the project is imported: files are
-written chunk by chunk with `independent.py`, by docs/H4MK.md.
+written chunk by chunk with `independent.py`, by docs/H4MK.md. Beside them stand media that name other files,
+and digests of spectra and of the tokens of sounds.
 """
 
 import json
 from pathlib import Path
 
-from make_vectors import documents, framing, media, originals, tables, tokens, valid
+from make_vectors import documents, framing, media, originals, sound, spectrum, tables, tokens, valid
 from make_vectors.parts import Collection
 
 __all__ = ["FOLDER", "collect", "files", "there", "write"]
@@ -32,7 +33,7 @@ def files():
         made[f"{vector.name}.h4mk"] = vector.data
         twin = json.dumps(vector.twin(), ensure_ascii=False, indent=2)
         made[f"{vector.name}.json"] = twin.encode() + b"\n"
-    return made | media.files()
+    return made | media.files() | spectrum.files() | sound.files()
 
 
 def there():
