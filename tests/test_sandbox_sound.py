@@ -181,12 +181,13 @@ def test_confined() -> None:
 
 @needs_ffmpeg
 def test_memory() -> None:
-    with pytest.raises(MediaError, match=r"decoded: .*(memory|allocate|ended early)"):
+    with pytest.raises(MediaError, match=r"decoded: it needs more memory|ended early"):
         list(opened([media("stereo.flac").read_bytes()], Limits(memory=64 * 2**20)))
 
 
 @needs_ffmpeg
 def test_half_a_gigabyte_is_enough() -> None:
+    """It took 0.25 GiB, numpy and FFmpeg's libraries included."""
     for name in ("stereo.m4a", "twelve.ogg"):
         assert list(opened([media(name).read_bytes()], Limits(memory=2**29)))
 
@@ -197,16 +198,16 @@ def test_half_a_gigabyte_is_enough() -> None:
     [(signal.SIGKILL, "SIGKILL"), (signal.SIGXCPU, "CPU time"), (signal.SIGSTOP, "no progress for 0.5 s")],
 )
 def test_a_worker_that_ends_or_stalls(number: signal.Signals, message: str) -> None:
-    data = media("stereo.ts").read_bytes()
+    data = media("silence.flac").read_bytes()
 
     def source() -> Iterator[bytes]:
-        yield data[:20_000]
-        for pid in demuxers(os.getpid()):
-            os.kill(pid, number)
-        yield data[20_000:]
+        yield data[:200_000]  # more than a pipe holds: it is at work
+        (pid,) = demuxers(os.getpid())
+        os.kill(pid, number)
+        yield data[200_000:]
 
     with pytest.raises(MediaError, match=f"its sound cannot be decoded: .*{message}"):
-        list(opened(source(), Limits(stall=0.5)))
+        list(opened(source(), Limits(stall=0.5 if number == signal.SIGSTOP else 30)))
 
 
 def test_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +234,7 @@ def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     """Put a program in the worker's place that writes `data`."""
     (tmp_path / "data").write_bytes(data)
     script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\ncat {tmp_path}/data\ncat >/dev/null\n")
+    script.write_text(f"#!/bin/sh\nexec cat {tmp_path}/data\n")
     script.chmod(0o755)
     monkeypatch.setattr(sandbox.sys, "executable", str(script))
 

@@ -129,7 +129,7 @@ def open_medium(source: Readable, name: str, refuse: Refuse = refusal) -> Any:
     except HarmonyError:  # the reader's own
         raise
     except Exception as error:
-        raise refuse(reason(error), name) from error
+        raise refuse(end_of(error, name, refuse), name) from error
     if len(medium.streams) > _MAX_STREAMS:
         medium.close()
         raise MediaError("too many streams", where=name, expected=f"<= {_MAX_STREAMS}")
