@@ -34,7 +34,7 @@ _ROWS = 2**17
 """About so many samples are transformed at a time."""
 
 
-class AudioFFTTokenizer(Tokenizer):
+class AudioFFTTokenizer(Tokenizer[AudioToken]):
     """Cuts sound into frames and keeps the largest bins of each one's spectrum.
 
     One tokenizer reads one source. `format`, `shape` and `note` are set once the first token has come, or the
