@@ -33,6 +33,7 @@ from harmony4.server.keys import (
     EXPRESS,
     FINISHER,
     GUARD,
+    KEEPING,
     LIBRARY,
     PLAYLISTS,
     STATE,
@@ -51,7 +52,7 @@ from harmony4.server.serving.access import AccessLog
 from harmony4.server.serving.connection import Connection
 from harmony4.server.serving.listening import address_url, check_open, listen
 from harmony4.server.state import State
-from harmony4.server.streams import arriving, stored
+from harmony4.server.streams import arriving, computed, stored
 from harmony4.server.streams.turns import Turns
 
 __all__ = ["create_app", "run", "serve"]
@@ -80,6 +81,7 @@ def create_app(config: Config) -> web.Application:
     app[STATE] = state
     app[STATUS] = Status()
     app[TURNS] = Turns()
+    app[KEEPING] = set()
     app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express
     app[DESK] = Desk(config, library, state)
@@ -96,11 +98,13 @@ def create_app(config: Config) -> web.Application:
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
     app.cleanup_ctx.append(_intake)
+    app.cleanup_ctx.append(_keeping)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
     app.add_routes(players.routes())
     app.add_routes(stored.routes())
     app.add_routes(arriving.routes())
+    app.add_routes(computed.routes())
     app.add_routes(media.routes())
     app.add_routes(exports.routes())
     app.add_routes(tus.routes())
@@ -127,6 +131,18 @@ async def _intake(app: web.Application) -> AsyncIterator[None]:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await app[DESK].stop(app[STATUS].until - asyncio.get_running_loop().time())
+
+
+async def _keeping(app: web.Application) -> AsyncIterator[None]:
+    """Tokens that are kept while nobody waits may come to their end as long as the server has time."""
+    yield
+    keeping = app[KEEPING]
+    if tasks := list(keeping):
+        left = max(0.0, app[STATUS].until - asyncio.get_running_loop().time())
+        _, late = await asyncio.wait(tasks, timeout=left)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _facts(app: web.Application) -> AsyncIterator[None]:

@@ -61,6 +61,9 @@ class Config:
     min_free: int = _setting(2**30, "bytes that stay free on the disk", (0, 2**63 - 1))
     demux_memory: int = _setting(2**30, "bytes of address space for one demuxer", (2**28, 2**40))
     demux_cpu: int = _setting(600, "CPU seconds for one demuxer", (1, 86_400))
+    decode_samples: int = _setting(
+        2**32, "samples that a sound may decode to, all channels together", (1, 2**63 - 1)
+    )
     upload_ttl: float = _setting(
         86_400.0, "seconds after its last byte that an unfinished upload is kept", (1, 31_536_000)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,7 @@ __all__ = [
     "EXPRESS",
     "FINISHER",
     "GUARD",
+    "KEEPING",
     "LIBRARY",
     "PLAYLISTS",
     "STATE",
@@ -57,5 +59,7 @@ GUARD: Final = web.AppKey("guard", Guard)
 CATALOGUE: Final = web.AppKey("catalogue", Catalogue)
 STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)
+KEEPING: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("keeping")
+"""What goes on without anybody who waits: tokens that are kept for others to read."""
 TURNS: Final = web.AppKey("turns", Turns)
 PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")

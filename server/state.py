@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from harmony4.h4mk.target import sync_folder
 if os.name == "posix":
     import fcntl
 
-__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools", "write_whole"]
+__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools", "sweep_streams", "write_whole"]
 
 FOLDER: Final = ".harmony4"
 """Names that begin with a dot are no containers."""
@@ -114,6 +115,16 @@ def sweep_spools(state: State) -> None:
         for path in state.folder("spool").iterdir():
             if not held(path / _LIVE):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def sweep_streams(state: State, ttl: float) -> None:
+    """Remove the tokens that are kept of uploads (`streams/kept.py`) and ended `ttl` seconds ago."""
+    folder, now = state.path / "streams", time.time()
+    with suppress(OSError):
+        for path in list(folder.iterdir()):
+            with suppress(OSError):
+                if path.stat().st_mtime < now - ttl and not held(path):
+                    path.unlink()
 
 
 def write_whole(path: Path, data: bytes, *, sync: bool) -> None:

@@ -16,7 +16,7 @@ import pytest
 from harmony4.server.errors import Problem
 from harmony4.server.facts import token_facts
 from harmony4.server.keys import STATE, STATUS
-from harmony4.server.streams import arriving, spill
+from harmony4.server.streams import making, spill
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import media
 from needs import needs_ffmpeg
@@ -217,8 +217,8 @@ def test_a_server_that_stops(tmp_path: Path) -> None:
 
 
 def test_a_quiet_stream_is_kept_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arriving, "_QUIET", 0.05)
-    monkeypatch.setattr(arriving, "_LOOK", 0.01)
+    monkeypatch.setattr(making, "_QUIET", 0.05)
+    monkeypatch.setattr(making, "_LOOK", 0.01)
     with running(tmp_path) as server, socket.create_connection(server.address, timeout=30) as one:
         head = f"POST {RAW} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         one.sendall(head.encode())

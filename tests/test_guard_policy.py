@@ -94,6 +94,7 @@ def test_what_everybody_may_see_where_reading_is_free(tmp_path: Path) -> None:
         ),
         ("HEAD", "/uploads/{id}"),
         ("GET", "/video/stream"),
+        ("GET", "/audio/stream"),
     }
 
 

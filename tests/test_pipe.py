@@ -392,3 +392,24 @@ def test_bytes_out_are_bytes_in(pieces: list[bytes], sizes: list[int], memory: i
     go(loop, main)
     assert b"".join(data for _, data in found) == b"".join(pieces)
     assert all(len(data) == n for n, data in found[:-1])
+
+
+@each_loop
+def test_read1_gives_what_is_there(loop: str) -> None:
+    """At once, and never more than was asked for; nothing at the end."""
+
+    async def main() -> None:
+        pipe = Pipe()
+        waiting = asyncio.create_task(asyncio.to_thread(pipe.read1, 10))
+        await turns()
+        assert not waiting.done()
+        assert await pipe.put(b"abcdefghijkl")
+        assert await waiting == b"abcdefghij"
+        assert await asyncio.to_thread(pipe.read1, 10) == b"kl"
+        pipe.end()
+        assert await asyncio.to_thread(pipe.read1, 10) == b""
+        pipe.fail(MediaError("no"))
+        with pytest.raises(MediaError):
+            await asyncio.to_thread(pipe.read1, 1)
+
+    go(loop, main)

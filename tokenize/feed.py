@@ -84,9 +84,10 @@ class Feed:
             if data:
                 self._append(data)
 
-    def _read(self, n: int) -> bytes:
+    def _read(self, n: int, *, some: bool = False) -> bytes:
+        read = getattr(self._source, "read1", self._source.read) if some else self._source.read
         try:
-            data = self._source.read(n)
+            data = read(n)
             if data is None:
                 raise BlockingIOError("no data is ready")
         except OSError as error:
@@ -175,7 +176,7 @@ class Feed:
         """Up to `n` bytes of a source that no demuxer reads, as soon as there are any; none at the end."""
         if self.waiting or self.ended:
             return self.take(min(n, self.waiting))
-        data = self._read(n)
+        data = self._read(n, some=True)
         self.size += len(data)
         self._taken = self._held = self.size
         return data

@@ -63,25 +63,33 @@ class Pipe:
         """
         parts: list[bytes | memoryview] = []
         missing = n
-        while missing:
-            with self._changed:
-                while not (self._chunks or self._ended or self._closed or self.failure):
-                    self._changed.wait()
-                if self.failure is not None:
-                    raise self.failure
-                if not self._chunks:
-                    break
-                chunk = self._chunks.popleft()
-                if len(chunk) > missing:
-                    view = memoryview(chunk)  # not copied again for each small read
-                    self._chunks.appendleft(view[missing:])
-                    chunk = view[:missing]
-                self._waiting -= len(chunk)
+        while missing and (chunk := self._take(missing)) is not None:
             parts.append(chunk)
             missing -= len(chunk)
-            if not self._room.is_set() and self._waiting < self._memory:
-                self._wake()
         return parts[0] if len(parts) == 1 and isinstance(parts[0], bytes) else b"".join(parts)
+
+    def read1(self, n: int, /) -> bytes:
+        """Up to `n` bytes as soon as there are any; none at the end or after `close`. Else as `read`."""
+        return bytes(self._take(n) or b"")
+
+    def _take(self, most: int) -> bytes | memoryview | None:
+        """What has waited longest, up to `most` bytes of it; None at the end. Raises what `fail` was told."""
+        with self._changed:
+            while not (self._chunks or self._ended or self._closed or self.failure):
+                self._changed.wait()
+            if self.failure is not None:
+                raise self.failure
+            if not self._chunks:
+                return None
+            chunk = self._chunks.popleft()
+            if len(chunk) > most:
+                view = memoryview(chunk)  # not copied again for each small read
+                self._chunks.appendleft(view[most:])
+                chunk = view[:most]
+            self._waiting -= len(chunk)
+        if not self._room.is_set() and self._waiting < self._memory:
+            self._wake()
+        return chunk
 
     def close(self) -> None:
         """The reader leaves: what comes from now on is dropped, and whoever still reads finds the end; from

@@ -6,10 +6,10 @@ No more than a piece is in memory, and every wait has an end. What breaks off is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from aiohttp import BodyPartReader, ClientError, MultipartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -22,16 +22,22 @@ from harmony4.server.ingest import ExportOptions
 from harmony4.server.intake.shelf import check_new_name
 
 __all__ = [
+    "EXPORT",
     "OPTIONS",
     "Asked",
     "Body",
+    "Options",
     "check_head",
+    "check_names",
     "go_on",
     "open_body",
     "open_pieces",
     "parse_asked",
+    "switch",
     "wait_to_go_on",
 ]
+
+_T = TypeVar("_T")
 
 OPTIONS: Final = ("name", "block_size", "fps_hint", "gop", "raw", "title", "remux", "keep_original")
 FIELDS: Final = (*OPTIONS, "job")
@@ -55,19 +61,28 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class Options(Generic[_T]):
+    """What a route can be told, in the query or in fields of a form in front of the file."""
+
+    names: tuple[str, ...]
+    parse: Callable[[Mapping[str, str]], _T]
+    """Of options as text. Raises UsageError."""
+    check: Callable[[_T], None] = lambda _: None
+    """Of all there are. Raises UsageError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Body(Generic[_T]):
     """Media that are arriving."""
 
-    asked: Asked
+    asked: _T
     pieces: AsyncIterator[bytes]
     """Raises Problem: 400 where they break off or are no valid form, 408 where nothing comes any more."""
 
 
 def parse_asked(fields: Mapping[str, str]) -> Asked:
     """Options as text. Raises UsageError."""
-    unknown = sorted(set(fields) - set(FIELDS))
-    if unknown:
-        raise UsageError("unknown option", expected=", ".join(FIELDS), found=unknown[0][:40])
+    check_names(fields, FIELDS)
     name, title = fields.get("name"), fields.get("title")
     if title is not None and len(title.encode("utf-8", "surrogateescape")) > _TITLE:
         raise UsageError("title is not valid", expected=f"<= {_TITLE} bytes")
@@ -75,16 +90,23 @@ def parse_asked(fields: Mapping[str, str]) -> Asked:
         size, rate = fields.get("block_size"), fields.get("fps_hint")
         options = ExportOptions(
             DEFAULT_BLOCK if size is None else parse_block_size(size),
-            raw=_switch(fields, "raw"),
+            raw=switch(fields, "raw"),
             fps_hint=None if rate is None else parse_fps(rate),
             gop=_gop(fields),
             title=title,
-            remux=_switch(fields, "remux"),
-            keep_original=_switch(fields, "keep_original"),
+            remux=switch(fields, "remux"),
+            keep_original=switch(fields, "keep_original"),
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return Asked(None if name is None else check_new_name(name), options, _switch(fields, "job"))
+    return Asked(None if name is None else check_new_name(name), options, switch(fields, "job"))
+
+
+def check_names(fields: Mapping[str, str], known: Sequence[str]) -> None:
+    """Raise UsageError for an option that is not among `known`."""
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise UsageError("unknown option", expected=", ".join(known), found=unknown[0][:40])
 
 
 def _gop(fields: Mapping[str, str]) -> int | None:
@@ -96,7 +118,8 @@ def _gop(fields: Mapping[str, str]) -> int | None:
     return int(text)
 
 
-def _switch(fields: Mapping[str, str], name: str) -> bool:
+def switch(fields: Mapping[str, str], name: str) -> bool:
+    """An option that is 0 or 1. Raises UsageError."""
     text = fields.get(name, "0")
     if text not in ("0", "1"):
         raise UsageError(f"{name} is not valid", expected="0 or 1", found=text[:40])
@@ -117,7 +140,7 @@ async def go_on(request: web.Request) -> None:
         request.writer.output_size = 0  # nothing of the answer is out yet
 
 
-def check_head(request: web.Request) -> Asked:
+def check_head(request: web.Request, options: Options[_T]) -> _T:
     """What a request asks for, as far as its head says it. Raises UsageError, Problem: 400, 415."""
     _check_coding(request)
     kind = request.content_type
@@ -125,9 +148,9 @@ def check_head(request: web.Request) -> Asked:
         raise Problem("content-type", "expected the media, or multipart/form-data with a field `file`")
     if len(set(request.query)) != len(request.query):
         raise UsageError("an option is given twice")
-    asked = parse_asked(dict(request.query))
+    asked = options.parse(dict(request.query))
     if kind != "multipart/form-data":
-        check_job(asked)
+        options.check(asked)
     return asked
 
 
@@ -142,7 +165,10 @@ def check_job(asked: Asked) -> None:
         raise UsageError("name is missing", expected="a job's container has a name")
 
 
-async def open_body(request: web.Request, patience: float) -> Body:
+EXPORT: Final = Options(FIELDS, parse_asked, check_job)
+
+
+async def open_body(request: web.Request, patience: float, options: Options[_T]) -> Body[_T]:
     """The media in a request, whose head is checked and whose body is wanted (`go_on`).
 
     `patience`: seconds without a byte. Raises UsageError, Problem: 400, 408.
@@ -150,9 +176,9 @@ async def open_body(request: web.Request, patience: float) -> Body:
     _check_coding(request)
     fields = dict(request.query)
     if request.content_type != "multipart/form-data":
-        return Body(parse_asked(fields), _plain(request, patience))
-    body = await _form(request, fields, patience)
-    check_job(body.asked)
+        return Body(options.parse(fields), _plain(request, patience))
+    body = await _form(request, fields, patience, options)
+    options.check(body.asked)
     return body
 
 
@@ -176,7 +202,9 @@ async def _plain(request: web.Request, patience: float) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _form(request: web.Request, fields: dict[str, str], patience: float) -> Body:
+async def _form(
+    request: web.Request, fields: dict[str, str], patience: float, options: Options[_T]
+) -> Body[_T]:
     """Fields up to the file; all of them are small, so they get no more time than one silence."""
     with _reading():
         async with asyncio.timeout(patience):
@@ -189,12 +217,11 @@ async def _form(request: web.Request, fields: dict[str, str], patience: float) -
                     raise UsageError("the form is not valid", expected="fields with names")
                 if part.name == "file":
                     break
-                if part.name not in FIELDS:
-                    raise UsageError("unknown option", expected=", ".join(FIELDS), found=part.name[:40])
+                check_names({part.name: ""}, options.names)
                 if part.name in fields:
                     raise UsageError("an option is given twice", found=part.name[:40])
                 fields[part.name] = await _text(part)
-    return Body(parse_asked(fields), _file(reader, part, patience))
+    return Body(options.parse(fields), _file(reader, part, patience))
 
 
 async def _text(part: BodyPartReader) -> str:

@@ -28,7 +28,7 @@ from harmony4.server.intake.jobs import Job, Jobs
 from harmony4.server.intake.shelf import Match, Shelf
 from harmony4.server.library import Library
 from harmony4.server.sandbox import Limits, default_demuxer
-from harmony4.server.state import Spool, State, sweep_spools
+from harmony4.server.state import Spool, State, sweep_spools, sweep_streams
 from harmony4.tokenize.pipe import Pipe
 
 __all__ = ["Desk", "Export", "passes"]
@@ -328,6 +328,7 @@ class Desk:
         sweeps: list[Callable[[], None]] = [
             partial(sweep_spools, self._state),
             partial(self.jobs.sweep, self._config.job_ttl),
+            partial(sweep_streams, self._state, self._config.job_ttl),
             partial(self.shelf.sweep, self._config.trash_retention),
         ]
         for sweep in sweeps:  # one that fails keeps none of the others from its work

@@ -19,7 +19,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.guard.throttle import network
 from harmony4.server.intake.admission import place
-from harmony4.server.intake.body import check_head, go_on, open_body, wait_to_go_on
+from harmony4.server.intake.body import EXPORT, check_head, go_on, open_body, wait_to_go_on
 from harmony4.server.intake.desk import Desk, Export
 from harmony4.server.intake.jobs import ACTIVE
 from harmony4.server.intake.shelf import Match
@@ -52,13 +52,13 @@ async def post_export(request: web.Request) -> web.StreamResponse:
     507.
     """
     desk, match = request.app[DESK], match_of(request)
-    asked = check_head(request)
+    asked = check_head(request, EXPORT)
     if asked.name is not None:
         await asyncio.to_thread(desk.shelf.check, asked.name, match)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(admitted(request, request.content_length))
         await go_on(request)
-        body = await open_body(request, request.app[CONFIG].read_timeout)
+        body = await open_body(request, request.app[CONFIG].read_timeout, EXPORT)
         if body.asked != asked and body.asked.name is not None:
             await asyncio.to_thread(desk.shelf.check, body.asked.name, match)
         asked = body.asked

@@ -67,6 +67,7 @@ SCHEMAS: Final = {
     "Jobs": object_of({"jobs": {"type": "array", "items": _JOB}, "next": {"type": ["string", "null"]}}),
     "Trashed": _TRASHED,
     "Trash": object_of({"items": {"type": "array", "items": _TRASHED}}),
+    "Kept": object_of({"id": TEXT, "url": TEXT}),
     "Named": object_of({"name": TEXT}),
     "Problem": object_of(
         {

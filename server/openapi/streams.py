@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from harmony4.server.openapi.parts import NAME, TEXT, TRACK, operation, problems, query, request_header
+from harmony4.server.openapi.parts import (
+    NAME,
+    TEXT,
+    TRACK,
+    answer,
+    operation,
+    problems,
+    query,
+    request_header,
+)
 from harmony4.server.streams.forms import FORMS
+from harmony4.tokenize.audio import PROFILES, STRUCTURE
+from harmony4.tokenize.samples import MAX_CHANNELS
+from harmony4.tokenize.sound import PCM_ENCODINGS
 
 __all__ = ["paths"]
 
@@ -22,47 +34,78 @@ def paths() -> dict[str, Any]:
         query("fps_hint", "Frames per second of opaque media", TEXT),
         query("gop", "Frames from keyframe to keyframe of opaque media", {"type": "integer", "minimum": 1}),
     ]
+    sound = [
+        query("profile", "What tokens keep of a frame", {"enum": list(PROFILES), "default": STRUCTURE.name}),
+        query("each", "1: tokens of every channel by itself", {"enum": ["0", "1"]}),
+        query(
+            "stream",
+            "Index of the stream; default the first one with sound",
+            {"type": "integer", "minimum": 0},
+        ),
+    ]
+    pcm = [
+        query("pcm", "Encoding of raw PCM", {"enum": list(PCM_ENCODINGS)}),
+        query("rate", "Its rate, Hz", {"type": "integer", "minimum": 1}),
+        query("channels", "Its channels", {"type": "integer", "minimum": 1, "maximum": MAX_CHANNELS}),
+    ]
+    start = query("from", "µs; begins with what plays then", {"type": "integer", "minimum": 0})
+    last = [
+        query("last_event_id", "The same as Last-Event-ID, for a page that was loaded anew", TEXT),
+        request_header("Last-Event-ID"),
+    ]
+    job = query("job", "1, or 32 hexadecimal digits: the tokens are read at an address of their own", TEXT)
+    kept = answer("Where the tokens are", "Kept")
+    name = NAME | {"required": False}  # not with `job`
+    again = {"description": "The client has all of them"}
+    body = {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "*/*": {},
+                "multipart/form-data": {
+                    "schema": {"type": "object", "properties": {"file": {}}, "required": ["file"]}
+                },
+            },
+        }
+    }
+    arriving = {
+        "200": tokens,
+        "202": kept,
+        **problems("400", "406", "408", "409", "413", "415", "422", "429", "500", "503", "507"),
+    }
     return {
         "/video/stream": {
             "get": operation(
                 "stream",
                 "The tokens of a container's track, from a time on, or behind the last one received",
-                [
-                    NAME,
-                    TRACK,
-                    query(
-                        "from", "µs; begins with the block that plays then", {"type": "integer", "minimum": 0}
-                    ),
-                    query(
-                        "last_event_id", "The same as Last-Event-ID, for a page that was loaded anew", TEXT
-                    ),
-                    request_header("Last-Event-ID"),
-                ],
-                {
-                    "200": tokens,
-                    "204": {"description": "The client has all of them"},
-                    **problems("400", "404", "406", "500", "503"),
-                },
+                [name, TRACK, start, *last, job],
+                {"200": tokens, "204": again, **problems("400", "404", "406", "500", "503")},
             ),
             "post": operation(
                 "stream_media",
                 "Media in, their tokens out, while they are still arriving",
-                opaque,
+                [*opaque, job],
+                arriving,
+            )
+            | body,
+        },
+        "/audio/stream": {
+            "get": operation(
+                "stream_sound",
+                "The spectral tokens of a container's sound",
+                [name, TRACK, start, *last, *sound, job],
                 {
                     "200": tokens,
-                    **problems("400", "406", "408", "413", "415", "422", "429", "500", "503", "507"),
+                    "204": again,
+                    **problems("400", "404", "406", "413", "422", "429", "500", "503", "507"),
                 },
+            ),
+            "post": operation(
+                "stream_arriving_sound",
+                "Sound in, its spectral tokens out, while it is still arriving",
+                [*sound, *pcm, job],
+                arriving,
             )
-            | {
-                "requestBody": {
-                    "required": True,
-                    "content": {
-                        "*/*": {},
-                        "multipart/form-data": {
-                            "schema": {"type": "object", "properties": {"file": {}}, "required": ["file"]}
-                        },
-                    },
-                }
-            },
-        }
+            | body,
+        },
     }

@@ -11,8 +11,8 @@ No request is parsed here, so there is no second opinion about what a request me
 a request that was parsed, except for decimal digits. And since an answer follows from the request's bytes
 and the container alone, one that was given holds for the next one but for what the number changes. That is
 looked up anew each time: only the way there is remembered, no bytes of an answer. Whatever is not plain
-goes the ordinary way: ranges that are not `first-last`, bodies beyond 1 MiB, bytes that a disk must be
-asked for, a client that still has bytes to take.
+goes the ordinary way: ranges that are not `first-last`, bodies beyond 16 MiB (1 MiB while others wait for
+short answers), bytes that a disk must be asked for, a client that still has bytes to take.
 
 The guard is not asked again, so it has to vouch for a request before its answer is learned from: it does
 where the same bytes get in for as long as nothing is dropped. It drops all plans when tokens change.

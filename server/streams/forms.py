@@ -75,9 +75,17 @@ class Form(ABC):
         """What comes first of all."""
         return b""
 
-    @abstractmethod
+    def reset(self) -> bytes:
+        """To a client that comes back to something that is gone."""
+        return self.event("reset", {"detail": "the container was replaced"})
+
     def event(self, name: str, data: object, *, index: int | None = None) -> bytes:
         """An event; with `index` it has an id."""
+        return self.entry(name, sse.compact(data), index)
+
+    @abstractmethod
+    def entry(self, name: str, text: bytes, index: int | None, record: bytes = b"") -> bytes:
+        """The same of data that is JSON already; of a token, `record` is its own."""
 
     @abstractmethod
     def rows(self, rows: NDArray[np.void]) -> bytes:
@@ -85,7 +93,7 @@ class Form(ABC):
 
     def token(self, token: Token, index: int, data: object) -> bytes:
         """A token of any kind; `data`: its JSON values."""
-        return self.event("token", data, index=index)
+        return self.entry("token", sse.compact(data), index)
 
 
 class Events(Form):
@@ -97,8 +105,10 @@ class Events(Form):
     def begin(self) -> bytes:
         return sse.retry(_RETRY)
 
-    def event(self, name: str, data: object, *, index: int | None = None) -> bytes:
-        return sse.event(name, data, number=None if index is None else self._id(index))
+    def entry(self, name: str, text: bytes, index: int | None, record: bytes = b"") -> bytes:
+        before, behind = sse.around(name)
+        number = b"" if index is None else f"id: {self._id(index)}\n".encode()
+        return b"".join((number, before, text, behind))
 
     def rows(self, rows: NDArray[np.void]) -> bytes:
         before, behind = sse.around("token")
@@ -110,9 +120,9 @@ class Lines(Form):
 
     content_type = "application/x-ndjson"
 
-    def event(self, name: str, data: object, *, index: int | None = None) -> bytes:
-        number = {} if index is None else {"id": self._id(index)}
-        return sse.compact({"event": name, **number, "data": data}) + b"\n"
+    def entry(self, name: str, text: bytes, index: int | None, record: bytes = b"") -> bytes:
+        number = "" if index is None else f'"id":"{self._id(index)}",'
+        return b"".join((f'{{"event":"{name}",{number}"data":'.encode(), text, b"}\n"))
 
     def rows(self, rows: NDArray[np.void]) -> bytes:
         before = f'{{"event":"token","id":"{self._seal}-{self._track}-'.encode()
@@ -124,14 +134,14 @@ class Records(Form):
 
     content_type = "application/octet-stream"
 
-    def event(self, name: str, data: object, *, index: int | None = None) -> bytes:
-        return b""
-
-    def rows(self, rows: NDArray[np.void]) -> bytes:
-        return rows.tobytes()
+    def entry(self, name: str, text: bytes, index: int | None, record: bytes = b"") -> bytes:
+        return record
 
     def token(self, token: Token, index: int, data: object) -> bytes:
         return token.serialize()
+
+    def rows(self, rows: NDArray[np.void]) -> bytes:
+        return rows.tobytes()
 
 
 FORMS: Final[dict[str, type[Form]]] = {one.content_type: one for one in (Events, Lines, Records)}

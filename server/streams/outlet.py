@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, NoReturn, Self
 
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError
+from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.server import sse
 from harmony4.server.errors import Problem, describe
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import GUARD, STATUS, TURNS
-from harmony4.server.streams.forms import Form
+from harmony4.server.streams.forms import Form, Position, parse_position
 
-__all__ = ["Outlet"]
+__all__ = ["Outlet", "last_position"]
 
 _SOON: Final = 0.02
 """Seconds; who takes longer gets smaller batches."""
@@ -77,11 +77,26 @@ class Outlet:
         """
         words = self.form.event("problem", describe(error))
         if not words:
-            if self._request.transport is not None:
-                self._request.transport.abort()
-            raise ConnectionResetError(str(error))
+            self.abort()
         await self.write(words)
+
+    def abort(self) -> NoReturn:
+        """Break the connection off. Raises ConnectionError."""
+        if self._request.transport is not None:
+            self._request.transport.abort()
+        raise ConnectionResetError("the stream broke off")
 
     async def say_goodbye(self) -> None:
         """Tell the client to come back. Raises ConnectionError."""
         await self.write(self.form.event("restart", _GOODBYE))
+
+
+def last_position(request: web.Request) -> Position | None:
+    """Where the client was; None where it says nothing. Raises UsageError."""
+    text = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
+    if not text:
+        return None
+    position = parse_position(text)
+    if position is None:
+        raise UsageError("Last-Event-ID is not valid", expected="SEAL-TRACK-INDEX", found=text[:40])
+    return position

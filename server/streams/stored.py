@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 import numpy as np
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError, UsageError
+from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk import TOKEN_DTYPE, H4MKReader
 from harmony4.h4mk.source import NotResidentError, impatient
 from harmony4.server import facts
 from harmony4.server.keys import LIBRARY
 from harmony4.server.query import asked_track, container_name, integer
-from harmony4.server.streams.forms import END, Form, Position, chosen, parse_position
-from harmony4.server.streams.outlet import Outlet
+from harmony4.server.streams.forms import END, Form, chosen
+from harmony4.server.streams.kept import get_kept
+from harmony4.server.streams.outlet import Outlet, last_position
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,10 +47,12 @@ def routes() -> list[web.RouteDef]:
 
 async def get_stream(request: web.Request) -> web.StreamResponse:
     """The tokens of a track, in order: 200, 204 where a client comes back that has all of them."""
+    if "job" in request.query:
+        return await get_kept(request)
     name = container_name(request)
     form = chosen(request.headers.getall("Accept", []))
     start = integer(request, "from")
-    last = _last(request)
+    last = last_position(request)
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
         track = asked_track(request, reader)
@@ -63,7 +66,7 @@ async def get_stream(request: web.Request) -> web.StreamResponse:
         async with Outlet(request, stream.form) as outlet:
             head = [stream.form.begin()]
             if replaced:
-                head.append(stream.form.event("reset", {"detail": "the container was replaced"}))
+                head.append(stream.form.reset())
             head.append(stream.form.event("meta", stream.meta(name)))
             _Stream.running += 1
             try:
@@ -84,17 +87,6 @@ async def _soon(work: Callable[..., _T], *arguments: Any) -> _T:
             return work(*arguments)
     except NotResidentError:
         return await asyncio.to_thread(work, *arguments)
-
-
-def _last(request: web.Request) -> Position | None:
-    """Where the client was; None where it says nothing. Raises UsageError."""
-    text = request.headers.get("Last-Event-ID") or request.query.get("last_event_id")
-    if not text:
-        return None
-    position = parse_position(text)
-    if position is None:
-        raise UsageError("Last-Event-ID is not valid", expected="SEAL-TRACK-INDEX", found=text[:40])
-    return position
 
 
 class _Stream:

@@ -1,0 +1,98 @@
+"""GET `/audio/stream`: the spectral tokens of a container's sound, computed while they are read.
+
+A client that comes back gets what follows its last token; what comes before is computed again, and not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+from aiohttp import web
+
+from harmony4.crypto.digest import sha256
+from harmony4.h4mk import H4MKReader
+from harmony4.server import facts
+from harmony4.server.intake.exports import admitted
+from harmony4.server.keys import CONFIG, LIBRARY, STATE
+from harmony4.server.query import asked_track, container_name, integer
+from harmony4.server.state import Spool
+from harmony4.server.streams.forms import END, chosen
+from harmony4.server.streams.kept import get_kept
+from harmony4.server.streams.making import Making
+from harmony4.server.streams.outlet import last_position
+from harmony4.server.streams.work import SoundAsked, SoundWork, parse_sound
+from harmony4.tokenize.audio import AudioToken
+
+__all__ = ["routes"]
+
+_WHAT: Final = ("profile", "each", "stream")
+
+
+def routes() -> list[web.RouteDef]:
+    """The route of this module."""
+    return [web.get("/audio/stream", get_sound, allow_head=False)]
+
+
+async def get_sound(request: web.Request) -> web.StreamResponse:
+    """Spectral tokens of a track: 200, 204 where a client comes back that has all of them.
+
+    Refused before the first token: 400, 404, 406, 422, 429, 503.
+    """
+    if "job" in request.query:
+        return await get_kept(request)
+    name = container_name(request)
+    form = chosen(request.headers.getall("Accept", []))
+    fields = {key: value for key, value in request.query.items() if key in _WHAT}
+    asked, start, last = parse_sound(fields), integer(request, "from"), last_position(request)
+    with await request.app[LIBRARY].open(name) as container:
+        reader = container.reader
+        track = asked_track(request, reader) if "track" in request.query else _sounding(reader)
+        seal = _seal(reader, asked)
+        replaced = last is not None and (last.seal, last.track) != (seal, track)
+        if last is not None and not replaced and last.index == END:
+            return web.Response(status=204, headers={"Cache-Control": "no-cache"})
+        after = -1 if last is None or replaced else last.index
+
+        def wanted(number: int, token: AudioToken) -> bool:
+            return number > after and (start is None or token.end > start)
+
+        async with admitted(request, None):
+            spool = await asyncio.to_thread(Spool, request.app[STATE])
+            try:
+                work = SoundWork(request.app[CONFIG], asked, spool.path)
+                making = Making(
+                    request,
+                    form(seal, track),
+                    work,
+                    spool.path,
+                    about={"name": name, "track": track, "media_type": reader.tracks[track].info.media_type},
+                    wanted=wanted,
+                    replaced=replaced,
+                )
+                making.patient = True
+                return await making.run(_pieces(reader, track))
+            finally:
+                await asyncio.to_thread(spool.close)
+
+
+def _sounding(reader: H4MKReader) -> int:
+    """The first track with sound; else the first one, which may have it beside its pictures."""
+    kinds = [track.info.kind for track in reader.tracks]
+    facts.check_track(reader, 0)
+    return kinds.index("audio") if "audio" in kinds else 0
+
+
+def _seal(reader: H4MKReader, asked: SoundAsked) -> str:
+    """Eight digits for the container and what was asked of it: an index counts in these tokens alone."""
+    head = reader.head or b""
+    what = f"{asked.profile} {asked.each:d} {asked.stream}".encode()
+    return sha256(b"h4mk spectrum\0" + what + b"\0" + head)[:4].hex()
+
+
+async def _pieces(reader: H4MKReader, track: int) -> AsyncIterator[bytes]:
+    """The track's stream, block by block, each checked."""
+    blocks = reader.blocks(track)
+    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+        yield block.payload

@@ -1,0 +1,277 @@
+"""`/audio/stream`: spectral tokens of sound that is arriving, and of sound in containers."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harmony4.h4mk import H4MKReader
+from harmony4.server.ingest import export
+from harmony4.server.keys import STATE
+from harmony4.tokenize.audio import AudioFFTTokenizer, AudioToken
+from harmony4.tokenize.sound import PcmSpec
+from media_factory import media
+from needs import needs_espeak, needs_ffmpeg
+from processes import until
+from serving import LOOPS, Answer, Server, running
+from test_arriving_http import duplex
+from test_sse import parse
+
+each_loop = pytest.mark.parametrize("loop", LOOPS)
+URL = "/audio/stream"
+MUTE = "ffmpeg -v error -f lavfi -i testsrc2=s=64x48:d=1 -c:v libx264 -g 5"
+HOUR = "ffmpeg -v error -f lavfi -i anullsrc=r=8000:cl=mono -t 3600"
+
+
+def events(answer: Answer) -> list[tuple[str, Any, str]]:
+    assert answer.status == 200, answer
+    body = answer.body.removeprefix(b"retry: 2000\n\n")
+    return [(name, json.loads(data), number) for name, data, number in parse(body)]
+
+
+def tokens_of(path: Path, **options: Any) -> list[AudioToken]:
+    with path.open("rb") as file:
+        return list(AudioFFTTokenizer(**options).encode(file))
+
+
+def spools(server: Server) -> list[Path]:
+    folder = server.app[STATE].path / "spool"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def wav(samples: bytes, *, rate: int = 8000, channels: int = 1, size: int | None = None) -> bytes:
+    block = 2 * channels % 2**16
+    head = struct.pack("<HHIIHH", 1, channels, rate, rate * block % 2**32, block, 16)
+    data = struct.pack("<4sI", b"data", len(samples) if size is None else size) + samples
+    chunks = b"WAVEfmt " + struct.pack("<I", len(head)) + head + data
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks
+
+
+@needs_ffmpeg
+@needs_espeak
+@each_loop
+@pytest.mark.parametrize("name", ["speech.wav", "audio.m4a", "plain.mp4", "plain.webm", "audio.ts"])
+@pytest.mark.parametrize("profile", ["structure", "detail"])
+def test_real_sound(tmp_path: Path, loop: str, name: str, profile: str) -> None:
+    path = media(name)
+    expected = tokens_of(path, profile=profile)
+    assert expected
+    with running(tmp_path, loop=loop) as server:
+        (first, meta, _), *tokens, (last, done, end) = events(
+            server.request("POST", f"{URL}?profile={profile}", body=path.read_bytes())
+        )
+        assert (first, last, end) == ("meta", "done", "00000000-0-end")
+        assert [data for _, data, _ in tokens] == [token.metadata() for token in expected]
+        assert [number for _, _, number in tokens] == [f"00000000-0-{n}" for n in range(len(tokens))]
+        assert (meta["profile"], meta["structure_only"]) == (profile, profile == "structure")
+        assert meta["bit_exact"] == expected[0].exact
+        assert (done["tokens"], done["duration"]) == (len(tokens), expected[-1].end)
+        until(lambda: not spools(server), "clearing up")
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_each_form(tmp_path: Path) -> None:
+    path = media("speech.wav")
+    expected = tokens_of(path)
+    with running(tmp_path) as server:
+        records = server.request("POST", URL, {"Accept": "application/octet-stream"}, path.read_bytes())
+        assert records.body == b"".join(token.serialize() for token in expected)
+        assert AudioFFTTokenizer().decode(records.body) == expected
+        lines = server.request("POST", URL, {"Accept": "application/x-ndjson"}, path.read_bytes())
+        found = [json.loads(line) for line in lines.body.splitlines()]
+        assert [one["data"] for one in found if one["event"] == "token"] == [
+            one.metadata() for one in expected
+        ]
+
+
+@needs_ffmpeg
+def test_channels(tmp_path: Path) -> None:
+    path = tmp_path / "two.wav"
+    make = "ffmpeg -v error -f lavfi -i sine=f=440:d=2 -f lavfi -i sine=f=880:d=2 -filter_complex amerge"
+    subprocess.run([*make.split(), path], check=True)
+    with running(tmp_path) as server:
+        for each in (0, 1):
+            _, *tokens, _ = events(server.request("POST", f"{URL}?each={each}", body=path.read_bytes()))
+            expected = tokens_of(path, channels="each" if each else "mix")
+            assert [data for _, data, _ in tokens] == [token.metadata() for token in expected]
+            assert {data["channel"] for _, data, _ in tokens} == ({0, 1} if each else {None})
+
+
+def test_raw_pcm(tmp_path: Path) -> None:
+    samples = b"".join(struct.pack("<h", (n * n) % 30_000 - 15_000) for n in range(20_000))
+    with running(tmp_path) as server:
+        target = f"{URL}?pcm=s16le&rate=8000&channels=2"
+        _, *tokens, _ = events(server.request("POST", target, body=samples))
+        expected = AudioFFTTokenizer(pcm=PcmSpec("s16le", 8000, 2)).encode([samples])
+        assert [data for _, data, _ in tokens] == [token.metadata() for token in expected]
+
+
+@each_loop
+def test_tokens_come_while_the_sound_is_arriving(tmp_path: Path, loop: str) -> None:
+    second = b"".join(struct.pack("<h", (n * 37) % 20_000 - 10_000) for n in range(8000))
+    with (
+        running(tmp_path, loop=loop) as server,
+        duplex(server, f"{URL}?pcm=s16le&rate=8000&channels=1") as one,
+    ):
+        for _ in range(6):  # what is read at a time has to be full
+            one.send(second)
+        lines = one.lines()
+        assert next(lines)["event"] == "meta"
+        assert next(lines)["data"]["index"] == 0
+        one.send(b"")
+        assert [line["event"] for line in lines][-1] == "done"
+
+
+SILENCE = bytes(16_000)
+REFUSED = [
+    (URL, b"nobody knows what this is", 422, "media"),
+    (URL, b"", 422, "media"),
+    (f"{URL}?pcm=s16le&rate=8000&channels=1", SILENCE + b"x", 422, "media"),
+    (f"{URL}?pcm=s24le&rate=8000&channels=2", SILENCE, 422, "media"),
+    (f"{URL}?pcm=s16le&rate=0&channels=1", SILENCE, 400, "usage"),
+    (f"{URL}?pcm=s16le&rate=8000&channels=0", SILENCE, 400, "usage"),
+    (f"{URL}?pcm=s16le&rate=8000&channels=10000", SILENCE, 400, "usage"),
+    (f"{URL}?pcm=s17le&rate=8000&channels=1", SILENCE, 400, "usage"),
+    (f"{URL}?pcm=s16le&rate=8000", SILENCE, 400, "usage"),
+    (f"{URL}?rate=8000", SILENCE, 400, "usage"),
+    (f"{URL}?rate=x&pcm=u8&channels=1", SILENCE, 400, "usage"),
+    (f"{URL}?profile=everything", SILENCE, 400, "usage"),
+    (f"{URL}?each=2", SILENCE, 400, "usage"),
+    (f"{URL}?stream=-1", SILENCE, 400, "usage"),
+    (f"{URL}?name=a.h4mk", SILENCE, 400, "usage"),
+    (URL, wav(SILENCE, rate=0), 422, "media"),
+    (URL, wav(SILENCE, channels=0), 422, "media"),
+    (URL, wav(SILENCE, channels=10_000), 413, "limit"),
+    (URL, wav(SILENCE)[:30], 422, "media"),
+]
+
+
+@pytest.mark.parametrize(("target", "body", "status", "code"), REFUSED)
+def test_what_is_refused(tmp_path: Path, target: str, body: bytes, status: int, code: str) -> None:
+    """An odd count may come when tokens have been sent already."""
+    with running(tmp_path) as server:
+        answer = server.request("POST", target, body=body)
+        if answer.status == 200:
+            *_, (name, problem, _) = events(answer)
+            assert (name, problem["status"], problem["type"].rpartition(":")[2]) == ("problem", status, code)
+        else:
+            assert (answer.status, answer.problem) == (status, code)
+        until(lambda: not spools(server), "clearing up")
+
+
+@needs_ffmpeg
+def test_pictures_without_sound(tmp_path: Path) -> None:
+    path = tmp_path / "mute.mp4"
+    subprocess.run([*MUTE.split(), path], check=True)
+    with running(tmp_path) as server:
+        answer = server.request("POST", URL, body=path.read_bytes())
+        assert (answer.status, answer.problem) == (422, "media")
+        assert "no sound" in answer.json["detail"]
+        export(path, tmp_path / "mute.h4mk")
+        answer = server.get(f"{URL}?name=mute.h4mk")
+        assert (answer.status, answer.problem) == (422, "media")
+
+
+@needs_ffmpeg
+def test_a_bomb(tmp_path: Path) -> None:
+    """Hours of silence in few bytes: the limit ends it."""
+    path = tmp_path / "silence.flac"
+    subprocess.run([*HOUR.split(), path], check=True)
+    assert path.stat().st_size < 2**20
+    with running(tmp_path, decode_samples=8000 * 600) as server:
+        answer = server.request("POST", URL, body=path.read_bytes())
+        *_, (name, problem, _) = events(answer)
+        assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:limit")
+
+
+def test_a_body_that_stops_in_the_middle(tmp_path: Path) -> None:
+    with running(tmp_path, read_timeout=0.3) as server:
+        with duplex(server, f"{URL}?pcm=s16le&rate=8000&channels=1") as one:
+            for _ in range(10):
+                one.send(SILENCE)
+            *_, last = one.lines()
+            assert (last["event"], last["data"]["type"]) == ("problem", "urn:harmony4:problem:timeout")
+        until(lambda: not spools(server), "clearing up")
+
+
+# ---- of containers ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    export(media("speech.wav"), tmp_path / "speech.h4mk")
+    export(media("plain.mp4"), tmp_path / "film.h4mk")
+    return tmp_path
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_of_a_container(library: Path) -> None:
+    with running(library) as server:
+        for name, source in (("speech.h4mk", "speech.wav"), ("film.h4mk", "plain.mp4")):
+            for profile in ("structure", "detail"):
+                answer = server.get(f"{URL}?name={name}&profile={profile}")
+                (_, meta, _), *tokens, (_, done, _) = events(answer)
+                expected = tokens_of(media(source), profile=profile)
+                assert [data for _, data, _ in tokens] == [token.metadata() for token in expected]
+                assert (meta["name"], meta["track"], meta["profile"]) == (name, 0, profile)
+                assert done["tokens"] == len(expected)
+                assert server.get(f"{URL}?name={name}&profile={profile}").body == answer.body
+        until(lambda: not spools(server), "clearing up")
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_from_a_time_and_coming_back(library: Path) -> None:
+    url = f"{URL}?name=speech.h4mk&profile=detail"
+    with running(library) as server:
+        (_, _, _), *tokens, (_, _, end) = events(server.get(url))
+        for start in (0, 500_000, 1_234_567):
+            _, *found, _ = events(server.get(f"{url}&from={start}"))
+            assert found == [one for one in tokens if one[1]["end"] > start]
+        for index in (0, 7, len(tokens) - 1):
+            name, *found, _ = events(server.get(url, Last_Event_ID=tokens[index][2]))
+            assert name[0] == "meta"
+            assert found == tokens[index + 1 :]
+        assert server.get(url, Last_Event_ID=end).status == 204
+        # An index counts in these tokens alone.
+        other = server.get(f"{URL}?name=speech.h4mk", Last_Event_ID=tokens[3][2])
+        (first, _, _), (second, _, _), *_ = events(other)
+        assert (first, second) == ("reset", "meta")
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_what_is_not_there(library: Path) -> None:
+    with running(library) as server:
+        assert server.get(URL).problem == "usage"
+        assert server.get(f"{URL}?name=no.h4mk").problem == "not-found"
+        assert server.get(f"{URL}?name=speech.h4mk&track=3").problem == "not-found"
+        assert server.get(f"{URL}?name=speech.h4mk&profile=x").problem == "usage"
+        assert server.get(f"{URL}?name=speech.h4mk&from=x").problem == "usage"
+        assert server.get(f"{URL}?name=speech.h4mk", Accept="text/html").problem == "accept"
+        assert server.get(f"{URL}?name=speech.h4mk&stream=9").status == 422
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_a_container_that_is_damaged(library: Path) -> None:
+    path = library / "speech.h4mk"
+    with H4MKReader(path) as reader:
+        position, _size = next(iter(reader.extents(reader.stream_size() - 1, 1)))
+    data = bytearray(path.read_bytes())
+    data[position] ^= 1
+    path.write_bytes(data)
+    with running(library) as server:
+        answer = server.get(f"{URL}?name=speech.h4mk")
+        if answer.status == 200:
+            *_, (name, problem, _) = events(answer)
+            assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:checksum")
+        else:
+            assert answer.problem == "checksum"
