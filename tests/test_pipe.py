@@ -413,3 +413,20 @@ def test_read1_gives_what_is_there(loop: str) -> None:
             await asyncio.to_thread(pipe.read1, 1)
 
     go(loop, main)
+
+
+def test_room_that_is_made_between_two_looks() -> None:
+    """The reader saw that nobody waited, and will not say it again."""
+
+    async def main() -> None:
+        pipe = Pipe(memory=10)
+
+        class Room(asyncio.Event):
+            def clear(self) -> None:
+                super().clear()
+                pipe._waiting = 0
+
+        pipe._room = Room()
+        assert await pipe.put(b"x" * 10)
+
+    go(LOOPS[0], main)

@@ -10,7 +10,8 @@ import pytest
 
 from harmony4.crypto import SourceError, TruncatedError
 from harmony4.h4mk import BytesSource, FileSource, ReadAt
-from harmony4.h4mk.source import NotResidentError, impatient, open_source, read_exact
+from harmony4.h4mk import source as source_module
+from harmony4.h4mk.source import NotResidentError, impatient, open_source, read_exact, read_places
 from samples import Counting
 
 DATA = bytes(range(256)) * 40
@@ -180,3 +181,30 @@ def test_impatient_readers_of_a_file_that_became_shorter(tmp_path: Path) -> None
         os.truncate(path, 500)
         with impatient(), pytest.raises(NotResidentError):
             source.read_at(490, 20)
+
+
+FAR = [0, 100_000, 500_000, 999_990]
+"""Places that are not read over."""
+
+
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system cannot read without waiting")
+def test_impatient_readers_of_many_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(n * 31 % 251 for n in range(10**6))
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    expected = b"".join(data[at : at + 10] for at in FAR)
+    with contextlib.closing(FileSource(path)) as source:
+        assert read_places(source, FAR, 10) == expected
+        with impatient():
+            assert read_places(source, FAR, 10) == expected
+            with pytest.raises(NotResidentError):  # whoever waits gets what is there
+                read_places(source, [*FAR, 999_995], 10)
+            monkeypatch.setattr(source_module, "_NOWAIT", None)
+            with pytest.raises(NotResidentError):
+                read_places(source, FAR, 10)
+        monkeypatch.undo()
+        assert read_places(source, [*FAR, 999_995], 10) == expected
+    with pytest.raises(SourceError, match="cannot read the source"):
+        read_places(source, FAR, 10)
+    with impatient(), pytest.raises(NotResidentError):
+        read_places(source, FAR, 10)

@@ -96,15 +96,13 @@ async def batches(
         try:
             while found := await basket.take():
                 yield found
-            await work
+            await asyncio.shield(work)
         finally:
             basket.close()
             pipe.fail(SourceError("nobody wants the tokens any more"))
             feeding.cancel()
             # The thread may be at work on a block still; it is over with the next byte that it wants.
-            await asyncio.wait([feeding, work])
-            if not work.cancelled():
-                work.exception()  # looked at: what it raised was raised above, or nobody is there for it
+            await asyncio.gather(feeding, work, return_exceptions=True)
 
 
 def _work(encode: Callable[[Source], Iterator[_T]], pipe: Pipe, basket: _Basket[_T]) -> None:

@@ -145,7 +145,7 @@ def streams(place: Place) -> Table:
             ]
             times = [SOUND[place.quick] / one for one in took]
             table.add(
-                f"`POST /audio/stream?profile={profile}`, WAV of 48 kHz, stereo: times as fast as it is played",
+                f"`POST /audio/stream?profile={profile}`, WAV of 48 kHz, stereo: times real time",
                 spread(times),
                 f"≥ {REAL}",
                 f"{SOUND[place.quick]} s",
