@@ -93,9 +93,11 @@ def test_coming_back(library: Path, reader: H4MKReader) -> None:
             assert [data["index"] for _, data, _ in tokens] == list(range(index + 1, 1000))
             again = server.get(f"{URL}&last_event_id={seal}-0-{index}")  # a page that was loaded anew
             assert [data["index"] for kind, data, _ in events(again) if kind == "token"][:1] == [index + 1]
-        for index in ("999", "end", "1000", "9999999999999999999"):
-            answer = server.get(URL, Last_Event_ID=f"{seal}-0-{index}")
-            assert (answer.status, answer.body) == (204, b"")
+        for index in ("999", "1000", "9999999999999999999"):  # what it has not heard is that this is all
+            (name, _, _), (last, done, end) = events(server.get(URL, Last_Event_ID=f"{seal}-0-{index}"))
+            assert (name, last, done, end) == ("meta", "done", {"tokens": 0}, f"{seal}-0-end")
+        answer = server.get(URL, Last_Event_ID=f"{seal}-0-end")
+        assert (answer.status, answer.body) == (204, b"")
 
 
 def test_coming_back_to_another_container(library: Path) -> None:
@@ -151,6 +153,8 @@ def test_lines_and_records(library: Path, reader: H4MKReader) -> None:
         ("TEXT/EVENT-STREAM; charset=utf-8", "text/event-stream"),
         ("image/png", None),
         ("text/event-stream;q=x", None),
+        ("text/event-stream;q=nan, application/x-ndjson;q=0.1", "application/x-ndjson"),
+        ("text/event-stream;q=-1", None),
         ("application/json", None),
     ],
 )

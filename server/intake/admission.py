@@ -30,21 +30,21 @@ _NAME: Final = 256
 
 
 @contextmanager
-def place(state: State, client: str, *, most: int, each: int) -> Iterator[None]:
+def place(state: State, client: str, *, most: int, each: int, kind: str = "places") -> Iterator[None]:
     """One of `most` places for uploads, of which a client gets up to `each`; in threads.
 
     Raises Problem: 503 where there is none left, 429 where the client has its share. Raises StorageError.
     """
-    descriptor = _take(state, client, most, each)
+    descriptor = _take(state, client, most, each, kind)
     try:
         yield
     finally:
         os.close(descriptor)
 
 
-def _take(state: State, client: str, most: int, each: int) -> int:
-    folder, name = state.folder("places"), client.encode()[:_NAME]
-    with state.locked("places"), ExitStack() as looked_at:
+def _take(state: State, client: str, most: int, each: int, kind: str) -> int:
+    folder, name = state.folder(kind), client.encode()[:_NAME]
+    with state.locked(kind), ExitStack() as looked_at:
         free, theirs = -1, 0
         try:
             for number in range(most):

@@ -88,8 +88,11 @@ def match_of(request: web.Request) -> Match | None:
 
 
 @asynccontextmanager
-async def admitted(request: web.Request, size: int | None) -> AsyncIterator[None]:
-    """A place for an upload of `size` bytes, None where nobody knows. Raises Problem, LimitError."""
+async def admitted(request: web.Request, size: int | None, kind: str = "places") -> AsyncIterator[None]:
+    """A place for an upload of `size` bytes, None where nobody knows. Raises Problem, LimitError.
+
+    `kind`: places of another kind, as many, for those who bring nothing.
+    """
     config: Config = request.app[CONFIG]
     if request.app[STATUS].stopping:
         raise Problem("stopping", "the server is stopping")
@@ -98,7 +101,7 @@ async def admitted(request: web.Request, size: int | None) -> AsyncIterator[None
     await asyncio.to_thread(request.app[DESK].room.check, size or 0)
     most, each = config.max_uploads, config.max_uploads_per_client
     client = request[CALLER].token_id or network(request.remote or "")
-    held = place(request.app[STATE], client, most=most, each=each)
+    held = place(request.app[STATE], client, most=most, each=each, kind=kind)
     await asyncio.to_thread(held.__enter__)
     try:
         yield

@@ -356,9 +356,9 @@ class _RangePlan:
         transport = connection.transport
         assert transport is not None
         if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
-            connection.owed = self.container.reader
             transport.set_write_buffer_limits(high=0)  # so that it says when all of it is out
             transport.writelines(left)
+            connection.owe(self.container)
         if (access := connection.access) is not None:
             seconds = perf_counter() - started
             access.add(connection.address, outer.line, outer.status, length, outer.client, seconds)

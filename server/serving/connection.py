@@ -14,18 +14,20 @@ import struct
 from collections import deque
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
-from harmony4.h4mk import H4MKReader
 from harmony4.server import pages
 from harmony4.server.errors import problem_response
 from harmony4.server.reading.express import SHORT, Express, Key, split
 from harmony4.server.reading.payload import may_map
 from harmony4.server.reading.residency import is_cut_short
 from harmony4.server.serving.access import SENT, AccessLog, client_fields, escape, without_signature
+
+if TYPE_CHECKING:
+    from harmony4.server.library import Container
 
 __all__ = ["Connection"]
 
@@ -49,11 +51,11 @@ class Connection(web.RequestHandler):
         "_express",
         "_keys",
         "_opened",
+        "_owed",
         "_partial",
         "access",
         "address",
         "maps",
-        "owed",
         "socket",
         "wire",
     )
@@ -77,8 +79,8 @@ class Connection(web.RequestHandler):
         self.address = "-"
         self.maps = False
         """Whether slices of a mapping may be written to the transport."""
-        self.owed: H4MKReader | None = None
-        """The container of which the express lane has handed over slices, until the kernel has taken them."""
+        self._owed: Container | None = None
+        """A lease on the container of which slices were handed over, until the kernel has taken them."""
         self.socket = -1
         """The socket's descriptor, while there is a transport."""
         self.wire: asyncio.Transport | None = None
@@ -96,17 +98,43 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.wire = None
+        owed, self._owed = self._owed, None
+        if owed is not None:
+            with owed:
+                pass
         super().connection_lost(exc)
         # After a refusal aiohttp reads on for 10 s, so that a client which is still sending sees the answer.
         # One that has left sends no more; without this, a server that stops waited for it.
         if self._body is not None and not self._body.is_eof():
             self._body.feed_eof()
 
+    def owe(self, container: Container) -> None:
+        """Slices of its mapping were handed over: keep it open until the kernel has taken them."""
+        container.users += 1
+        self._owed = container
+        self._loop.call_soon(self._look_at_owed)
+
+    def _look_at_owed(self) -> None:
+        if self._owed is None or self.wire is None:
+            return  # resumed, or lost
+        if not self.wire.get_write_buffer_size():
+            self._settle()  # all of it went at once: nobody will say so
+        elif not self._paused:
+            self._loop.call_soon(self._look_at_owed)
+
     def resume_writing(self) -> None:
         super().resume_writing()
-        owed, self.owed = self.owed, None
+        if self._owed is not None:
+            self._settle()
+
+    def _settle(self) -> None:
+        container, self._owed = self._owed, None
+        assert container is not None
         # The rest of a mapping's last page reads as zero bytes, and fails nothing.
-        if owed is not None and is_cut_short(owed):
+        cut = is_cut_short(container.reader)
+        with container:
+            pass
+        if cut:
             _LOG.warning("an answer was broken off: the container was cut short meanwhile")
             self.reset()
 

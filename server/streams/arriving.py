@@ -69,7 +69,13 @@ async def _answer(
         pieces = _counted(request, body.pieces)
         if number is not None:
             keeper = await asyncio.to_thread(Keeper, request.app[STATE], number)
-            return await _kept(request, number, keep(keeper, work), pieces, after=stack.pop_all())
+            return await _kept(
+                request,
+                number,
+                keep(keeper, work, request.app[DESK].room, config.stream_spill),
+                pieces,
+                after=stack.pop_all(),
+            )
         making = Making(request, form, work, spool.path)
 
         def arrived() -> None:

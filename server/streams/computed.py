@@ -58,7 +58,7 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
         def wanted(number: int, token: AudioToken) -> bool:
             return number > after and (start is None or token.end > start)
 
-        async with admitted(request, None):
+        async with admitted(request, None, "listeners"):
             spool = await asyncio.to_thread(Spool, request.app[STATE])
             try:
                 work = SoundWork(request.app[CONFIG], asked, spool.path)
@@ -70,6 +70,7 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
                     about={"name": name, "track": track, "media_type": reader.tracks[track].info.media_type},
                     wanted=wanted,
                     replaced=replaced,
+                    resumable=True,
                 )
                 making.patient = True
                 return await making.run(_pieces(reader, track))

@@ -167,6 +167,7 @@ def _range(text: str) -> tuple[str, float]:
     name, *parameters = (part.strip().lower() for part in text.split(";"))
     weights = [one[2:] for one in parameters if one.startswith("q=")]
     try:
-        return name, float(weights[0]) if weights else 1.0
+        weight = float(weights[0]) if weights else 1.0
+        return name, weight if 0 <= weight <= 1 else 0.0
     except ValueError:
         return name, 0.0

@@ -24,8 +24,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError, NotFoundError, StorageError, UsageError
+from harmony4.crypto.errors import HarmonyError, LimitError, NotFoundError, StorageError, UsageError
 from harmony4.server.errors import Problem, describe
+from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.keys import STATE
 from harmony4.server.sse import compact
 from harmony4.server.state import State, held, hold
@@ -76,6 +77,8 @@ class Keeper:
         except OSError as error:
             raise StorageError(f"a stream cannot be kept: {error.strerror}") from error
         hold(self._file, wait=True)
+        self.size = 0
+        """Bytes that are kept."""
 
     def add(self, data: bytes) -> None:
         """Entries, packed. Raises StorageError."""
@@ -85,6 +88,7 @@ class Keeper:
                 left = left[os.write(self._file, left) :]
         except OSError as error:
             raise StorageError(f"a stream cannot be kept: {error.strerror}") from error
+        self.size += len(data)
 
     def close(self) -> None:
         """Nothing more comes. Safe to call twice."""
@@ -142,7 +146,8 @@ async def get_kept(request: web.Request) -> web.StreamResponse:
                         break
                     continue
                 if not writing:
-                    await outlet.fail(Problem("interrupted", "the server stopped before it was done"))
+                    error = Problem("interrupted", "the server stopped before it was done")
+                    await outlet.fail(error, index=END)
                     break
                 if outlet.stopping:
                     await outlet.say_goodbye()
@@ -201,11 +206,17 @@ class _Reader:
         os.close(self._file)
 
 
-def keep(keeper: Keeper, work: Work[Any]) -> Callable[[AsyncIterator[bytes]], Coroutine[Any, Any, None]]:
+def keep(
+    keeper: Keeper, work: Work[Any], room: Room, most: int
+) -> Callable[[AsyncIterator[bytes]], Coroutine[Any, Any, None]]:
     """What writes all tokens of what arrives into a stream; how it ends stands there, too.
 
-    It raises that as well: HarmonyError, Problem.
+    It raises that as well: HarmonyError, Problem; 507 where there is no `room`, LimitError past `most` bytes.
     """
+
+    async def write(entries: list[Entry]) -> None:
+        # Tokens of small blocks take far more than the blocks.
+        await asyncio.to_thread(_write, keeper, room, most, b"".join(one.pack() for one in entries))
 
     async def keeping(pieces: AsyncIterator[bytes]) -> None:
         count, last = 0, None
@@ -217,16 +228,25 @@ def keep(keeper: Keeper, work: Work[Any]) -> Callable[[AsyncIterator[bytes]], Co
                         Entry("token", compact(work.data(token)), number, token.serialize())
                         for number, token in enumerate(batch, count)
                     ]
-                    await asyncio.to_thread(keeper.add, b"".join(one.pack() for one in found))
+                    await write(found)
                     count, last = count + len(batch), batch[-1]
             found = [] if last is not None else [Entry("meta", compact(work.meta()))]
             found.append(Entry("done", compact({"tokens": count, **work.done(last)}), END))
-            await asyncio.to_thread(keeper.add, b"".join(one.pack() for one in found))
+            await write(found)
         except (HarmonyError, Problem) as error:
-            await asyncio.to_thread(keeper.add, Entry("problem", compact(describe(error))).pack())
+            await asyncio.to_thread(keeper.add, Entry("problem", compact(describe(error)), END).pack())
             raise
         finally:
             work.gone.set()
             keeper.close()
 
     return keeping
+
+
+def _write(keeper: Keeper, room: Room, most: int, data: bytes) -> None:
+    before = keeper.size
+    if before + len(data) > most:
+        raise LimitError("its tokens take more than is kept", expected=f"<= {most} bytes")
+    keeper.add(data)
+    if before // LOOK != keeper.size // LOOK:
+        room.check(roughly=True)

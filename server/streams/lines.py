@@ -42,7 +42,9 @@ def token_lines(rows: NDArray[np.void], before: bytes, between: bytes, behind: b
 
     `rows`: (n,) of TOKEN_DTYPE, n >= 1. The JSON is that of `facts.token_facts`, without spaces.
     """
-    if len(rows) < _FEW or any(_greatest(rows[name]) > SAFE_INTEGER for name in _NUMBERS):
+    masked = rows["flags"].astype(np.uint16) & MASKED != 0
+    mixed = bool(masked.any()) and not masked.all()  # which only a hostile file has
+    if len(rows) < _FEW or mixed or any(_greatest(rows[name]) > SAFE_INTEGER for name in _NUMBERS):
         return _one_by_one(rows.tobytes(), before, between, behind)
     page = _Page(len(rows))
     page.text(before)
@@ -63,7 +65,7 @@ def token_lines(rows: NDArray[np.void], before: bytes, between: bytes, behind: b
     page.number(rows["min_pts"])
     page.text(b',"digest":"')
     page.digest(rows["digest"])
-    if flags[0] & MASKED:  # as all of the track's are
+    if masked.all():
         page.text(b'","tag":"')
         page.digest(rows["tag"])
         page.text(b'"}' + behind)

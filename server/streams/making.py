@@ -46,9 +46,11 @@ class Making(Generic[_T]):
         about: dict[str, Any] | None = None,
         wanted: Callable[[int, _T], bool] = lambda number, token: True,
         replaced: bool = False,
+        resumable: bool = False,
     ) -> None:
         """`folder`: for what is not read yet. `about`: what `meta` says besides. `wanted`: of a token and its
         number, whether it is sent. `replaced`: the client was at something that is gone.
+        `resumable`: it may come back and go on.
         """
         self._request = request
         self._form = form
@@ -56,6 +58,7 @@ class Making(Generic[_T]):
         self._about = about or {}
         self._wanted = wanted
         self._replaced = replaced
+        self._resumable = resumable
         self._spill = Spill(folder / "unread", request.app[CONFIG].stream_spill)
         self._begun = asyncio.Event()
 
@@ -74,9 +77,7 @@ class Making(Generic[_T]):
         try:
             # What is wrong with the first bytes is said by a status.
             making.add_done_callback(lambda _: self._begun.set())
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_QUIET):
-                    await self._begun.wait()
+            await self._wait_to_begin()
             if making.done() and not self._spill.used:
                 await making  # it raises
             outlet = Outlet(self._request, self._form)
@@ -91,18 +92,31 @@ class Making(Generic[_T]):
                 await making
             await self._spill.close()
 
+    async def _wait_to_begin(self) -> None:
+        """Until there is something to say, or a client would lose its patience."""
+        until = asyncio.get_running_loop().time() + _QUIET
+        while not self._begun.is_set() and asyncio.get_running_loop().time() < until:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await self._begun.wait()
+            if self._request.transport is None:
+                raise ConnectionResetError("the client has left")
+
     async def _send(self, outlet: Outlet, making: asyncio.Task[None]) -> None:
         quiet = 0.0
         while (data := await self._spill.take(_LOOK)) != b"":
             if data is not None:
                 quiet = 0.0
                 await outlet.write(data)
-                continue
-            quiet += _LOOK
-            if not outlet.alive:
-                raise ConnectionResetError("the client has left")
+            else:
+                quiet += _LOOK
+                if not outlet.alive:
+                    raise ConnectionResetError("the client has left")
             if outlet.stopping:
-                await outlet.fail(Problem("stopping", "the server is stopping"))
+                if self._resumable:
+                    await outlet.say_goodbye()
+                else:
+                    await outlet.fail(Problem("stopping", "the server is stopping"))
                 return
             if quiet >= _QUIET:
                 quiet = 0.0
@@ -110,7 +124,7 @@ class Making(Generic[_T]):
         try:
             await making
         except (HarmonyError, Problem) as error:
-            await outlet.fail(error)
+            await outlet.fail(error, index=END)
 
     async def _make(self, pieces: AsyncIterator[bytes]) -> None:
         """All tokens as text, into the spill."""
@@ -134,6 +148,7 @@ class Making(Generic[_T]):
                 ]
                 if text:
                     await self._spill.put(b"".join(text))
+                await asyncio.sleep(0)  # the spill may take all of it without waiting
                 count, sent, last = count + len(batch), sent + len(text), batch[-1]
         if last is None:
             await self._begin()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, NoReturn, Self
 
@@ -17,6 +19,7 @@ from harmony4.server.streams.forms import Form, Position, parse_position
 
 __all__ = ["Outlet", "last_position"]
 
+_LOG: Final = logging.getLogger("harmony4.server")
 _SOON: Final = 0.02
 """Seconds; who takes longer gets smaller batches."""
 _GOODBYE: Final = {"detail": "the server is stopping: come back", "retry": 1000}
@@ -41,10 +44,18 @@ class Outlet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if error is None:
-            await self.response.write_eof()
+        if error is not None and not isinstance(error, Exception):
             return False
-        return isinstance(error, ConnectionError)
+        # The answer has begun: nobody else can say what is wrong any more.
+        with suppress(ConnectionError):
+            if isinstance(error, HarmonyError | Problem):
+                await self.fail(error)
+            elif error is not None and not isinstance(error, ConnectionError):
+                _LOG.error("a stream failed", exc_info=error)
+                self.abort()
+            if not isinstance(error, ConnectionError):
+                await self.response.write_eof()
+        return True
 
     @property
     def stopping(self) -> bool:
@@ -70,12 +81,12 @@ class Outlet:
             raise ConnectionResetError("the client has left")
         return clock() - began < _SOON
 
-    async def fail(self, error: HarmonyError | Problem) -> None:
-        """Say what broke off, and end. Raises ConnectionError.
+    async def fail(self, error: HarmonyError | Problem, *, index: int | None = None) -> None:
+        """Say what broke off. Raises ConnectionError. `index`: END where coming back would change nothing.
 
         Where the form has no words for it the connection breaks off: nobody must take a part for the whole.
         """
-        words = self.form.event("problem", describe(error))
+        words = self.form.event("problem", describe(error), index=index)
         if not words:
             self.abort()
         await self.write(words)

@@ -119,5 +119,6 @@ class Spill:
 
     async def close(self) -> None:
         """Let the file go; whose folder it is in removes it."""
-        if self._file is not None:
-            await self._file.close()
+        async with self._lock:
+            if self._file is not None:
+                await self._file.close()

@@ -106,15 +106,14 @@ class _Stream:
     def begin(self, start: int | None, after: int | None) -> bool:
         """Read the first tokens: from `start` µs on, and behind the token `after`.
 
-        False where `after` is the last one. Reads files; raises HarmonyError.
+        False where `after` is the end. Reads files; raises HarmonyError.
         """
         self._first = 0 if start is None else self._reader.block_at(start, self._track)
         if after is not None:
             self._first = max(self._first, after + 1)
         if after != END:
             self._load(self._first, _FIRST)
-        # A client that has not asked to go on gets to know that there is nothing.
-        return after is None or (after != END and bool(len(self._rows)))
+        return after != END
 
     def _load(self, index: int, count: int) -> None:
         self._rows = self._reader.token_rows(self._track, index, count)
