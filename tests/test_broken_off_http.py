@@ -72,6 +72,7 @@ def test_a_server_that_stops_while_tokens_come(tmp_path: Path, loop: str) -> Non
                 break
             one.send(b"x" * 1000)
         assert (line["event"], line["data"]["type"]) == ("problem", "urn:harmony4:problem:stopping")
+        one.send(b"")  # else the server waits for the rest, so that the client sees the answer
 
 
 @pytest.mark.parametrize("loop", LOOPS)
