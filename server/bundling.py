@@ -71,6 +71,11 @@ class MediaInput:
         self.block = options.block_size
         self._shift = 0
 
+    @property
+    def structure_only(self) -> bool:
+        """Nobody looks into tokens that come from elsewhere."""
+        return self.tracks[0].kind != "tokens"
+
     def align(self, origin: int) -> None:
         """Put its blocks on a clock that begins at `origin` µs, not later than its own: as others' are.
 
