@@ -51,6 +51,10 @@ class Input(Protocol):
     block: int
     """Greatest payload, bytes."""
 
+    @property
+    def structure_only(self) -> bool:
+        """False where a track of tokens holds more than structure, or may (H4MK 10.1)."""
+
     def blocks(self, track: int) -> Iterator[Block]:
         """The blocks of a track in order of index."""
 
@@ -248,17 +252,10 @@ def bundle(
             steps=sorted(steps, key=lambda step: (step.pts, step.track)),
             history=[*inputs[0].history(), _entry(found)],
             ancillary=[(PART, part.pack()) for part in found],
-            structure_only=all(_structure_only(one) for one in inputs),
+            structure_only=all(one.structure_only for one in inputs),
             gone=lost_tracks(lost),
             streams=digests,
         )
-
-
-def _structure_only(one: Input) -> bool:
-    """Nobody looks into tokens that come from elsewhere (H4MK 10.1)."""
-    if isinstance(one, ContainerInput):
-        return one.structure_only
-    return all(track.kind != "tokens" for track in one.tracks)
 
 
 def _stored(one: Input, track: int) -> Iterator[_Stored]:

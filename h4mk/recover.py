@@ -119,7 +119,9 @@ def _recover(
             steps=meta.steps if meta and steps_fit(meta.steps, len(trak.tracks)) else (),
             history=(*history, HistoryEntry("recover", args, inputs)),
             ancillary=found.ancillary,
-            structure_only=meta.structure_only if meta else True,
+            structure_only=(
+                meta.structure_only if meta else all(track.kind != "tokens" for track in trak.tracks)
+            ),
             gone=sorted(set(range(len(trak.tracks))) - _never_had_blocks(meta) - seen),
         )
     return RecoverReport(seal, kept, seal.lost, left_out, found.signatures, rebuilt)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from harmony4.crypto.digest import Buffer
-from harmony4.crypto.errors import LimitError, MediaError, SourceError
+from harmony4.crypto.errors import LimitError, MediaError, SourceError, UsageError
 from harmony4.crypto.token import HEADER, NONE, TokenRecord
 from harmony4.h4mk import H4MKReader, HistoryEntry, Lost, Seal, Step, TrackInfo
 from harmony4.h4mk.bundle import ContainerInput, Input, bundle
@@ -70,6 +70,16 @@ class MediaInput:
         self.origin = self._tokenizer.origin
         self.block = options.block_size
         self._shift = 0
+
+    @property
+    def structure_only(self) -> bool:
+        """Nobody looks into tokens that come from elsewhere."""
+        return self.tracks[0].kind != "tokens"
+
+    @property
+    def consumed(self) -> int:
+        """Bytes of the source read so far."""
+        return self._tokenizer.consumed
 
     def align(self, origin: int) -> None:
         """Put its blocks on a clock that begins at `origin` µs, not later than its own: as others' are.
@@ -160,6 +170,8 @@ def bundle_files(
     error nothing stands under the path `out` that was not there before.
     """
     options = options or ExportOptions()
+    if options.spectrum is not None:
+        raise UsageError("a bundle stores no spectrum: export the media with it first")
     with ExitStack() as stack:
         inputs: list[Input] = []
         told = say or (lambda text: None)

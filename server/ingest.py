@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from harmony4.crypto.errors import SourceChangedError, SourceError, StorageError, UsageError
 from harmony4.crypto.token import DEFAULT_BLOCK
@@ -25,6 +25,9 @@ from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import discard
 from harmony4.tokenize.media import TrackFacts
 from harmony4.tokenize.video import DEFAULT_FPS, DEFAULT_GOP, VideoTransportTokenizer
+
+if TYPE_CHECKING:
+    from harmony4.tokenize.decode import SoundDecoder
 
 __all__ = [
     "ExportOptions",
@@ -67,13 +70,31 @@ class ExportOptions:
     """Make fragmented MP4 of media whose blocks would not play alone."""
     keep_original: bool = False
     """With `remux`: the source's own bytes as a second track, where they are not the first."""
+    spectrum: str | None = None
+    """The profile of the spectral tokens of the media's sound that are stored as the last track."""
 
     def __post_init__(self) -> None:
-        """Raises UsageError for options that exclude each other."""
+        """Raises UsageError for options that exclude each other, and for a profile that is none."""
         if self.raw and self.remux:
             raise UsageError("opaque bytes cannot be remuxed: raw and remux exclude each other")
         if self.keep_original and not self.remux:
             raise UsageError("the original is all there is without remux")
+        if self.spectrum is not None:
+            self._check_spectrum(self.spectrum)
+
+    def _check_spectrum(self, name: str) -> None:
+        from harmony4.tokenize.audiotoken import PROFILES  # NumPy takes its time, and few need it
+
+        if self.raw:
+            raise UsageError("nobody hears opaque bytes: raw and spectrum exclude each other")
+        if name not in PROFILES:
+            raise UsageError("spectrum is not valid", expected=" or ".join(PROFILES), found=name[:40])
+        if self.block_size < PROFILES[name].size:
+            raise UsageError(
+                "a block is to hold a token of the spectrum",
+                expected=f">= {PROFILES[name].size} bytes",
+                found=self.block_size,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +145,16 @@ def export(
     *,
     progress: Progress | None = None,
     demuxer: Demuxer | None = None,
+    decoder: SoundDecoder | None = None,
     spool_folder: str | PathLike[str] | None = None,
 ) -> ExportResult:
-    """Build a container from a medium, in one pass.
+    """Build a container from a medium, in one pass; with `options.spectrum` in two, side by side.
 
     `source`: a path, or a binary stream that is read from where it stands (to its end; not closed).
     `out`: a path, which appears complete or not at all (an existing FIFO or device is written directly), or
-    an object with `write`. `demuxer`: default a confined process (`sandbox.py`). `spool_folder`: for bytes
-    that must wait; default the system's temporary folder.
+    an object with `write`. `demuxer`, and `decoder` for a spectrum: default confined processes
+    (`sandbox.py`, `sandbox_sound.py`). `spool_folder`: for bytes that must wait, as a stream does that is to
+    be read twice; default the system's temporary folder.
 
     Raises SourceError, SourceChangedError, MediaError, StorageError, UsageError, LimitError. After an error
     nothing stands under the path `out` that was not there before.
@@ -141,11 +164,21 @@ def export(
     with open_source(source) as opened:
         _refuse_same(cast(BinaryIO, opened.file), out)
         with _target(out) as target:
-            if not options.remux:
-                return run_export(opened, target, tokenizer, options, progress)
-            from harmony4.server.remuxing import export_remuxed  # which stands on this module
+            # What is imported here stands on this module.
+            if options.remux:
+                from harmony4.server.remuxing import export_remuxed
 
-            return export_remuxed(opened, target, tokenizer, options, progress, demuxer, spool_folder)
+                return export_remuxed(
+                    opened, target, tokenizer, options, progress, demuxer, decoder, spool_folder
+                )
+            if options.spectrum is not None:
+                from harmony4.server.spectra import export_spectrum
+
+                with on_disk(opened, spool_folder) as file:
+                    return export_spectrum(
+                        [file], file, target, options, progress, demuxer, decoder, spool_folder
+                    )
+            return run_export(opened, target, tokenizer, options, progress)
 
 
 def make_tokenizer(
@@ -228,7 +261,7 @@ def track_info(tokenizer: VideoTransportTokenizer) -> TrackInfo:
 def export_arguments(options: ExportOptions, track: TrackInfo) -> dict[str, str | int | bool]:
     """META.history's `args` (H4MK 10.3)."""
     if track.timing == "demux":
-        return {}
+        return {} if options.spectrum is None else {"spectrum": options.spectrum}
     fps = options.fps_hint or DEFAULT_FPS
     arguments: dict[str, str | int | bool] = {
         "fps": f"{fps.numerator}/{fps.denominator}",

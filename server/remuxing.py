@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import TYPE_CHECKING, BinaryIO, Final, cast
 
 from harmony4.crypto.errors import MediaError
 from harmony4.h4mk.bundle import bundle
@@ -34,6 +34,9 @@ from harmony4.tokenize.feed import SeekableFile
 from harmony4.tokenize.sniff import SNIFF_SIZE, Format, sniff
 from harmony4.tokenize.video import VideoTransportTokenizer
 
+if TYPE_CHECKING:
+    from harmony4.tokenize.decode import SoundDecoder
+
 __all__ = ["export_remuxed", "left_out", "plays_alone", "recognize", "remuxed"]
 
 _PACKET: Final = 188
@@ -52,11 +55,13 @@ def export_remuxed(
     options: ExportOptions,
     progress: Progress | None,
     demuxer: Demuxer | None = None,
+    decoder: SoundDecoder | None = None,
     spool_folder: str | PathLike[str] | None = None,
 ) -> ExportResult:
     """`ingest.export` with `remux`; a sandbox as `demuxer` remuxes as well, within its limits.
 
-    Raises MediaError where nobody knows the format, and as `export` does.
+    A spectrum is that of the sound in the first track. Raises MediaError where nobody knows the format, and
+    as `export` does.
     """
     sandbox = demuxer if isinstance(demuxer, Sandbox) else Sandbox()
     with on_disk(source, spool_folder) as file:
@@ -64,10 +69,26 @@ def export_remuxed(
         if found is None:
             raise MediaError("it is in no known media format, so it cannot be remuxed")
         if plays_alone(found, file):
-            result = run_export(file, target, tokenizer, options, progress)
+            if options.spectrum is not None:
+                from harmony4.server.spectra import export_spectrum  # NumPy takes its time, and few need it
+
+                result = export_spectrum(
+                    [file], file, target, options, progress, demuxer, decoder, spool_folder
+                )
+            else:
+                result = run_export(file, target, tokenizer, options, progress)
             kept = "kept as it is" + (": its blocks play alone already" if result.track.self_framing else "")
             return replace(result, note=joined(result.note, kept))
         with remuxed(file, found, sandbox=sandbox) as (moved, notes):
+            if options.spectrum is not None:
+                from harmony4.server.spectra import export_spectrum  # as above
+
+                sources = [moved, file] if options.keep_original else [moved]
+                with remuxed(file, found, sandbox=sandbox) as (again, _):
+                    result = export_spectrum(
+                        sources, again, target, options, progress, demuxer, decoder, spool_folder
+                    )
+                return replace(result, note=joined(result.note, left_out(notes)))
             if not options.keep_original:
                 result = run_export(moved, target, tokenizer, options, progress)
                 return replace(result, note=joined(result.note, left_out(notes)))

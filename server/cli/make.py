@@ -47,6 +47,7 @@ from harmony4.server.cli.values import (
     format_size,
     hole_text,
     parse_fps,
+    parse_profile,
     plain,
 )
 
@@ -111,14 +112,27 @@ def export_command(
     keep_original: Annotated[
         bool, flag("--keep-original", help="With --remux: the source's own bytes as a second track.")
     ] = False,
+    spectrum: Annotated[
+        str | None,
+        typer.Option(
+            "--spectrum",
+            metavar="PROFILE",
+            parser=usage(parse_profile),
+            help="Store which frequencies stand out in the sound, as one more track: structure, or detail "
+            "(speech can be made again out of that). The sound is decoded for it, and the input is read "
+            "twice: a pipe is put on disk first.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Make a container from a media file.
 
     MP4, fragmented MP4, WebM, Matroska, MPEG-TS, MP3, FLAC, WAV and Ogg are cut at their keyframes; nothing
-    is decoded or changed. Anything else, or everything with --raw, becomes opaque blocks whose times follow
-    from --fps-hint and --gop. The same input and options give the same container, from a file or a pipe.
+    is changed, and nothing decoded but for --spectrum. Anything else, or everything with --raw, becomes
+    opaque blocks whose times follow from --fps-hint and --gop. The same input and options give the same
+    container, from a file or a pipe.
 
     A file appears under its name when it is complete and on disk, never before; what stood there is kept
     until then. `harmony4 extract` gives the media back, bit for bit.
@@ -127,7 +141,7 @@ def export_command(
     from harmony4.server.ingest import ExportOptions, export  # loads PyAV: not for `--help`
 
     check_not_same(source, output)
-    options = ExportOptions(block_size, raw, fps_hint, gop, title, remux, keep_original)
+    options = ExportOptions(block_size, raw, fps_hint, gop, title, remux, keep_original, spectrum)
     with (
         _media(source) as (media, size),
         sink(output) as target,

@@ -20,6 +20,7 @@ __all__ = [
     "parse_block_size",
     "parse_fps",
     "parse_lifetime",
+    "parse_profile",
     "parse_pts",
     "parse_size",
     "plain",
@@ -143,6 +144,15 @@ def parse_fps(text: str) -> Fraction:
     if not rate or max(rate.numerator, rate.denominator) > _MAX_RATE:
         raise ValueError("a frame rate is above 0, and neither side of its fraction is above 10^9")
     return rate
+
+
+def parse_profile(text: str) -> str:
+    """The name of a profile of spectral tokens. Raises ValueError."""
+    from harmony4.tokenize.audiotoken import PROFILES  # loads NumPy: not for `--help`
+
+    if text not in PROFILES:
+        raise ValueError(f"{plain(text)!r} is no profile of a spectrum: use {' or '.join(PROFILES)}")
+    return text
 
 
 def format_duration(microseconds: int) -> str:

@@ -39,7 +39,9 @@ __all__ = [
 
 _T = TypeVar("_T")
 
-OPTIONS: Final = ("name", "block_size", "fps_hint", "gop", "raw", "title", "remux", "keep_original")
+OPTIONS: Final = (
+    *("name", "block_size", "fps_hint", "gop", "raw", "title", "remux", "keep_original", "spectrum"),
+)
 FIELDS: Final = (*OPTIONS, "job")
 """What an export can be told, in the query or in fields of a form in front of the file."""
 _PIECE: Final = 2**18
@@ -93,6 +95,7 @@ def parse_asked(fields: Mapping[str, str]) -> Asked:
             raw=switch(fields, "raw"),
             fps_hint=None if rate is None else parse_fps(rate),
             gop=_gop(fields),
+            spectrum=fields.get("spectrum"),
             title=title,
             remux=switch(fields, "remux"),
             keep_original=switch(fields, "keep_original"),

@@ -28,6 +28,7 @@ from harmony4.server.intake.jobs import Job, Jobs
 from harmony4.server.intake.shelf import Match, Shelf
 from harmony4.server.library import Library
 from harmony4.server.sandbox import Limits, default_demuxer
+from harmony4.server.sandbox_sound import default_decoder
 from harmony4.server.state import Spool, State, sweep_spools, sweep_streams
 from harmony4.tokenize.pipe import Pipe
 
@@ -116,7 +117,7 @@ class Desk:
         # As many threads as there are places: who has a place must not wait for another's end.
         self._threads = ThreadPoolExecutor(config.max_uploads, thread_name_prefix="harmony4-export")
         _share_heaps()
-        self._limits = Limits(memory=config.demux_memory, cpu=config.demux_cpu)
+        self._limits = Limits(memory=config.demux_memory, cpu=config.demux_cpu, samples=config.decode_samples)
 
     # -- an export
 
@@ -169,6 +170,7 @@ class Desk:
                 options,
                 progress=progress,
                 demuxer=default_demuxer(self._limits, look),
+                decoder=default_decoder(self._limits, look),
                 spool_folder=one.spool.path,
             )
         finally:

@@ -191,6 +191,9 @@ _EXPORT: Final = [
     query("title", "A title, kept in the metadata", {"type": "string"}),
     query("remux", "1: fragmented MP4 of media whose blocks would not play alone", {"enum": ["0", "1"]}),
     query("keep_original", "1, with remux: the source's bytes as a second track", {"enum": ["0", "1"]}),
+    query(
+        "spectrum", "The profile of tokens of the sound as one more track", {"enum": ["structure", "detail"]}
+    ),
 ]
 _TUS_PROGRESS: Final = ("Upload-Offset", "Upload-Expires", "Harmony4-Job")
 _TUS_OPTIONS: Final = {
