@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from harmony4.h4mk import H4MKReader
-from harmony4.server.ingest import export
+from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import STATE
 from harmony4.tokenize.audio import AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
@@ -244,6 +244,30 @@ def test_from_a_time_and_coming_back(library: Path) -> None:
         other = server.get(f"{URL}?name=speech.h4mk", Last_Event_ID=tokens[3][2])
         (first, _, _), (second, _, _), *_ = events(other)
         assert (first, second) == ("reset", "meta")
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_stored_tokens(tmp_path: Path) -> None:
+    """The same as computed ones, from wherever, where they are of the profile that is asked for."""
+    export(media("plain.ts"), tmp_path / "a.h4mk", ExportOptions(spectrum="detail"))
+    url = f"{URL}?name=a.h4mk&profile=detail"
+    with running(tmp_path) as server, H4MKReader(tmp_path / "a.h4mk") as reader:
+        origin = reader.trak.origin
+        assert origin > 0
+        for more in ("", "&from=2000000"):
+            (_, meta, _), *stored, (_, done, _) = events(server.get(url + more))
+            (_, other, _), *computed, (_, same, _) = events(server.get(f"{url}{more}&track=0"))
+            assert (meta["stored"], other["stored"]) == (True, False)
+            assert [data for _, data, _ in stored] == [data for _, data, _ in computed]
+            assert done["tokens"] == same["tokens"]
+            assert {key: other[key] for key in meta if key != "stored"} == {
+                key: meta[key] for key in meta if key != "stored"
+            }
+        assert stored[0][1]["end"] - origin > 2_000_000 >= stored[0][1]["pts"] - origin - 50_000
+        assert events(server.get(f"{URL}?name=a.h4mk"))[0][1]["stored"] is False
+        _, *rest, _ = events(server.get(url, Last_Event_ID=stored[3][2]))
+        assert rest == stored[4:]
 
 
 @needs_ffmpeg

@@ -1,4 +1,4 @@
-"""GET `/audio/stream`: the spectral tokens of a container's sound, computed while they are read.
+"""GET `/audio/stream`: spectral tokens of a container's sound, stored ones, or computed while they are read.
 
 A client that comes back gets what follows its last token; what comes before is computed again, and not sent.
 """
@@ -17,12 +17,13 @@ from harmony4.server import facts
 from harmony4.server.intake.exports import admitted
 from harmony4.server.keys import CONFIG, LIBRARY, STATE
 from harmony4.server.query import asked_track, container_name, integer
+from harmony4.server.spectra import stored_tokens
 from harmony4.server.state import Spool
 from harmony4.server.streams.forms import END, chosen
 from harmony4.server.streams.kept import get_kept
 from harmony4.server.streams.making import Making
 from harmony4.server.streams.outlet import last_position
-from harmony4.server.streams.work import SoundAsked, SoundWork, parse_sound
+from harmony4.server.streams.work import SoundAsked, SoundWork, StoredSound, Work, parse_sound
 from harmony4.tokenize.audio import AudioToken
 
 __all__ = ["routes"]
@@ -49,6 +50,8 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
         track = asked_track(request, reader) if "track" in request.query else _sounding(reader)
+        plain = "track" not in request.query and asked.stream is None and not asked.each
+        stored = stored_tokens(reader, asked.profile) if plain else None
         seal = _seal(reader, asked)
         replaced = last is not None and (last.seal, last.track) != (seal, track)
         if last is not None and not replaced and last.index == END:
@@ -56,18 +59,24 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
         after = -1 if last is None or replaced else last.index
 
         def wanted(number: int, token: AudioToken) -> bool:
-            return number > after and (start is None or token.end > start)
+            # Tokens have the times of the source's own clock.
+            return number > after and (start is None or token.end - reader.trak.origin > start)
 
         async with admitted(request, None, "listeners"):
             spool = await asyncio.to_thread(Spool, request.app[STATE])
             try:
-                work = SoundWork(request.app[CONFIG], asked, spool.path)
+                about = {"name": name, "track": track, "media_type": reader.tracks[track].info.media_type}
+                work: Work[AudioToken]
+                if stored is not None:
+                    work = StoredSound(request.app[CONFIG], reader, stored)
+                else:
+                    work = SoundWork(request.app[CONFIG], asked, spool.path)
                 making = Making(
                     request,
                     form(seal, track),
                     work,
                     spool.path,
-                    about={"name": name, "track": track, "media_type": reader.tracks[track].info.media_type},
+                    about=about | {"stored": stored is not None},
                     wanted=wanted,
                     replaced=replaced,
                     resumable=True,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from harmony4.crypto.errors import SourceError, UsageError
+from harmony4.h4mk import H4MKReader
 from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.ingest import ExportOptions, export_note, make_spool, make_tokenizer, track_info
@@ -17,12 +20,13 @@ from harmony4.server.intake.body import Options, check_names, parse_asked, switc
 from harmony4.server.query import natural
 from harmony4.server.sandbox import Limits, default_demuxer
 from harmony4.server.sandbox_sound import default_decoder
-from harmony4.tokenize.audio import STRUCTURE, AudioFFTTokenizer, AudioToken
+from harmony4.server.spectra import read_tokens
+from harmony4.tokenize.audio import PROFILES, STRUCTURE, AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
 from harmony4.tokenize.tokens import Token
 from harmony4.tokenize.video import VideoBlockToken
 
-__all__ = ["SOUND", "VIDEO", "SoundAsked", "SoundWork", "VideoWork", "Work", "parse_sound"]
+__all__ = ["SOUND", "VIDEO", "SoundAsked", "SoundWork", "StoredSound", "VideoWork", "Work", "parse_sound"]
 
 _T = TypeVar("_T", bound=Token)
 
@@ -153,6 +157,41 @@ class SoundWork(Work[AudioToken]):
 
     def done(self, last: AudioToken | None) -> dict[str, Any]:
         return {"duration": 0 if last is None else last.end, "note": self._tokenizer.note}
+
+
+class StoredSound(Work[AudioToken]):
+    """Spectral tokens that a container has as a track (H4MK 16.11)."""
+
+    def __init__(self, config: Config, reader: H4MKReader, track: int) -> None:
+        super().__init__(config)
+        self._reader = reader
+        self._track = track
+        self._one: AudioToken | None = None
+
+    async def batches(self, pieces: AsyncIterator[bytes]) -> AsyncGenerator[list[AudioToken]]:
+        tokens = read_tokens(self._reader, self._track)
+        while batch := await asyncio.to_thread(lambda: list(islice(tokens, _MOST_AHEAD))):
+            self._one = batch[0]
+            yield batch
+
+    def meta(self) -> dict[str, Any]:
+        profile, one = PROFILES[self._reader.tracks[self._track].info.codec], self._one
+        return {
+            "kind": "tokens",
+            "profile": profile.name,
+            "structure_only": profile.structure_only,
+            "bit_exact": None if one is None else one.exact,
+            "rate": None if one is None else one.rate,
+            "frame": None if one is None else one.shape.frame,
+            "hop": None if one is None else one.shape.hop,
+            "step": None if one is None else one.shape.step,
+        }
+
+    def data(self, token: AudioToken) -> object:
+        return token.metadata()
+
+    def done(self, last: AudioToken | None) -> dict[str, Any]:
+        return {"duration": 0 if last is None else last.end, "note": None}
 
 
 _CUT: Final = ("block_size", "raw", "fps_hint", "gop")
