@@ -1,0 +1,168 @@
+"""Token streams read by real programs: Chromium's EventSource, curl, and whatever comes through nginx."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chromium import chromium
+from harmony4.h4mk import H4MKReader
+from harmony4.server.facts import token_facts
+from media_factory import media
+from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx
+from programs import documented, nginx, run_program
+from samples import track_of
+from serving import LOOPS, running
+from test_arriving_http import duplex, tokens_of
+from test_sse import parse
+
+EXAMPLE = "".join(documented("## Behind nginx")[1:])
+TOKENS = 20_000
+LISTEN = """() => new Promise((resolve) => {
+  const seen = { ids: [], kinds: [], errors: 0 };
+  const source = new EventSource("/video/stream?name=a.h4mk");
+  source.addEventListener("token", (event) => seen.ids.push(event.lastEventId));
+  for (const kind of ["meta", "done", "problem", "reset", "restart"])
+    source.addEventListener(kind, () => seen.kinds.push(kind));
+  source.onerror = () => {
+    seen.errors += 1;
+    if (source.readyState === EventSource.CLOSED) resolve(seen);
+  };
+})"""
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    (tmp_path / "a.h4mk").write_bytes(track_of(TOKENS, 8, gop=100))
+    return tmp_path
+
+
+class Cutting:
+    """A way to a server on which answers to a stream break off after so many bytes, the first ones."""
+
+    def __init__(self, upstream: tuple[str, int], cuts: list[int]) -> None:
+        self._upstream = upstream
+        self._cuts = cuts
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self._listener.getsockname()
+        self.asked: list[str | None] = []
+        """The last id that each request for a stream came with."""
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._pass, args=(client,), daemon=True).start()
+
+    def _pass(self, client: socket.socket) -> None:
+        with suppress(OSError), client, socket.create_connection(self._upstream) as server:
+            while request := client.recv(2**16):
+                head, _, rest = request.partition(b"\r\n\r\n")
+                server.sendall(head + b"\r\nConnection: close\r\n\r\n" + rest)
+                left = 2**62
+                if head.startswith(b"GET /video/stream"):
+                    last = re.search(rb"\r\nLast-Event-ID: ([^\r]*)", head, re.IGNORECASE)
+                    self.asked.append(last[1].decode() if last else None)
+                    left = self._cuts.pop(0) if self._cuts else left
+                while left > 0 and (answer := server.recv(min(2**14, left))):
+                    client.sendall(answer)
+                    left -= len(answer)
+                return
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@contextmanager
+def cutting(upstream: tuple[str, int], *cuts: int) -> Iterator[Cutting]:
+    one = Cutting(upstream, list(cuts))
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+@needs_chromium
+def test_chromium_comes_back(library: Path) -> None:
+    """Two connections break within an event: no token is lost, none comes twice, and then it stops."""
+    with (
+        running(library) as server,
+        cutting(server.address, 100_003, 1_000_001) as way,
+        chromium() as browser,
+    ):
+        page = browser.new_page()
+        page.goto("http://{}:{}/".format(*way.address))
+        seen: dict[str, Any] = page.evaluate(LISTEN)
+        with H4MKReader(library / "a.h4mk") as reader:
+            assert reader.head is not None
+            seal = reader.head.hex()[:8]
+        assert seen["ids"] == [f"{seal}-0-{index}" for index in range(TOKENS)]
+        assert seen["kinds"] == ["meta", "meta", "meta", "done"]
+        # After the end it asks once more, and 204 tells it to leave it at that.
+        first, second, third, last = way.asked
+        assert first is None
+        assert second in seen["ids"]
+        assert third in seen["ids"]
+        assert last == f"{seal}-0-end"
+
+
+@needs_curl
+@pytest.mark.parametrize("loop", LOOPS)
+def test_curl(library: Path, loop: str) -> None:
+    with running(library, loop=loop) as server, H4MKReader(library / "a.h4mk") as reader:
+        url = f"{server.url}/video/stream?name=a.h4mk"
+        plain = run_program("curl", "-sSfN", url, folder=library).out
+        assert [kind for kind, _, _ in parse(plain.removeprefix(b"retry: 2000\n\n"))][-1] == "done"
+        lines = run_program("curl", "-sSfN", "-H", "Accept: application/x-ndjson", url, folder=library).out
+        found = [json.loads(line) for line in lines.splitlines()]
+        assert [one["data"] for one in found if one["event"] == "token"] == list(
+            map(token_facts, reader.tokens())
+        )
+        records = run_program(
+            "curl", "-sSfN", "-H", "Accept: application/octet-stream", url, folder=library
+        ).out
+        assert records == reader.token_array().tobytes()
+
+
+@needs_curl
+@needs_ffmpeg
+def test_curl_sends_and_reads(library: Path) -> None:
+    path = media("fragmented.mp4")
+    with running(library) as server:
+        sent = run_program(
+            "curl", "-sSfN", "-T", path, "-X", "POST", f"{server.url}/video/stream", folder=library
+        ).out
+        tokens = [
+            json.loads(data)
+            for kind, data, _ in parse(sent.removeprefix(b"retry: 2000\n\n"))
+            if kind == "token"
+        ]
+        assert tokens == tokens_of(path)
+
+
+@needs_nginx
+def test_full_duplex_through_nginx(library: Path, tmp_path: Path) -> None:
+    """A token comes back before the next block is sent: neither side is collected."""
+    with (
+        running(library) as server,
+        nginx(tmp_path / "nginx", EXAMPLE, server.address) as proxy,
+        duplex(proxy, "/video/stream?raw=1&block_size=10000") as one,  # type: ignore[arg-type]
+    ):
+        one.send(b"x" * 30_000)
+        lines = one.lines()
+        assert next(lines)["event"] == "meta"
+        assert next(lines)["data"]["index"] == 0
+        for index in range(1, 20):
+            one.send(b"x" * 10_000)
+            assert next(lines)["data"]["index"] == index
+        one.send(b"")
+        assert [line["event"] for line in lines][-1] == "done"
