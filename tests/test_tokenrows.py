@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from harmony4.crypto import HarmonyError, NotFoundError, TokenRecord, UsageError
 from harmony4.crypto.digest import crc32
-from harmony4.h4mk import TOKEN_DTYPE, H4MKReader
+from harmony4.h4mk import TOKEN_DTYPE, H4MKBuilder, H4MKReader
 from harmony4.h4mk import opening as opening_module
 from harmony4.h4mk.source import BytesSource, read_places
 from make_vectors.parts import container
-from samples import Counting, track_of
+from samples import VIDEO, Counting, track_of
 from test_reader import with_holes
 
 VECTORS = sorted(Path(__file__).with_name("vectors").glob("*.h4mk"))
@@ -193,6 +193,15 @@ def test_block_at() -> None:
             rows = reader.token_rows(0, reader.block_at(pts))
             expected = [one.index for one in tokens if one.end > pts]
             assert [int(index) for index in rows["index"]][:1] == expected[:1]
+
+
+def test_block_at_before_the_first() -> None:
+    with H4MKBuilder.in_memory([VIDEO]) as builder:
+        for number in range(1, 4):
+            builder.add_block(b"data", number * 1000, key=True)
+        builder.finish()
+        with H4MKReader(builder.getvalue()) as reader:
+            assert [reader.block_at(pts) for pts in (0, 999, 1000, 2000)] == [0, 0, 0, 1]
 
 
 def test_token_array() -> None:
