@@ -221,7 +221,7 @@ def test_a_server_that_stops(library: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_client_that_leaves(tmp_path: Path) -> None:
     """The container is given back soon; what it has not read is never made."""
-    (tmp_path / "a.h4mk").write_bytes(track_of(200_000, 8, gop=1000))
+    (tmp_path / "a.h4mk").write_bytes(track_of(60_000, 8, gop=1000))
     with running(tmp_path) as server:
         connection = http.client.HTTPConnection(*server.address, timeout=30)
         connection.request("GET", URL)
@@ -234,7 +234,7 @@ def test_a_client_that_leaves(tmp_path: Path) -> None:
 
 
 def test_a_client_that_reads_nothing_is_cut_off(tmp_path: Path) -> None:
-    (tmp_path / "a.h4mk").write_bytes(track_of(200_000, 8, gop=1000))
+    (tmp_path / "a.h4mk").write_bytes(track_of(60_000, 8, gop=1000))
     with running(tmp_path, write_timeout=0.3) as server:
         connection = http.client.HTTPConnection(*server.address, timeout=30)
         connection.request("GET", URL)
