@@ -19,7 +19,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,17 @@ BLOCKED: Final = 1.0
 an interpreter with the test's own threads has been seen to take 0.55 s for nothing."""
 
 VIDEO: Final = TrackInfo(codec="h264", kind="video", media_type="video/mp4")
+
+
+def go(loop: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine on one of the event loops, for up to half a minute."""
+    factory = None
+    if loop == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(main(), 30))
 
 
 @dataclass(frozen=True)

@@ -382,8 +382,14 @@ def test_a_slow_client_is_not_idle(tmp_path: Path) -> None:
         while not unsent(server):
             one.send(URL, f"Range: bytes=0-{2**20 - 1}")
             asked += 1
-        time.sleep(1.2)
-        assert [connection.transport is not None for connection in unsent(server)] == [True]
+        (connection,) = unsent(server)
+        due = connection._next_keepalive_close_time
+        # The server has looked twice, and put it off.
+        until(
+            lambda: connection._next_keepalive_close_time > due + 0.6 or connection.transport is None,
+            "looking",
+        )
+        assert connection.transport is not None
         for _ in range(asked):
             assert len(one.receive()[1]) == 2**20
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,20 +14,9 @@ from hypothesis import strategies as st
 from harmony4.crypto.errors import MediaError
 from harmony4.server.errors import Problem
 from harmony4.tokenize.pipe import MEMORY, Pipe
-from serving import LOOPS
+from serving import LOOPS, go
 
 each_loop = pytest.mark.parametrize("loop", LOOPS)
-
-
-def go(loop: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine on one of the event loops, for up to half a minute."""
-    factory = None
-    if loop == "uvloop":
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(asyncio.wait_for(main(), 30))
 
 
 async def turns(count: int = 10) -> None:

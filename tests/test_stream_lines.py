@@ -1,4 +1,4 @@
-"""server/streams/lines.py: text out of columns is what `json.dumps` makes of each token."""
+"""server/streams/lines.py: text by one format is what `json.dumps` makes of each token."""
 
 from __future__ import annotations
 

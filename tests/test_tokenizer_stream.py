@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from itertools import pairwise
 from typing import Any
@@ -19,20 +19,9 @@ from harmony4.tokenize.tokens import Source, Token, Tokenizer
 from harmony4.tokenize.video import VideoBlockToken, VideoTransportTokenizer
 from media_factory import media
 from needs import needs_ffmpeg
-from serving import LOOPS
+from serving import LOOPS, go
 
 each_loop = pytest.mark.parametrize("loop", LOOPS)
-
-
-def go(loop: str, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a coroutine on one of the event loops, for up to half a minute."""
-    factory = None
-    if loop == "uvloop":
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(asyncio.wait_for(main(), 30))
 
 
 async def arriving(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from harmony4.server.facts import CONTAINER_TYPE
 from harmony4.server.intake.tusfields import CHUNK_TYPE
 from harmony4.server.openapi.parts import (
+    CUT,
     HEADER,
     NAME,
     TEXT,
@@ -184,10 +185,7 @@ def _tus(text: str, *headers: str) -> dict[str, Any]:
 
 _ID: Final = query("id", "What it is called in the trash", {"type": "string"}, True)
 _EXPORT: Final = [
-    query("block_size", "Greatest size of a block, such as 512KiB", {"type": "string"}),
-    query("raw", "1: do not look inside", {"enum": ["0", "1"]}),
-    query("fps_hint", "Frames per second of opaque media", {"type": "string"}),
-    query("gop", "Frames from keyframe to keyframe of opaque media", {"type": "integer", "minimum": 1}),
+    *CUT,
     query("title", "A title, kept in the metadata", {"type": "string"}),
     query("remux", "1: fragmented MP4 of media whose blocks would not play alone", {"enum": ["0", "1"]}),
     query("keep_original", "1, with remux: the source's bytes as a second track", {"enum": ["0", "1"]}),

@@ -7,6 +7,7 @@ from typing import Any, Final
 from harmony4.server.errors import PROBLEM_TYPE
 
 __all__ = [
+    "CUT",
     "DOWNLOAD",
     "HEADER",
     "INT",
@@ -171,3 +172,10 @@ TIME: Final = [
     query("init", "Whether the header bytes come first", {"enum": [0, 1], "default": 0}),
 ]
 TIME_HEADERS: Final = dict.fromkeys(("Content-Location", "Harmony4-PTS", "Harmony4-End-PTS"), HEADER)
+CUT: Final = [
+    query("block_size", "Greatest size of a block, such as 512KiB", TEXT),
+    query("raw", "1: do not look inside", {"enum": ["0", "1"]}),
+    query("fps_hint", "Frames per second of opaque media", TEXT),
+    query("gop", "Frames from keyframe to keyframe of opaque media", {"type": "integer", "minimum": 1}),
+]
+"""How media are cut into blocks."""

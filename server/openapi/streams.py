@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harmony4.server.openapi.parts import (
+    CUT,
     NAME,
     TEXT,
     TRACK,
@@ -28,12 +29,6 @@ def paths() -> dict[str, Any]:
         "description": "The tokens, in the form that `Accept` asks for",
         "content": {form: {} for form in FORMS},
     }
-    opaque = [
-        query("block_size", "Greatest size of a block, such as 512KiB", TEXT),
-        query("raw", "1: do not look inside", {"enum": ["0", "1"]}),
-        query("fps_hint", "Frames per second of opaque media", TEXT),
-        query("gop", "Frames from keyframe to keyframe of opaque media", {"type": "integer", "minimum": 1}),
-    ]
     sound = [
         query("profile", "What tokens keep of a frame", {"enum": list(PROFILES), "default": STRUCTURE.name}),
         query("each", "1: tokens of every channel by itself", {"enum": ["0", "1"]}),
@@ -84,7 +79,7 @@ def paths() -> dict[str, Any]:
             "post": operation(
                 "stream_media",
                 "Media in, their tokens out, while they are still arriving",
-                [*opaque, job],
+                [*CUT, job],
                 arriving,
             )
             | body,

@@ -86,7 +86,10 @@ class Outlet:
 
         Where the form has no words for it the connection breaks off: nobody must take a part for the whole.
         """
-        words = self.form.event("problem", describe(error), index=index)
+        await self._say("problem", describe(error), index)
+
+    async def _say(self, name: str, data: object, index: int | None = None) -> None:
+        words = self.form.event(name, data, index=index)
         if not words:
             self.abort()
         await self.write(words)
@@ -98,8 +101,8 @@ class Outlet:
         raise ConnectionResetError("the stream broke off")
 
     async def say_goodbye(self) -> None:
-        """Tell the client to come back. Raises ConnectionError."""
-        await self.write(self.form.event("restart", _GOODBYE))
+        """Tell the client to come back. Raises ConnectionError. Forms without words: as `fail`."""
+        await self._say("restart", _GOODBYE)
 
 
 def last_position(request: web.Request) -> Position | None:
