@@ -7,6 +7,7 @@ from harmony4.crypto.errors import (
     FormatError,
     HarmonyError,
     JSONError,
+    KeyRefusedError,
     LimitError,
     MediaError,
     NotFoundError,
@@ -19,6 +20,8 @@ from harmony4.crypto.errors import (
     UsageError,
     VersionError,
 )
+from harmony4.crypto.kdf import hkdf, hkdf_expand, hkdf_extract
+from harmony4.crypto.mask import FileKey, MaskSpec, MasterKey, xor_mask, xor_mask_into
 from harmony4.crypto.merkle import EMPTY_ROOT, MerkleTree, leaf_hash, node_hash
 from harmony4.crypto.token import (
     DEFAULT_BLOCK,
@@ -47,10 +50,14 @@ __all__ = [
     "ChecksumError",
     "CriticalError",
     "DigestLane",
+    "FileKey",
     "FormatError",
     "HarmonyError",
     "JSONError",
+    "KeyRefusedError",
     "LimitError",
+    "MaskSpec",
+    "MasterKey",
     "MediaError",
     "MerkleTree",
     "NotFoundError",
@@ -65,7 +72,12 @@ __all__ = [
     "UsageError",
     "VersionError",
     "crc32",
+    "hkdf",
+    "hkdf_expand",
+    "hkdf_extract",
     "leaf_hash",
     "node_hash",
     "sha256",
+    "xor_mask",
+    "xor_mask_into",
 ]

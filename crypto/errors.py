@@ -13,6 +13,7 @@ __all__ = [
     "FormatError",
     "HarmonyError",
     "JSONError",
+    "KeyRefusedError",
     "LimitError",
     "MediaError",
     "NotFoundError",
@@ -118,6 +119,12 @@ class SealError(FormatError):
     """A digest, the root or a derived table does not match what it was derived from."""
 
     code = "seal"
+
+
+class KeyRefusedError(HarmonyError):
+    """A key is missing, is not one of the file's, or cannot be opened. Says nothing of the key itself."""
+
+    code = "key"
 
 
 class LimitError(HarmonyError):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from harmony4.crypto.errors import UsageError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-    from harmony4.h4mk.reader import H4MKReader
-
 __all__ = ["BlockFile"]
+
+
+class _Streams(Protocol):
+    def stream_size(self, track: int, /) -> int: ...
+
+    def read(self, start: int, length: int, track: int, /) -> bytes: ...
 
 
 class BlockFile(io.RawIOBase):
     """Reads the payloads of one track, concatenated. Holds a position, so one thread at a time."""
 
-    def __init__(self, reader: H4MKReader, track: int) -> None:
+    def __init__(self, reader: _Streams, track: int) -> None:
         self._reader = reader
         self._track = track
         self._size = reader.stream_size(track)

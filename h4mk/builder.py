@@ -16,7 +16,7 @@ from types import TracebackType
 
 from harmony4.crypto.digest import Buffer, DigestLane, crc32, sha256
 from harmony4.crypto.errors import LimitError, SealError, UsageError
-from harmony4.crypto.token import DEFAULT_BLOCK, MAX_BLOCK, TokenRecord, TokenSequencer
+from harmony4.crypto.token import DEFAULT_BLOCK, MASKED, MAX_BLOCK, TokenRecord, TokenSequencer
 from harmony4.h4mk import sequence
 from harmony4.h4mk.documents import (
     AncillaryInfo,
@@ -38,6 +38,7 @@ from harmony4.h4mk.layout import (
     chunk_header,
     head_bytes,
 )
+from harmony4.h4mk.masking import KeptMask, Masker, Masking
 from harmony4.h4mk.tables import Tables
 from harmony4.h4mk.target import AtomicFile, Writable, write_all
 
@@ -74,29 +75,35 @@ class H4MKBuilder:
         gaps: bool = False,
         spill: str | None = None,
         streams: Sequence[bytes] | None = None,
+        masking: Masking | KeptMask | None = None,
     ) -> None:
         """Begin a container on `out` (anything with `write`).
 
         `block`: greatest payload, 1 byte to 16 MiB. `gaps`: tokens may skip indices (recovered files); the
         holes go into META.lost. `spill`: folder for large tables, default the system's. `streams`: the
         SHA-256 of each track's stream, which is not computed then: for those who check the whole (`finish`).
+        `masking`: blocks come plain and are masked here, or they are masked already (KeptMask).
         Raises UsageError, LimitError, JSONError or CriticalError for impossible facts, StorageError.
         """
         if not 1 <= block <= MAX_BLOCK:
             raise LimitError("block size out of range", expected=f"1 to {MAX_BLOCK} bytes", found=block)
         if not tracks:
             raise UsageError("a container needs at least one track")
-        if any(track.masked for track in tracks):
-            raise UsageError("this builder writes plain tracks only")
+        if not isinstance(masking, KeptMask) and any(track.masked for track in tracks):
+            raise UsageError("masked tracks need their mask")
         if streams is not None and len(streams) != len(tracks):
             raise UsageError("a digest for each track", expected=len(tracks), found=len(streams))
         self._out = out
         self._file: AtomicFile | None = None
-        self._trak = Trak(tuple(tracks), origin, block, order, rule)
+        plain = Trak(tuple(tracks), origin, block, order, rule)
+        self._trak = plain if masking is None else replace(plain, mask=masking.mask)
+        if isinstance(masking, Masking):
+            self._trak = replace(self._trak, tracks=masking.infos(tracks))
         self._title = title
         # An impossible title is refused now and not after hours.
         Meta(0, 0, (StoredTrack(0, 0, 0, 0, 0, bytes(32)),), title=title).pack()
         self._trak_bytes = self._trak.pack()
+        self._masker = Masker(masking, plain, self._trak_bytes) if isinstance(masking, Masking) else None
         self._sequence = sequence.Sequence(self._trak, gaps=gaps)
         self._sequencers = [TokenSequencer(number) for number in range(len(tracks))]
         self._held: list[Buffer] = [b""] * len(tracks)
@@ -114,6 +121,8 @@ class H4MKBuilder:
             write_all(out, HEADER_V1)
             self._length = HEADER_SIZE
             self._chunk(b"TRAK", self._trak_bytes)
+            if masking is not None:
+                self._chunk(b"KEYS", masking.keys)
         except BaseException:
             self.abort()
             raise
@@ -132,6 +141,7 @@ class H4MKBuilder:
         gaps: bool = False,
         streams: Sequence[bytes] | None = None,
         ahead: bool = False,
+        masking: Masking | KeptMask | None = None,
     ) -> H4MKBuilder:
         """A builder for a file that appears under `path` complete or not at all; `ahead`: see AtomicFile."""
         file = AtomicFile(path, ahead=ahead)
@@ -147,6 +157,7 @@ class H4MKBuilder:
                 gaps=gaps,
                 spill=str(file.path.parent),
                 streams=streams,
+                masking=masking,
             )
         except BaseException:
             file.abort()
@@ -163,9 +174,12 @@ class H4MKBuilder:
         block: int = DEFAULT_BLOCK,
         order: str = "end",
         title: str | None = None,
+        masking: Masking | KeptMask | None = None,
     ) -> H4MKBuilder:
         """A builder whose bytes come from `getvalue()` after `finish`."""
-        return cls(io.BytesIO(), tracks, origin=origin, block=block, order=order, title=title)
+        return cls(
+            io.BytesIO(), tracks, origin=origin, block=block, order=order, title=title, masking=masking
+        )
 
     def getvalue(self) -> bytes:
         """The finished container of an in-memory builder. Raises UsageError otherwise."""
@@ -237,14 +251,16 @@ class H4MKBuilder:
         head: bytes | None = None,
         streams: Mapping[int, bytes] | None = None,
         veri: bytes | None = None,
+        mask_args: Mapping[str, str | int | bool] | None = None,
     ) -> Seal:
         """Write tables, META and the seal; put a file in its place.
 
         `ends`: where tracks given by `add_block` and not ended yet end, µs. `ancillary`: (tag, payload)
         pairs, in any order. `structure_only`: see H4MK 10.1. `gone`: tracks whose blocks are lost. `head`:
         the identity that the container must have, `veri`: the payload of its VERI. `streams`: the SHA-256
-        that the streams of some tracks must have. Raises as `add_block` does, and SealError where it has
-        another one; after an error the target is as it was before.
+        that the streams of some tracks must have. `mask_args`: what the history says of the mask. Raises as
+        `add_block` does, SealError where it has another one, and SourceChangedError where the mask is one of
+        other blocks; after an error the target is as it was before.
         """
         self._check_open()
         try:
@@ -254,6 +270,8 @@ class H4MKBuilder:
             self._write_held(ends or {})
             lost = tuple(self._sequence.finish(gone))
             self._check_streams(streams or {})
+            if self._masker is not None:
+                history = self._masker.finish(history, mask_args or {})
             return self._seal(
                 Meta(
                     blocks=self._sequence.leaf,
@@ -379,10 +397,15 @@ class H4MKBuilder:
             self._write(token, payload)
 
     def _write(self, token: TokenRecord, payload: Buffer, crc: int | None = None) -> None:
+        if self._masker is not None:
+            stored, data = self._masker.block(token, payload)
+            crc = crc if data is payload else None
+            token, payload = stored, data
         self._sequence.accept(token)
         packed = token.pack()
         self._chunk(b"TOKN", packed)
-        position = self._chunk(b"CORE", payload, crc) + CHUNK_SIZE
+        tag = b"SAFE" if token.flags & MASKED else b"CORE"
+        position = self._chunk(tag, payload, crc) + CHUNK_SIZE
         self._tables.add(token, packed, position)
         if self._known is None:
             self._stream_lane.put(self._streams[token.track].update, payload)

@@ -12,7 +12,7 @@ from typing import Final, Self
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import NotFoundError, SealError
 from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
-from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo
+from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, KEYS_SIZE, ChunkInfo
 from harmony4.h4mk.opening import open_container
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
 from harmony4.h4mk.tokenrows import BEFORE
@@ -67,22 +67,33 @@ class OpenFile:
         self._etags: dict[tuple[int, bool], str] = {}
         self._file_etag: str | None = None
 
-    def is_plain(self) -> bool:
-        """Whether a sealed file holds nothing beside what H4MKBuilder writes: no keys, no signatures."""
+    def is_signed(self) -> bool:
+        """Whether a sealed file holds signatures, checkpoints among its blocks included."""
         opened = self._opened
-        if opened.tail is None or opened.tail.signs:
+        if opened.tail is None:
             return False
         blocks = self.block_count * BEFORE + sum(track.bytes for track in self.tracks)
-        return opened.tail.index == HEADER_SIZE + CHUNK_SIZE + len(self.trak.pack()) + blocks
+        keys = CHUNK_SIZE + KEYS_SIZE if self.trak.mask is not None else 0
+        start = HEADER_SIZE + CHUNK_SIZE + len(self.trak.pack()) + keys
+        return opened.tail.signs > 0 or opened.tail.index != start + blocks
+
+    def is_plain(self) -> bool:
+        """Whether a sealed file has neither a mask nor signatures."""
+        return self._opened.tail is not None and self.trak.mask is None and not self.is_signed()
+
+    @property
+    def veri_offset(self) -> int:
+        """File offset of VERI. Raises SealError where there is no seal."""
+        if self._opened.tail is None:
+            raise SealError("there is no seal", found=self.state)
+        return self._opened.tail.veri
 
     def veri(self) -> bytes:
         """The payload of VERI: SHA-256 of all chunks before it (H4MK 11.3).
 
         Raises SealError where there is no seal, ChecksumError and its kin.
         """
-        if self._opened.tail is None:
-            raise SealError("there is no seal", found=self.state)
-        at = self._opened.tail.veri
+        at = self.veri_offset
         info = ChunkInfo.unpack(read_exact(self._source, at, CHUNK_SIZE), at, self.size)
         return payload_of(self._source, info)
 

@@ -20,6 +20,7 @@ from harmony4.crypto.token import HEADER, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.chunks import CoreChunk
 from harmony4.h4mk.holes import Holes
+from harmony4.h4mk.keyslots import Slot, read_keys
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
 from harmony4.h4mk.openfile import OpenFile, TrackState
 from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
@@ -233,6 +234,18 @@ class H4MKReader(OpenFile):
         rmap = self.range_map(track)
         for row in range(self._holes[track].row_of(_natural(start)), len(rmap)):
             yield self._block(row, rmap[row], track, digest=digests)
+
+    def stored(self, row: int, track: int = 0) -> TokenRecord:
+        """The token of the `row`-th stored block. Raises SealError and its kin."""
+        return self._check_entry(row, self.range_map(track)[row], track)
+
+    def stored_block(self, row: int, track: int = 0) -> CoreChunk:
+        """The `row`-th stored block, checked as `blocks` does."""
+        return self._block(row, self.range_map(track)[row], track)
+
+    def key_slots(self) -> list[Slot]:
+        """Who may open a masked container. Raises FormatError and its kin, SourceError."""
+        return read_keys(self._source, len(self.trak.pack()))
 
     def stream_size(self, track: int = 0) -> int:
         """Length in bytes of the track's stream, holes included. Found once."""

@@ -1,0 +1,181 @@
+"""How a container comes to be masked: its key, what it was before, and the heads its history does not show.
+
+H4MK 21. `H4MKBuilder` takes a `Masking` and masks block by block; readers are in `unmasked.py`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from harmony4.crypto.digest import Buffer, sha256
+from harmony4.crypto.errors import SealError, SourceChangedError
+from harmony4.crypto.mask import SALT_SIZE, FileKey, MaskSpec, MasterKey, xor_mask
+from harmony4.crypto.merkle import MerkleTree, leaf_hash
+from harmony4.crypto.token import MASKED, TokenRecord
+from harmony4.h4mk.documents import HistoryEntry, TrackInfo, Trak
+from harmony4.h4mk.keyslots import pack_keys
+
+__all__ = ["KeptMask", "Masker", "Masking", "Plain", "shown_history"]
+
+_HIDDEN: Final = "00" * 32
+"""What stands in a masked container's history where a head would tell what the media are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What a container is, or would be, with nothing masked."""
+
+    trak: bytes
+    """SHA-256 of its TRAK payload."""
+    blocks: int
+    root: bytes
+    """Of the tree over the plain tokens."""
+    head: bytes | None = None
+    """Its identity, where that is known."""
+
+    def digest(self) -> bytes:
+        """D, which the file key follows from in the deterministic mode (H4MK 21.3), 32 bytes."""
+        return sha256(b"h4mk/1 plain\0" + self.trak + self.blocks.to_bytes(8) + self.root)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptMask:
+    """A mask that blocks have already: they are written as they are."""
+
+    mask: Mapping[str, str]
+    """TRAK's `mask`."""
+    keys: bytes
+    """The payload of KEYS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Masking:
+    """A mask for one new container; never use one twice."""
+
+    key: FileKey = field(repr=False)
+    mode: str
+    keys: bytes = field(repr=False)
+    """The payload of KEYS."""
+    plain: Plain | None
+    """What the container must turn out to be without the mask; None where nobody knows yet."""
+    tracks: frozenset[int] | None = None
+    """Which tracks are masked; None: all."""
+
+    @classmethod
+    def of(cls, spec: MaskSpec, plain: Plain | None, *, tracks: Iterable[int] | None = None) -> Masking:
+        """The mask that `spec` asks for; the deterministic mode needs `plain`."""
+        first: MasterKey = spec.keys[0]
+        if spec.mode == "random":
+            key = first.file_key(secrets.token_bytes(SALT_SIZE))
+        else:
+            assert plain is not None
+            key = first.file_key(first.salt(plain.digest()))
+        chosen = None if tracks is None else frozenset(tracks)
+        return cls(key, spec.mode, pack_keys(key, spec.keys), plain, chosen)
+
+    @property
+    def mask(self) -> dict[str, str]:
+        """TRAK's `mask`."""
+        return {"commit": self.key.commit.hex(), "mode": self.mode}
+
+    def masks(self, track: int) -> bool:
+        """Whether a track is masked."""
+        return self.tracks is None or track in self.tracks
+
+    def infos(self, tracks: Sequence[TrackInfo]) -> tuple[TrackInfo, ...]:
+        """The tracks as TRAK describes them then."""
+        return tuple(replace(one, masked=self.masks(number)) for number, one in enumerate(tracks))
+
+
+class Masker:
+    """Masks one container's blocks, in the order of the file."""
+
+    def __init__(self, masking: Masking, plain: Trak, trak: bytes) -> None:
+        """`plain` and `trak`: TRAK without the mask, and the payload of TRAK with it."""
+        self._masking = masking
+        self._plain_trak = sha256(plain.pack())
+        self._trak = sha256(trak)
+        self._tree = MerkleTree()
+
+    def block(self, token: TokenRecord, payload: Buffer) -> tuple[TokenRecord, Buffer]:
+        """A block as it is stored; one of a track that is not masked stays as it is."""
+        masking = self._masking
+        if masking.plain is not None:
+            self._tree.append(leaf_hash(token.pack()))
+        if not masking.masks(token.track):
+            return token, payload
+        stored = xor_mask(payload, masking.key.block_key(token.track, token.index))
+        token = replace(token, flags=token.flags | MASKED, digest=sha256(stored))
+        # The buffer is nobody else's: it may go to the digest threads as it is.
+        return replace(token, tag=masking.key.tag(self._trak, token.pack())), stored
+
+    def finish(
+        self, history: Iterable[HistoryEntry], args: Mapping[str, str | int | bool]
+    ) -> tuple[HistoryEntry, ...]:
+        """The history of the masked container, `args` in its entry for the mask.
+
+        Raises SourceChangedError unless the blocks were those that the key was made for.
+        """
+        plain = self._masking.plain
+        if plain is not None:
+            found = (self._plain_trak, self._tree.size, self._tree.root())
+            if found != (plain.trak, plain.blocks, plain.root):
+                raise SourceChangedError(
+                    "the source gave other blocks the second time",
+                    expected=plain.blocks,
+                    found=self._tree.size,
+                )
+        return _hidden_history(history, self._masking, args)
+
+
+def _hidden_history(
+    history: Iterable[HistoryEntry], masking: Masking, args: Mapping[str, str | int | bool]
+) -> tuple[HistoryEntry, ...]:
+    """The history of a masked container: one more entry, and no head that tells what the media are.
+
+    Heads are digests of plain media: whoever can guess these could make sure. They stay, wrapped, for
+    whoever has the key (H4MK 21.6).
+    """
+    head = masking.plain.head if masking.plain is not None else None
+    entries = [*history, HistoryEntry("mask", {}, () if head is None else ({"head": head.hex()},))]
+    heads = [bytes.fromhex(one["head"]) for entry in entries for one in entry.inputs]
+    hidden = [
+        replace(entry, inputs=tuple({**one, "head": _HIDDEN} for one in entry.inputs)) for entry in entries
+    ]
+    wrapped = {"heads": masking.key.wrap_heads(heads).hex()} if heads else {}
+    return (*hidden[:-1], replace(hidden[-1], args={**args, **wrapped}))
+
+
+def shown_history(
+    history: Sequence[HistoryEntry], key: FileKey
+) -> tuple[tuple[HistoryEntry, ...], HistoryEntry, tuple[HistoryEntry, ...]]:
+    """A masked container's history with its heads: what was before the mask, the mask, and what came after.
+
+    Raises SealError where it does not say that it was masked or hides another number of heads,
+    KeyRefusedError where `key` does not open them.
+    """
+    places = [number for number, entry in enumerate(history) if entry.op == "mask"]
+    if not places:
+        raise SealError("a masked container whose history does not say so", where="META.history")
+    at = places[-1]
+    entries, mask = history[: at + 1], history[at]
+    wrapped = mask.args.get("heads")
+    heads = key.unwrap_heads(_bytes(wrapped)) if wrapped is not None else []
+    if len(heads) != sum(len(entry.inputs) for entry in entries):
+        raise SealError("the history hides another number of heads", where="META.history", found=len(heads))
+    left = iter(heads)
+    shown = [
+        replace(entry, inputs=tuple({**one, "head": next(left).hex()} for one in entry.inputs))
+        for entry in entries
+    ]
+    return tuple(shown[:-1]), shown[-1], tuple(history[at + 1 :])
+
+
+def _bytes(value: object) -> bytes:
+    try:
+        return bytes.fromhex(str(value))
+    except ValueError:
+        raise SealError("the hidden heads are no hexadecimal digits", where="META.history") from None
