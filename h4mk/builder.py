@@ -57,6 +57,8 @@ class Seal:
     length: int
     """File length, bytes."""
     lost: tuple[Lost, ...] = ()
+    trak: bytes = b""
+    """SHA-256 of TRAK, which `head` is made of."""
 
 
 class H4MKBuilder:
@@ -385,7 +387,8 @@ class H4MKBuilder:
         if self._file is not None:
             self._file.commit()
         self.abort()  # everything is in place: this only gives back threads and tables
-        return Seal(head, root, tail.blocks, tail.duration, tail.length, meta.lost)
+        trak = sha256(self._trak_bytes)
+        return Seal(head, root, tail.blocks, tail.duration, tail.length, meta.lost, trak)
 
     def _write_held(self, ends: Mapping[int, int]) -> None:
         rest = [

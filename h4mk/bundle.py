@@ -23,6 +23,7 @@ from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Step, TrackInfo, Trak
+from harmony4.h4mk.masking import Masking
 from harmony4.h4mk.reader import H4MKReader
 from harmony4.h4mk.rewrite import (
     PART,
@@ -202,11 +203,13 @@ def bundle(
     out: str | PathLike[str] | Writable,
     *,
     title: str | None = None,
+    masking: Masking | None = None,
     progress: Progress | None = None,
 ) -> Seal:
     """Write one container with all tracks of the inputs, in their order; each keeps its own beginning at 0.
 
-    A path appears complete or not at all. Raises UsageError, and what reading and H4MKBuilder raise.
+    A path appears complete or not at all. `masking`: for inputs that are no containers, whose parts would
+    tell what is masked. Raises UsageError, and what reading and H4MKBuilder raise.
     """
     if not inputs:
         raise UsageError("a bundle needs at least one source")
@@ -223,7 +226,8 @@ def bundle(
         for first, one in zip(firsts, inputs, strict=True)
         for hole in one.lost()
     ]
-    with builder_on(out, tracks, origin=origin, block=block, title=title, gaps=bool(lost)) as builder:
+    options: dict[str, Any] = {"origin": origin, "block": block, "title": title, "masking": masking}
+    with builder_on(out, tracks, gaps=bool(lost), **options) as builder:
         streams = [
             _renumbered(_stored(one, number), first + number)
             for first, one in zip(firsts, inputs, strict=True)

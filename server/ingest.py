@@ -11,15 +11,30 @@ import os
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
+from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import SourceChangedError, SourceError, StorageError, UsageError
+from harmony4.crypto.mask import MaskSpec
 from harmony4.crypto.token import DEFAULT_BLOCK
-from harmony4.h4mk import H4MKBuilder, HistoryEntry, Seal, Start, Step, TrackInfo
+from harmony4.h4mk import (
+    FileSource,
+    H4MKBuilder,
+    H4MKReader,
+    HistoryEntry,
+    Masking,
+    Plain,
+    Seal,
+    Start,
+    Step,
+    TrackInfo,
+    mask_container,
+)
 from harmony4.server.sandbox import default_demuxer
 from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import discard
@@ -72,6 +87,10 @@ class ExportOptions:
     """With `remux`: the source's own bytes as a second track, where they are not the first."""
     spectrum: str | None = None
     """The profile of the spectral tokens of the media's sound that are stored as the last track."""
+    mask: MaskSpec | None = field(default=None, repr=False)
+    """Mask every track. In the deterministic mode the source is read twice."""
+    masking: Masking | None = field(default=None, repr=False)
+    """The one mask of the one container that `export` makes of `mask`; not for its callers."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for options that exclude each other, and for a profile that is none."""
@@ -148,7 +167,8 @@ def export(
     decoder: SoundDecoder | None = None,
     spool_folder: str | PathLike[str] | None = None,
 ) -> ExportResult:
-    """Build a container from a medium, in one pass; with `options.spectrum` in two, side by side.
+    """Build a container from a medium, in one pass; with `options.spectrum` in two, side by side, and with
+    `options.mask` twice, but for a random one.
 
     `source`: a path, or a binary stream that is read from where it stands (to its end; not closed).
     `out`: a path, which appears complete or not at all (an existing FIFO or device is written directly), or
@@ -160,25 +180,101 @@ def export(
     nothing stands under the path `out` that was not there before.
     """
     options = options or ExportOptions()
-    tokenizer = make_tokenizer(options, demuxer, spool_folder)
+    how = (demuxer, decoder, spool_folder)
     with open_source(source) as opened:
         _refuse_same(cast(BinaryIO, opened.file), out)
         with _target(out) as target:
-            # What is imported here stands on this module.
-            if options.remux:
-                from harmony4.server.remuxing import export_remuxed
+            if options.mask is None:
+                return _export(opened, target, options, progress, *how)
+            if options.mask.keep_plaintext:
+                return _export_beside(opened, target, options, options.mask, progress, *how)
+            plain = replace(options, mask=None)
+            if options.mask.mode == "random":
+                masked = replace(plain, masking=Masking.of(options.mask, None))
+                return _export(opened, target, masked, progress, *how)
+            with on_disk(opened, spool_folder) as file:
+                first, second = _halves(progress)
+                seal = _export(file, cast(BinaryIO, _Nowhere()), plain, first, *how).seal
+                _rewind(file)
+                known = Plain(seal.trak, seal.blocks, seal.root, seal.head)
+                masked = replace(plain, masking=Masking.of(options.mask, known))
+                return _export(file, target, masked, second, *how)
 
-                return export_remuxed(
-                    opened, target, tokenizer, options, progress, demuxer, decoder, spool_folder
-                )
-            if options.spectrum is not None:
-                from harmony4.server.spectra import export_spectrum
 
-                with on_disk(opened, spool_folder) as file:
-                    return export_spectrum(
-                        [file], file, target, options, progress, demuxer, decoder, spool_folder
-                    )
-            return run_export(opened, target, tokenizer, options, progress)
+def _export(
+    source: OpenedSource,
+    target: Path | BinaryIO,
+    options: ExportOptions,
+    progress: Progress | None,
+    demuxer: Demuxer | None,
+    decoder: SoundDecoder | None,
+    spool_folder: str | PathLike[str] | None,
+) -> ExportResult:
+    """One reading of a source."""
+    tokenizer = make_tokenizer(options, demuxer, spool_folder)
+    # What is imported here stands on this module.
+    if options.remux:
+        from harmony4.server.remuxing import export_remuxed
+
+        return export_remuxed(source, target, tokenizer, options, progress, demuxer, decoder, spool_folder)
+    if options.spectrum is not None:
+        from harmony4.server.spectra import export_spectrum
+
+        with on_disk(source, spool_folder) as file:
+            return export_spectrum([file], file, target, options, progress, demuxer, decoder, spool_folder)
+    return run_export(source, target, tokenizer, options, progress)
+
+
+def _export_beside(
+    source: OpenedSource,
+    target: Path | BinaryIO,
+    options: ExportOptions,
+    spec: MaskSpec,
+    progress: Progress | None,
+    demuxer: Demuxer | None,
+    decoder: SoundDecoder | None,
+    spool_folder: str | PathLike[str] | None,
+) -> ExportResult:
+    """Masked tracks with plain ones beside them: out of a plain container, which waits on disk."""
+    spool = make_spool(spool_folder)
+    try:
+        first, second = _halves(progress)
+        made = _export(source, spool, replace(options, mask=None), first, demuxer, decoder, spool_folder)
+        _put(spool, b"")
+        with H4MKReader(FileSource(os.dup(spool.fileno()))) as reader:
+            report = mask_container(reader, target, spec, progress=second)
+        return replace(made, seal=report.seal)
+    finally:
+        discard(spool)
+
+
+class _Nowhere:
+    """Takes a container of which only the seal is wanted."""
+
+    def write(self, data: Buffer) -> int:
+        """Forget it."""
+        return len(data)
+
+
+def _halves(progress: Progress | None) -> tuple[Progress | None, Progress | None]:
+    """Two readings as one progress."""
+    if progress is None:
+        return None, None
+
+    def first(done: int, size: int | None) -> None:
+        progress(done, None if size is None else 2 * size)
+
+    def second(done: int, size: int | None) -> None:
+        progress(done + (size or 0), None if size is None else 2 * size)
+
+    return first, second
+
+
+def _rewind(source: OpenedSource) -> None:
+    try:
+        cast(BinaryIO, source.file).seek(0)
+    except OSError as error:
+        raise SourceError(f"reading the source failed: {error.strerror or error}") from error
 
 
 def make_tokenizer(
@@ -236,11 +332,14 @@ def _builder(
     target: Path | BinaryIO, tokenizer: VideoTransportTokenizer, options: ExportOptions
 ) -> H4MKBuilder:
     tracks = [track_info(tokenizer)]
-    if isinstance(target, Path):
-        return H4MKBuilder.to_path(
-            target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title
-        )
-    return H4MKBuilder(target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title)
+    make = partial(H4MKBuilder.to_path, target) if isinstance(target, Path) else partial(H4MKBuilder, target)
+    return make(
+        tracks,
+        origin=tokenizer.origin,
+        block=options.block_size,
+        title=options.title,
+        masking=options.masking,
+    )
 
 
 def track_info(tokenizer: VideoTransportTokenizer) -> TrackInfo:
