@@ -31,7 +31,7 @@ from harmony4.server.cli.seals import report_seal
 from harmony4.server.cli.streams import STANDARD, check_not_same, in_order, open_container, shown, sink
 from harmony4.server.cli.values import format_count, format_size, plain
 
-__all__ = ["KeepPlaintext", "RandomSalt", "mask_facts", "mask_notes", "register"]
+__all__ = ["KeepPlaintext", "RandomSalt", "make_spec", "register", "spec_facts", "spec_line", "spec_notes"]
 
 _PIECE: Final = 2**20
 _VISIBLE: Final = (
@@ -97,54 +97,62 @@ def mask_command(
     them; it is no secret.
     """
     check_not_same(file, output)
-    masters = need_masters(key_file, "masking")
     if raw:
         if keep_plaintext:
             raise UsageError("with --raw there is nothing beside the masked bytes")
+        masters = need_masters(key_file, "masking")
         if len(masters) > 1:
             raise UsageError("with --raw there is one key", found=f"{len(masters)} keys")
         salt = secrets.token_bytes(SALT_SIZE)
         size = _filter(file, output, masters[0].raw_key(salt), "masking", quiet)
         _report_raw(output, "masked", size, masters[0], salt, json=json, quiet=quiet)
         return
-    spec = MaskSpec(masters, "random" if random_salt else "deterministic", keep_plaintext)
+    spec = make_spec(key_file, random_salt, keep_plaintext)
     with open_container(file) as reader, sink(output) as target, Meter("masking", quiet=quiet) as meter:
         media = sum(track.bytes for track in reader.tracks)
         kept = len(reader.meta.ancillary) if reader.meta is not None else 0
         made = mask_container(reader, target, spec, progress=meter)
     facts = {
-        **mask_facts(spec, media),
+        **spec_facts(spec),
         "signatures_dropped": made.signed,
         "parts_dropped": made.parts,
+        "plain_bytes": media if keep_plaintext else 0,
     }
-    notes = [*mask_notes(spec, media), *_dropped(made)]
+    notes = [*spec_notes(spec, media), *_dropped(made)]
     if kept > made.parts:
         notes.append(f"{format_count(kept - made.parts, 'ancillary chunk')} stay readable, as they were")
-    report_seal(made.seal, output, facts, _line(spec), notes, json=json, quiet=quiet)
+    report_seal(made.seal, output, facts, spec_line(spec), notes, json=json, quiet=quiet)
 
 
-def mask_facts(spec: MaskSpec, media: int) -> dict[str, object]:
-    """What a program wants to know of a mask over `media` bytes."""
+def make_spec(key_file: list[str] | None, random_salt: bool, keep_plaintext: bool) -> MaskSpec:
+    """What the options ask for. Raises SourceError, KeyRefusedError, UsageError, LimitError."""
+    masters = need_masters(key_file, "masking")
+    return MaskSpec(masters, "random" if random_salt else "deterministic", keep_plaintext)
+
+
+def spec_facts(spec: MaskSpec) -> dict[str, object]:
+    """What a program wants to know of a mask."""
     return {
         "mode": spec.mode,
         "keys": sorted(key.id.hex() for key in spec.keys),
         "visible": _VISIBLE,
-        "plain_bytes": media if spec.keep_plaintext else 0,
+        "plaintext": spec.keep_plaintext,
     }
 
 
-def mask_notes(spec: MaskSpec, media: int) -> list[str]:
-    """What a person should know of it."""
+def spec_notes(spec: MaskSpec, media: int | None = None) -> list[str]:
+    """What a person should know of it; `media`: how many bytes are masked."""
     notes = [_VISIBLE]
     if spec.keep_plaintext:
+        size = "" if media is None else f", {format_size(media)},"
         notes.append(
-            f"--keep-plaintext: whoever has the file has all of the media, {format_size(media)}, without any "
-            "key; never pass such a file on as a masked one"
+            f"--keep-plaintext: whoever has the file has all of the media{size} without any key; never pass "
+            "such a file on as a masked one"
         )
     return notes
 
 
-def _line(spec: MaskSpec) -> str:
+def spec_line(spec: MaskSpec) -> str:
     ids = ", ".join(sorted(key.id.hex() for key in spec.keys))
     return f"masked ({spec.mode}), opened by {'key' if len(spec.keys) == 1 else 'each of the keys'} {ids}"
 
