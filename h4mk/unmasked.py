@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from harmony4.crypto.digest import Buffer, sha256
 from harmony4.crypto.errors import SealError, UsageError
@@ -16,6 +16,9 @@ from harmony4.h4mk.keyslots import open_slots
 from harmony4.h4mk.reader import H4MKReader
 
 __all__ = ["Unmasked"]
+
+_PIECE: Final = 2**20
+"""Bytes of the largest piece that `pieces` gives."""
 
 
 class Unmasked:
@@ -52,8 +55,9 @@ class Unmasked:
     def pieces(self, start: int, length: int, track: int = 0) -> Iterator[memoryview]:
         """A byte range of a track's stream, block by block, each checked before anything of it is given.
 
-        Cut to the end of the stream. Memory: one block at a time. Raises, before the first piece, as
-        `H4MKReader.extents` does; then ChecksumError, SealError and their kin.
+        Pieces have 1 MiB at most. Cut to the end of the stream. Memory: one block the first time that
+        something of it is read, then two pieces. Raises, before the first piece, as `H4MKReader.extents`
+        does; then ChecksumError, SealError and their kin.
         """
         rmap = self.reader.range_map(track)
         checked = self._checked.setdefault(track, bytearray(-(-len(rmap) // 8)))
@@ -61,16 +65,24 @@ class Unmasked:
             row = rmap.at_offset(start)
             bit = 1 << (row & 7)
             skip = start - rmap.offset_of(row)
+            payload: memoryview | None = None
             if checked[row >> 3] & bit:
                 token = self.reader.stored(row, track)
-                data = self._open(token, self.reader.read_file(position, size), skip)
-                yield memoryview(data)
             else:
                 block = self.reader.stored_block(row, track)
                 assert block.token is not None
-                data = self._open(block.token, memoryview(block.payload)[skip : skip + size], skip)
+                token, payload = block.token, memoryview(block.payload)[skip : skip + size]
+            key = self._block_key(token)
+            if payload is not None:
                 checked[row >> 3] |= bit
-                yield memoryview(data)
+            for at in range(0, size, _PIECE):
+                count = min(_PIECE, size - at)
+                stored: Buffer
+                if payload is not None:
+                    stored = payload[at : at + count]
+                else:
+                    stored = self.reader.read_file(position + at, count)
+                yield memoryview(stored if key is None else xor_mask(stored, key, skip + at))
             start += size
 
     def read(self, start: int, length: int, track: int = 0) -> bytes:
@@ -81,12 +93,17 @@ class Unmasked:
         """A track's stream as a read-only, seekable, buffered file object; see `H4MKReader.open`."""
         return cast(BinaryIO, io.BufferedReader(BlockFile(self, track), 2**18))
 
-    def _open(self, token: TokenRecord, data: bytes | memoryview, skip: int = 0) -> Buffer:
-        """Stored bytes from byte `skip` of a block on, as they were. Raises SealError for a wrong tag."""
+    def _open(self, token: TokenRecord, data: Buffer) -> Buffer:
+        """A stored block as it was. Raises SealError for a wrong tag."""
+        key = self._block_key(token)
+        return data if key is None else xor_mask(data, key)
+
+    def _block_key(self, token: TokenRecord) -> bytes | None:
+        """The key of a block; None where it is not masked. Raises SealError for a wrong tag."""
         if not token.flags & MASKED:
-            return data
+            return None
         if not equal(self.key.tag(self._trak, token.pack()), token.tag):
             raise SealError(
                 "a block's tag is not one of this key", where=f"track {token.track} block {token.index}"
             )
-        return xor_mask(data, self.key.block_key(token.track, token.index), skip)
+        return self.key.block_key(token.track, token.index)

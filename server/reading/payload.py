@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing, suppress
 from typing import Final
 
 from aiohttp import web
@@ -44,6 +44,8 @@ _BATCH: Final = 2**18
 """Bytes read or handed to the transport at a time: what is copied before other connections get their turn."""
 _ALONE: Final = 2**22
 """The same while nobody waits for a short answer: fewer turns are faster by a fourth."""
+_CHECKED: Final = 2**20
+"""Bytes that a thread checks, or unmasks, at a time."""
 _PIECES: Final = 64
 """Most pieces in one batch; blocks may be as small as a byte."""
 
@@ -65,7 +67,9 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     The caller holds the lease on the container until this returns. Raises Problem for 410, 412 and 416, and
     HarmonyError while nothing has been sent. Headers that a client has to ask for are in `fields`.
     """
-    cache = cache_control(request, resource.etag)
+    cache = cache_control(request, *(resource.versions or (resource.etag,)))
+    if resource.unmasked:
+        cache = f"private, {cache.removeprefix('public, ')}"
     decision = decide(request.method, request.headers, resource.representation())
     if decision.status == 416:
         raise Problem("range", "no byte of the range exists", headers=dict(decision.headers))
@@ -84,7 +88,7 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
         response.headers["Cache-Control"] = "no-store"
     # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
     wished = "Want-Content-Digest" in request.headers
-    check = request.app[CONFIG].verify_on_read
+    check = request.app[CONFIG].verify_on_read or resource.unmasked
     if decision.status == 206 and len(decision.parts) == 1 and not wished and not check:
         offer_range(request, resource)
     return await send(request, response, resource, decision.parts, check=check)
@@ -110,12 +114,22 @@ async def send(
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
 
-    `check`: send nothing of a block that does not match its CRC and its digest.
+    `check`: send nothing of a block that does not match its CRC and its digest; always so where it has to be
+    unmasked.
 
     Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
     connection off, which a client sees as a body that is too short.
     """
-    batches = _batches(request, resource, parts, check)
+    async with aclosing(_batches(request, resource, parts, check)) as batches:
+        return await _send(request, response, resource, batches)
+
+
+async def _send(
+    request: web.Request,
+    response: web.StreamResponse,
+    resource: Resource,
+    batches: AsyncIterator[list[memoryview]],
+) -> web.StreamResponse:
     # The first bytes are there before the headers go out: what fails here still gets its problem.
     pieces = await anext(batches, None) if request.method != "HEAD" else None
     if pieces is None:
@@ -154,7 +168,7 @@ async def _batches(
     resource: Resource,
     parts: Sequence[bytes | ByteRange],
     check: bool,
-) -> AsyncIterator[list[memoryview]]:
+) -> AsyncGenerator[list[memoryview]]:
     """The body, a turn's bytes at a time; every batch holds at least a byte."""
     transport = request.transport
     checked = resource.checked if check else None
@@ -173,14 +187,15 @@ async def _batches(
             batches = _mapped(request, memoryview(mapping), resource, part)
         else:
             batches = _read(resource, part)
-        async for batch in batches:
-            yield frame + batch
-            frame = []
+        async with aclosing(batches):
+            async for batch in batches:
+                yield frame + batch
+                frame = []
     if frame:
         yield frame
 
 
-async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+async def _read(resource: Resource, body: ByteRange) -> AsyncGenerator[list[memoryview]]:
     pieces = _Pieces(resource.pieces(body.start, body.length))
     left = body.length
     while left:
@@ -194,16 +209,55 @@ def _load(reader: H4MKReader, pieces: _Pieces) -> list[memoryview]:
     return [memoryview(reader.read_file(offset, size)) for offset, size in pieces.take(_BATCH)]
 
 
-async def _checked(checked: Checked, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+async def _checked(checked: Checked, body: ByteRange) -> AsyncGenerator[list[memoryview]]:
     # What is sent are the bytes that were checked, in memory: those on disk may be others by now.
-    pieces = checked(body.start, body.length)
-    while (data := await asyncio.to_thread(next, pieces, None)) is not None:
-        yield [data]
+    pieces, left = _Some(checked(body.start, body.length)), body.length
+    ahead: asyncio.Future[list[memoryview]] | None = None
+    try:
+        while left:
+            data = await (ahead or asyncio.to_thread(pieces.take))
+            size = sum(map(len, data))
+            left -= size
+            # A thread checks or unmasks while the kernel takes what is there; not where blocks are large.
+            more = left and size <= 2 * _CHECKED
+            ahead = asyncio.ensure_future(asyncio.to_thread(pieces.take)) if more else None
+            yield data
+    finally:
+        if ahead is not None:
+            # The container must not be closed under the thread, which takes no longer than for one piece.
+            await asyncio.wait([ahead])
+            ahead.exception()
+
+
+class _Some:
+    """Pieces of bytes, to be taken several at a time."""
+
+    def __init__(self, pieces: Iterator[memoryview]) -> None:
+        self._pieces = pieces
+        self._error: HarmonyError | None = None
+
+    def take(self) -> list[memoryview]:
+        """The next pieces, about 1 MiB of them or one larger one; in a thread. Raises HarmonyError."""
+        if self._error is not None:
+            raise self._error
+        found: list[memoryview] = []
+        size = 0
+        try:
+            for piece in self._pieces:
+                found.append(piece)
+                size += len(piece)
+                if size >= _CHECKED or len(found) == _PIECES:
+                    break
+        except HarmonyError as error:
+            if not found:
+                raise
+            self._error = error  # what is sound goes out first
+        return found
 
 
 async def _mapped(
     request: web.Request, view: memoryview, resource: Resource, body: ByteRange
-) -> AsyncIterator[list[memoryview]]:
+) -> AsyncGenerator[list[memoryview]]:
     descriptor = resource.container.reader.fileno()
     assert descriptor is not None  # there is a mapping
     pieces = _Pieces(resource.pieces(body.start, body.length))
