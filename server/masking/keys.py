@@ -16,17 +16,14 @@ import secrets
 import stat
 import threading
 import time
-import unicodedata
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
-
-from harmony4.crypto.errors import HarmonyError, KeyRefusedError, SourceError, StorageError, UsageError
-from harmony4.crypto.mask import KEY_SIZE, MasterKey
+from harmony4.crypto.errors import HarmonyError, KeyRefusedError, SourceError, StorageError
+from harmony4.crypto.mask import MasterKey
+from harmony4.crypto.passphrase import Stretch, lock_key, unlock_key
 from harmony4.h4mk.target import sync_folder
 
 __all__ = [
@@ -60,14 +57,7 @@ _PLAIN: Final = re.compile(r"h4mk-key-v1:([0-9A-Fa-f]{64})")
 _LOCKED: Final = re.compile(
     r"h4mk-key-v1-scrypt:([1-9][0-9]?):([1-9][0-9]{0,3}):([1-9][0-9]?):([0-9A-Fa-f]{32}):([0-9A-Fa-f]{80})"
 )
-_LOG_N: Final = 17
-_R: Final = 8
-_P: Final = 1
 _SALT: Final = 16
-_MOST_MEMORY: Final = 2**28
-"""Bytes that scrypt may take for a key from a file: twice what the parameters of our own take."""
-_MOST_WORK: Final = 2**30
-"""The same for 128·N·r·p, which its time follows: eight times ours, some seconds."""
 _OPEN: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
@@ -79,11 +69,9 @@ def format_key(key: MasterKey, passphrase: str | None = None) -> str:
     """
     if passphrase is None:
         return f"h4mk-key-v1:{key.reveal().hex()}"
-    if not passphrase:
-        raise UsageError("an empty passphrase protects nothing")
-    salt = secrets.token_bytes(_SALT)
-    locked = aes_key_wrap(_stretched(passphrase, salt, _LOG_N, _R, _P), key.reveal())
-    return f"h4mk-key-v1-scrypt:{_LOG_N}:{_R}:{_P}:{salt.hex()}:{locked.hex()}"
+    stretch = Stretch(secrets.token_bytes(_SALT))
+    locked = lock_key(key, passphrase, stretch)
+    return f"h4mk-key-v1-scrypt:{stretch.log_n}:{stretch.r}:{stretch.p}:{stretch.salt.hex()}:{locked.hex()}"
 
 
 def parse_key(text: str, passphrase: Passphrase | None = None) -> MasterKey:
@@ -100,25 +88,10 @@ def parse_key(text: str, passphrase: Passphrase | None = None) -> MasterKey:
     if locked is None:
         raise KeyRefusedError("that is not the text of a key", expected="one line: h4mk-key-v1:…")
     log_n, r, p = (int(number) for number in locked.groups()[:3])
-    if log_n > 40 or 128 * r << log_n > _MOST_MEMORY or 128 * r * p << log_n > _MOST_WORK:
-        raise KeyRefusedError(
-            "the key asks for too much memory or time before it opens",
-            expected=f"scrypt in up to {_MOST_MEMORY // 2**20} MiB",
-            found=f"{log_n}:{r}:{p}",
-        )
+    stretch = Stretch(bytes.fromhex(locked[4]), log_n, r, p)
     if passphrase is None:
         raise KeyRefusedError(f"the key has a passphrase; {PASSPHRASE} can hold it")
-    stretched = _stretched(passphrase(), bytes.fromhex(locked[4]), log_n, r, p)
-    try:
-        return MasterKey(aes_key_unwrap(stretched, bytes.fromhex(locked[5])))
-    except InvalidUnwrap:
-        raise KeyRefusedError("the passphrase does not open the key") from None
-
-
-def _stretched(passphrase: str, salt: bytes, log_n: int, r: int, p: int) -> bytes:
-    # The same passphrase typed on another system may come in another normal form.
-    secret = unicodedata.normalize("NFC", passphrase).encode("utf-8", "surrogateescape")
-    return Scrypt(salt=salt, length=KEY_SIZE, n=1 << log_n, r=r, p=p).derive(secret)
+    return unlock_key(bytes.fromhex(locked[5]), passphrase(), stretch)
 
 
 def passphrase_from(environ: Mapping[str, str]) -> Passphrase | None:
