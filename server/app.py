@@ -43,6 +43,7 @@ from harmony4.server.keys import (
     Status,
 )
 from harmony4.server.library import Library
+from harmony4.server.masking import streams as masking
 from harmony4.server.masking.keys import Keyring
 from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
@@ -89,7 +90,7 @@ def create_app(config: Config) -> web.Application:
     app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express
     app[KEYRING] = Keyring(config.keyring)
-    app[DESK] = Desk(config, library, state)
+    app[DESK] = Desk(config, library, state, app[KEYRING])
     app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library, app[DESK].jobs)
     guard.changed = app[EVENTS].look_around
@@ -111,6 +112,7 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(stored.routes())
     app.add_routes(arriving.routes())
     app.add_routes(computed.routes())
+    app.add_routes(masking.routes())
     app.add_routes(media.routes())
     app.add_routes(exports.routes())
     app.add_routes(tus.routes())
