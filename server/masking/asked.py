@@ -14,10 +14,20 @@ from harmony4.crypto.errors import KeyRefusedError, LimitError, UsageError
 from harmony4.crypto.mask import MOST_KEYS, MaskSpec, MasterKey
 from harmony4.server.masking.keys import Keyring, parse_key
 
-__all__ = ["FIELDS", "MaskAsked", "key_names", "masters_named", "parse_mask", "parse_master", "switch"]
+__all__ = [
+    "FIELDS",
+    "MaskAsked",
+    "key_names",
+    "masters_named",
+    "parse_mask",
+    "parse_master",
+    "shown",
+    "switch",
+]
 
 FIELDS: Final = ("mask", "random_salt", "keep_plaintext")
 """What an export can be told of masking."""
+_SHOWN: Final = 40
 _NAME: Final = re.compile(r"[^\0-\x1f\x7f/]{1,255}")
 _DIGITS: Final = re.compile(r"[0-9A-Fa-f]{64}")
 
@@ -87,5 +97,10 @@ def switch(fields: Mapping[str, str], name: str) -> bool:
     """An option that is 0 or 1. Raises UsageError."""
     text = fields.get(name, "0")
     if text not in ("0", "1"):
-        raise UsageError(f"{name} is not valid", expected="0 or 1", found=text[:40])
+        raise UsageError(f"{name} is not valid", expected="0 or 1", found=shown(text))
     return text == "1"
+
+
+def shown(text: str) -> str | None:
+    """What an error repeats of a value; nothing that is as long as a key."""
+    return text if len(text) <= _SHOWN else None

@@ -47,7 +47,7 @@ from harmony4.server.intake.body import (
 )
 from harmony4.server.intake.exports import admitted
 from harmony4.server.keys import CONFIG, DESK, KEYRING, STATE
-from harmony4.server.masking.asked import key_names, masters_named, parse_master, switch
+from harmony4.server.masking.asked import key_names, masters_named, parse_master, shown, switch
 from harmony4.server.masking.sending import send_what_comes
 from harmony4.server.masking.sink import Sink
 from harmony4.server.reading.fields import attachment
@@ -96,7 +96,7 @@ def _parse(fields: Mapping[str, str]) -> MaskingAsked:
     check_names(fields, _NAMES)
     form, inverse = fields.get("format", FORMATS[0]), switch(fields, "inverse")
     if form not in FORMATS:
-        raise UsageError("format is not valid", expected=" or ".join(FORMATS), found=form[:40])
+        raise UsageError("format is not valid", expected=" or ".join(FORMATS), found=shown(form))
     cut = {name: text for name, text in fields.items() if name in _CUT}
     if cut and (inverse or form == "raw"):
         raise UsageError(f"{next(iter(cut))} is for making a container")
