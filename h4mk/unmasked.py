@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Final, cast
 
 from harmony4.crypto.digest import Buffer, sha256
-from harmony4.crypto.errors import SealError, UsageError
+from harmony4.crypto.errors import HarmonyError, SealError, UsageError
 from harmony4.crypto.mac import equal
-from harmony4.crypto.mask import FileKey, MasterKey, xor_mask
+from harmony4.crypto.mask import FileKey, MasterKey, xor_mask, xor_mask_into
 from harmony4.crypto.token import MASKED, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.keyslots import open_slots
@@ -17,6 +17,8 @@ from harmony4.h4mk.reader import H4MKReader
 
 __all__ = ["Unmasked"]
 
+_Place = tuple[int, int, int]
+"""A row of the range map, a byte in its block, and where that stands in the file."""
 _PIECE: Final = 2**20
 """Bytes of the largest piece that `pieces` gives."""
 
@@ -55,35 +57,61 @@ class Unmasked:
     def pieces(self, start: int, length: int, track: int = 0) -> Iterator[memoryview]:
         """A byte range of a track's stream, block by block, each checked before anything of it is given.
 
-        Pieces have 1 MiB at most. Cut to the end of the stream. Memory: one block the first time that
-        something of it is read, then two pieces. Raises, before the first piece, as `H4MKReader.extents`
-        does; then ChecksumError, SealError and their kin.
+        Pieces have 1 MiB at most. Cut to the end of the stream. Memory: a piece, and a block the first time
+        that something of it is read. Raises, before the first piece, as `H4MKReader.extents` does; then
+        ChecksumError, SealError and their kin.
         """
+        for place, size in self._places(start, length, track):
+            for at in range(0, size, _PIECE):
+                out = memoryview(bytearray(min(_PIECE, size - at)))
+                self._fill(place, at, out, track)
+                yield out
+
+    def read_into(self, start: int, out: memoryview, track: int = 0) -> int:
+        """Fill `out`, which is writable, with the bytes of a track's stream from `start` on.
+
+        Returns how many there are: fewer at the end of the stream, and where a block behind the first one is
+        damaged. Raises as `pieces` does where the first one is.
+        """
+        done = 0
+        for place, size in self._places(start, len(out), track):
+            try:
+                self._fill(place, 0, out[done : done + size], track)
+            except HarmonyError:
+                if not done:
+                    raise
+                break
+            done += size
+        return done
+
+    def _places(self, start: int, length: int, track: int) -> Iterator[tuple[_Place, int]]:
+        """The blocks that hold a byte range, where it begins in each, and how much of it is there."""
         rmap = self.reader.range_map(track)
-        checked = self._checked.setdefault(track, bytearray(-(-len(rmap) // 8)))
         for position, size in self.reader.extents(start, length, track):
             row = rmap.at_offset(start)
-            bit = 1 << (row & 7)
-            skip = start - rmap.offset_of(row)
-            payload: memoryview | None = None
-            if checked[row >> 3] & bit:
-                token = self.reader.stored(row, track)
-            else:
-                block = self.reader.stored_block(row, track)
-                assert block.token is not None
-                token, payload = block.token, memoryview(block.payload)[skip : skip + size]
-            key = self._block_key(token)
-            if payload is not None:
-                checked[row >> 3] |= bit
-            for at in range(0, size, _PIECE):
-                count = min(_PIECE, size - at)
-                stored: Buffer
-                if payload is not None:
-                    stored = payload[at : at + count]
-                else:
-                    stored = self.reader.read_file(position + at, count)
-                yield memoryview(stored if key is None else xor_mask(stored, key, skip + at))
+            yield (row, start - rmap.offset_of(row), position), size
             start += size
+
+    def _fill(self, place: _Place, at: int, out: memoryview, track: int) -> None:
+        """Bytes of one block, from byte `at` behind a place on. `out` holds nothing of use after an error."""
+        row, skip, position = place
+        checked = self._checked.get(track)
+        if checked is None:
+            count = -(-len(self.reader.range_map(track)) // 8)
+            checked = self._checked.setdefault(track, bytearray(count))
+        bit = 1 << (row & 7)
+        if checked[row >> 3] & bit:
+            token = self.reader.stored(row, track)
+            key = self._block_key(token)
+            self.reader.read_file_into(position + at, out)
+        else:
+            block = self.reader.stored_block(row, track)
+            assert block.token is not None
+            key = self._block_key(block.token)
+            checked[row >> 3] |= bit
+            out[:] = memoryview(block.payload)[skip + at : skip + at + len(out)]
+        if key is not None:
+            xor_mask_into(out, out, key, skip + at)
 
     def read(self, start: int, length: int, track: int = 0) -> bytes:
         """`pieces` in one."""

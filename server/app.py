@@ -26,6 +26,7 @@ from harmony4.server.intake import changes, events, exports, tus
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.keys import (
+    BUFFERS,
     CATALOGUE,
     CONFIG,
     DESK,
@@ -48,6 +49,7 @@ from harmony4.server.masking.keys import Keyring
 from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
 from harmony4.server.reading import seeking, timed, video
+from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
 from harmony4.server.serving import descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
@@ -86,6 +88,7 @@ def create_app(config: Config) -> web.Application:
     app[STATE] = state
     app[STATUS] = Status()
     app[TURNS] = Turns()
+    app[BUFFERS] = Buffers()
     app[KEEPING] = set()
     app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express

@@ -15,6 +15,7 @@ from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
 from harmony4.server.masking.keys import Keyring
+from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
 from harmony4.server.state import State
 from harmony4.server.streams.turns import Turns
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from harmony4.server.players.routes import Playlists
 
 __all__ = [
+    "BUFFERS",
     "CATALOGUE",
     "CONFIG",
     "DESK",
@@ -51,6 +53,7 @@ class Status:
     """When that must be over, on the loop's clock."""
 
 
+BUFFERS: Final = web.AppKey("buffers", Buffers)
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
 DESK: Final = web.AppKey("desk", Desk)

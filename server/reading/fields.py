@@ -175,7 +175,7 @@ def _digesting(
 
 def _pieces(resource: Resource, part: ByteRange) -> Iterator[bytes | memoryview]:
     """The bytes of a range, read or unmasked."""
-    if resource.unmasked and resource.checked is not None:
+    if resource.fill is not None and resource.checked is not None:
         yield from resource.checked(part.start, part.length)
         return
     for offset, size in resource.pieces(part.start, part.length):

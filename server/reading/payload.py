@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final
 
@@ -27,13 +27,14 @@ from aiohttp.http import StreamWriter
 from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
-from harmony4.server.keys import CONFIG, EXPRESS
+from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS
 from harmony4.server.query import cache_control
+from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import offer_range
 from harmony4.server.reading.fields import asked_fields
 from harmony4.server.reading.ranges import ByteRange, decide
 from harmony4.server.reading.residency import bring_in, is_cut_short, is_resident
-from harmony4.server.reading.resource import Checked, Resource
+from harmony4.server.reading.resource import Checked, Fill, Resource
 from harmony4.server.serving.access import SENT, without_signature
 
 __all__ = ["may_map", "respond", "send"]
@@ -44,8 +45,8 @@ _BATCH: Final = 2**18
 """Bytes read or handed to the transport at a time: what is copied before other connections get their turn."""
 _ALONE: Final = 2**22
 """The same while nobody waits for a short answer: fewer turns are faster by a fourth."""
-_CHECKED: Final = 2**20
-"""Bytes that a thread checks, or unmasks, at a time."""
+_SOON: Final = 0.02
+"""Seconds; a client that takes longer for a buffer gets one at a time."""
 _PIECES: Final = 64
 """Most pieces in one batch; blocks may be as small as a byte."""
 
@@ -68,7 +69,7 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     HarmonyError while nothing has been sent. Headers that a client has to ask for are in `fields`.
     """
     cache = cache_control(request, *(resource.versions or (resource.etag,)))
-    if resource.unmasked:
+    if resource.fill is not None:
         cache = f"private, {cache.removeprefix('public, ')}"
     decision = decide(request.method, request.headers, resource.representation())
     if decision.status == 416:
@@ -88,8 +89,8 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
         response.headers["Cache-Control"] = "no-store"
     # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
     wished = "Want-Content-Digest" in request.headers
-    check = request.app[CONFIG].verify_on_read or resource.unmasked
-    if decision.status == 206 and len(decision.parts) == 1 and not wished and not check:
+    check = request.app[CONFIG].verify_on_read
+    if decision.status == 206 and len(decision.parts) == 1 and not (wished or check or resource.fill):
         offer_range(request, resource)
     return await send(request, response, resource, decision.parts, check=check)
 
@@ -114,8 +115,7 @@ async def send(
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
 
-    `check`: send nothing of a block that does not match its CRC and its digest; always so where it has to be
-    unmasked.
+    `check`: send nothing of a block that does not match its CRC and its digest; what is unmasked always does.
 
     Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
     connection off, which a client sees as a body that is too short.
@@ -173,7 +173,7 @@ async def _batches(
     transport = request.transport
     checked = resource.checked if check else None
     mapping = None
-    if checked is None and transport is not None and may_map(transport):
+    if checked is None and resource.fill is None and transport is not None and may_map(transport):
         with suppress(SourceError):  # no address space left, for one: reading needs none
             mapping = resource.container.reader.mapping
     frame: list[memoryview] = []  # travels with the bytes behind it
@@ -181,7 +181,9 @@ async def _batches(
         if isinstance(part, bytes):
             frame.append(memoryview(part))
             continue
-        if checked is not None:
+        if resource.fill is not None:
+            batches = _filled(resource.fill, request.app[BUFFERS], part)
+        elif checked is not None:
             batches = _checked(checked, part)
         elif mapping is not None:
             batches = _mapped(request, memoryview(mapping), resource, part)
@@ -211,48 +213,42 @@ def _load(reader: H4MKReader, pieces: _Pieces) -> list[memoryview]:
 
 async def _checked(checked: Checked, body: ByteRange) -> AsyncGenerator[list[memoryview]]:
     # What is sent are the bytes that were checked, in memory: those on disk may be others by now.
-    pieces, left = _Some(checked(body.start, body.length)), body.length
-    ahead: asyncio.Future[list[memoryview]] | None = None
+    pieces = checked(body.start, body.length)
+    while (data := await asyncio.to_thread(next, pieces, None)) is not None:
+        yield [data]
+
+
+async def _filled(fill: Fill, buffers: Buffers, body: ByteRange) -> AsyncGenerator[list[memoryview]]:
+    """What threads put into buffers: into one while the other one goes out, as long as the client is fast."""
+    clock = asyncio.get_running_loop().time
+    start, left, fast = body.start, body.length, True
+    held, returned = [buffers.take()], False
+    ahead: asyncio.Future[int] | None = None
     try:
         while left:
-            data = await (ahead or asyncio.to_thread(pieces.take))
-            size = sum(map(len, data))
-            left -= size
-            # A thread checks or unmasks while the kernel takes what is there; not where blocks are large.
-            more = left and size <= 2 * _CHECKED
-            ahead = asyncio.ensure_future(asyncio.to_thread(pieces.take)) if more else None
-            yield data
+            returned = False
+            if ahead is None:
+                count = await asyncio.to_thread(fill, start, held[0][:left])
+            else:
+                count, ahead = await ahead, None
+                held.reverse()
+            start, left = start + count, left - count
+            if left and fast:
+                if len(held) == 1:
+                    held.append(buffers.take())
+                ahead = asyncio.ensure_future(asyncio.to_thread(fill, start, held[1][:left]))
+            began = clock()
+            yield [held[0][:count]]
+            returned = True
+            fast = clock() - began < _SOON
     finally:
         if ahead is not None:
-            # The container must not be closed under the thread, which takes no longer than for one piece.
+            # Neither container nor buffer may be taken from the thread, which needs no longer than for one.
             await asyncio.wait([ahead])
             ahead.exception()
-
-
-class _Some:
-    """Pieces of bytes, to be taken several at a time."""
-
-    def __init__(self, pieces: Iterator[memoryview]) -> None:
-        self._pieces = pieces
-        self._error: HarmonyError | None = None
-
-    def take(self) -> list[memoryview]:
-        """The next pieces, about 1 MiB of them or one larger one; in a thread. Raises HarmonyError."""
-        if self._error is not None:
-            raise self._error
-        found: list[memoryview] = []
-        size = 0
-        try:
-            for piece in self._pieces:
-                found.append(piece)
-                size += len(piece)
-                if size >= _CHECKED or len(found) == _PIECES:
-                    break
-        except HarmonyError as error:
-            if not found:
-                raise
-            self._error = error  # what is sound goes out first
-        return found
+            returned = False
+        if returned:
+            buffers.give(held)  # else something of them may still wait in the transport
 
 
 async def _mapped(

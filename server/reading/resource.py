@@ -18,6 +18,7 @@ from harmony4.server.reading.ranges import Representation
 
 __all__ = [
     "Checked",
+    "Fill",
     "Pieces",
     "Resource",
     "file_resource",
@@ -31,6 +32,10 @@ Pieces = Callable[[int, int], Iterable[tuple[int, int]]]
 
 Checked = Callable[[int, int], Iterator[memoryview]]
 """(start, length) → these bytes, from blocks that match CRC and digest. Reads files; raises HarmonyError."""
+
+
+Fill = Callable[[int, memoryview], int]
+"""(start, buffer) → how many bytes from there on are in the buffer now, one at least. As `Checked`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +57,8 @@ class Resource:
     """The same bytes as `pieces`, out of blocks that were checked; None where nothing can be checked."""
     extension: str | None = None
     """How a download's file name ends, without the dot; None keeps the container's own name."""
-    unmasked: bool = False
-    """Whether the file holds other bytes than these, masked ones: only `checked` gives these."""
+    fill: Fill | None = None
+    """Where the file holds other bytes than these, masked ones: what gives these. So does `checked`."""
     versions: tuple[str | None, ...] = ()
     """Entity tags whose beginnings an address may name as its version (`v`), where there are more than one.
     """
@@ -97,7 +102,7 @@ def stream_resource(container: Container, track: int, unmasked: Unmasked | None 
             start, length, track
         ),
         extension=facts.extension(state.info.media_type),
-        unmasked=unmasked is not None,
+        fill=None if unmasked is None else lambda start, out: unmasked.read_into(start, out, track),
         versions=facts.etags(reader, track),
     )
 

@@ -22,7 +22,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.keys import GUARD
 from harmony4.server.library import Container
 from harmony4.server.query import integer
-from harmony4.server.reading.resource import Resource, in_memory
+from harmony4.server.reading.resource import Fill, Resource, in_memory
 
 __all__ = ["AskedTime", "asked_time", "name_time", "time_etag", "timed_resource"]
 
@@ -105,7 +105,7 @@ async def timed_resource(
             for run in _runs(segments, start, length)
         ),
         extension=facts.extension(info.media_type),
-        unmasked=unmasked is not None,
+        fill=None if unmasked is None else _filling(unmasked, segments, track),
         versions=facts.etags(reader, track),
     )
 
@@ -135,6 +135,15 @@ def _headers(url: str, found: TimeRange, init: bool) -> dict[str, str]:
     if found.end_pts is not None:
         headers["Harmony4-End-PTS"] = str(found.end_pts)
     return headers
+
+
+def _filling(unmasked: Unmasked, segments: list[tuple[int, int]], track: int) -> Fill:
+    def fill(start: int, out: memoryview) -> int:
+        # Where a segment ends there are fewer bytes: the next ones come with the next call.
+        offset, size = next(_runs(segments, start, len(out)))
+        return unmasked.read_into(offset, out[:size], track)
+
+    return fill
 
 
 def _runs(segments: list[tuple[int, int]], start: int, length: int) -> Iterator[tuple[int, int]]:
