@@ -24,8 +24,9 @@ function ask(page, question) {
 
 async function answer(event) {
   const { request, clientId } = event;
-  const page = clientId ? await self.clients.get(clientId) : null; // none where somebody opens the address by itself
-  if (!page || request.method !== "GET") return new Response(null, { status: 404 });
+  const page = clientId ? await self.clients.get(clientId) : null;
+  // Somebody who opens the address by itself has no page that could answer.
+  if (!page || request.mode === "navigate" || request.method !== "GET") return new Response("not here", { status: 404 });
   const first = await ask(page, { url: request.url, range: request.headers.get("Range") });
   return new Response(first.at < first.stop ? rest(page, request.url, first) : first.body, first);
 }

@@ -429,7 +429,9 @@ def test_keys(page: Page) -> None:
           texts.push("h4mk-key-v1-scrypt:15:8:1:00:00", stranger);
           const answers = [await refused(() => container.read(0, 1)), await refused(() => container.size())];
           for (const text of texts) answers.push(await refused(() => container.unlock(text)));
-          for (const wrong of [new Uint8Array(31), null]) answers.push(await refused(() => container.unlock(wrong)));
+          for (const wrong of [new Uint8Array(31), null]) {
+            answers.push(await refused(() => container.unlock(wrong)));
+          }
           const read = [];
           const right = [key, key.toUpperCase(), ` h4mk-key-v1:${key}\\n`, bytes(key), other];
           for (const text of [...right, await MasterKey.from(other)]) {
