@@ -27,6 +27,7 @@ PAGE_POLICY: Final = (
 )
 DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
 _MEDIA: Final = "application/octet-stream"
+_WORKER: Final = "unmask-worker.js"
 _TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -60,18 +61,19 @@ def routes(files: Mapping[str, StaticFile]) -> list[web.RouteDef]:
     """`/` and `/static/NAME` for these files."""
 
     async def get_page(request: web.Request) -> web.Response:
-        return _respond(request, files["index.html"])
+        return _respond(request, "index.html", files["index.html"])
 
     async def get_static(request: web.Request) -> web.Response:
-        file = files.get(request.match_info["file"])
+        name = request.match_info["file"]
+        file = files.get(name)
         if file is None:
             raise NotFoundError("there is no such file")
-        return _respond(request, file)
+        return _respond(request, name, file)
 
     return [web.get("/", get_page), web.get("/static/{file}", get_static)]
 
 
-def _respond(request: web.Request, file: StaticFile) -> web.Response:
+def _respond(request: web.Request, name: str, file: StaticFile) -> web.Response:
     # Ranges of such small files are never asked for: only the preconditions of `decide` matter here.
     decision = decide("HEAD", request.headers, Representation(len(file.data), file.etag))
     headers = {"Cache-Control": "no-cache", "ETag": f'"{file.etag}"', "Content-Type": file.content_type}
@@ -79,6 +81,8 @@ def _respond(request: web.Request, file: StaticFile) -> web.Response:
         headers["Content-Security-Policy"] = PAGE_POLICY
         headers["X-Frame-Options"] = "DENY"
         headers["Cross-Origin-Opener-Policy"] = "same-origin"
+    if name == _WORKER:
+        headers["Service-Worker-Allowed"] = "../"  # the page lies above it; relative, so below any prefix
     body = file.data if decision.status == 200 else None
     if decision.status == 304:
         del headers["Content-Type"]

@@ -69,7 +69,8 @@ function row(item) {
   const cut = (item.name ?? "").lastIndexOf("/") + 1;
   const path = cut ? element("span", { class: "path" }, item.name.slice(0, cut)) : null;
   const label = item.name === null ? "(unreadable name)" : item.name.slice(cut).replace(/\.h4mk$/, "");
-  const name = element("span", { class: "name" }, path, label);
+  const lock = item.tracks?.some((one) => one.masked) ? element("img", { class: "lock", src: "static/lock.svg", alt: "masked", width: 12, height: 12 }) : null;
+  const name = element("span", { class: "name" }, path, label, lock);
   if (item.error) {
     const what = element("span", { class: "more-facts bad" }, item.error.message);
     return element("li", {}, element("div", { class: "item" }, name, element("span"), what));

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
 import { bytes, clock, count } from "./format.js";
+import * as keys from "./keys.js";
 import { Timeline } from "./timeline.js";
 
 const timeline = new Timeline((pts) => jump(pts));
@@ -48,6 +49,7 @@ export async function show(name, start) {
 
 export function close() {
   open?.abort.abort();
+  open?.published?.close();
   if (open?.media) {
     open.media.removeAttribute("src"); // else the browser goes on fetching
     open.media.load();
@@ -100,35 +102,50 @@ export function fail(message) {
 }
 
 function stage(mine, track, start) {
-  const kind = track.kind === "audio" ? "audio" : "video";
-  const url = api.local(track.range_url);
   const playable = track.kind === "audio" || track.kind === "video";
-  $("stage").className = kind === "audio" ? "stage plain" : "stage";
-  if (!playable || !track.blocks) {
-    unplayable(track.blocks ? "These bytes are no audio or video" : "This track is empty", url);
-    return;
+  if (start) $("pts").value = String(Math.round(start * 1e6));
+  if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
+  else if (track.masked) unlock(mine, track, start);
+  else play(mine, track, api.local(track.range_url), start);
+}
+
+/** Play a masked track, when there is a key. */
+async function unlock(mine, track, start) {
+  $("stage").className = "stage locked";
+  const failed = (error) => open === mine && unplayable(mine, track, error.message);
+  try {
+    mine.published = await keys.open(mine.name, track.track, { stage: $("stage"), signal: mine.abort.signal, failed });
+    if (open === mine) play(mine, track, mine.published.url, start);
+    else mine.published.close();
+  } catch (error) {
+    failed(error);
   }
+}
+
+function play(mine, track, url, start) {
+  const kind = track.kind === "audio" ? "audio" : "video";
+  $("stage").className = kind === "audio" ? "stage plain" : "stage";
   const media = element(kind, { controls: true, preload: "metadata", playsinline: kind === "video", src: url });
   mine.media = media;
   for (const event of ["timeupdate", "progress", "seeking", "seeked", "loadedmetadata"]) {
     media.addEventListener(event, () => open === mine && timeline.follow(media));
   }
   media.addEventListener("error", () => {
-    if (open !== mine) return;
-    mine.media = null;
-    unplayable(`This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`, url);
+    if (open !== mine || mine.media !== media) return;
+    unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
   });
-  if (start) {
-    media.addEventListener("loadedmetadata", () => (media.currentTime = start), { once: true });
-    $("pts").value = String(Math.round(start * 1e6));
-  }
+  if (start) media.addEventListener("loadedmetadata", () => (media.currentTime = start), { once: true });
   $("stage").replaceChildren(media);
 }
 
-function unplayable(lead, url) {
+function unplayable(mine, track, lead) {
+  mine.media = null;
+  mine.published?.close();
   $("stage").className = "stage";
-  const link = element("a", { href: url, download: true }, "Download them");
-  $("stage").replaceChildren(element("div", { class: "note" }, ...note(lead, ["The bytes are all there. ", link, "."])));
+  const address = track.masked ? `container?${new URLSearchParams({ name: mine.name, download: "1" })}` : api.local(track.range_url);
+  const link = element("a", { href: address, download: true }, track.masked ? "Download the container" : "Download them");
+  const line = track.masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
+  $("stage").replaceChildren(element("div", { class: "note" }, ...note(lead[0].toUpperCase() + lead.slice(1), line)));
 }
 
 function describe(facts) {
@@ -159,6 +176,7 @@ function describe(facts) {
         title: track.name,
         stream: `${bytes(track.bytes)}, ${count(track.blocks, "block")}, ${count(track.keyframes, "keyframe")}`,
         times: track.timing === "demux" ? "from the media" : "from a frame rate that was given",
+        masked: track.masked ? "yes: digest and bytes are those of the masked stream" : null,
         "sha-256": mono(track.sha256),
       }),
     );

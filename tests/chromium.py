@@ -10,24 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from playwright.sync_api import Browser, sync_playwright
 
 from needs import program
 
+QUIET: Final = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+"""Its usual arguments."""
+
 
 @contextmanager
 def chromium(*arguments: str) -> Iterator[Browser]:
     """A browser until the block is left, started with these arguments besides its usual ones."""
-    quiet = [
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--no-first-run",
-    ]
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=[*quiet, *arguments])
+        browser = playwright.chromium.launch(executable_path=program("chromium"), args=[*QUIET, *arguments])
         yield browser
         browser.close()

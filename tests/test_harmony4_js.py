@@ -1,0 +1,544 @@
+"""static/harmony4.js in Debian's Chromium: derivations, any range of masked and plain streams, refusals.
+
+The containers come from a second implementation of masking (tests/masked.py).
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+import independent
+import masked
+from chromium import chromium
+from needs import ROOT, needs_chromium
+from serving import Server, running
+
+pytestmark = needs_chromium
+
+VALUES = dict(
+    line.split(" = ")
+    for line in re.search(  # type: ignore[union-attr]
+        r"^```h4mk-values name=masking\n(.*?)^```$",
+        (ROOT / "docs" / "H4MK.md").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )[1].splitlines()
+)
+MASTER, OTHER, STRANGER = bytes(range(32)), bytes(range(1, 33)), bytes(32)
+TRACK = {
+    "codec": "h264",
+    "kind": "video",
+    "masked": True,
+    "media_type": "video/mp4",
+    "self_framing": True,
+    "span": 0,
+    "start": {"den": 1000, "num": 1, "ticks": 0},
+    "stream": 0,
+    "timing": "demux",
+}
+TRAK = {"cut": {"block": 2**20, "order": "end", "rule": 1}, "origin": "0", "tracks": [TRACK]}
+TINY = [
+    {"payload": b"header", "pts": 0, "header": True},
+    {"payload": b"sixteen bytes ..", "pts": 40_000, "key": True},
+    {"payload": b"rest", "pts": 600_000, "min_pts": 560_000},
+    {"payload": b"second group", "pts": 1_040_000, "key": True},
+]
+HISTORY = [{"args": {}, "inputs": [], "op": "export"}, {"args": {"heads": "00"}, "inputs": [], "op": "mask"}]
+
+
+def tiny(blocks: Any = TINY, masters: Any = (MASTER, OTHER), **rest: Any) -> bytes:
+    return masked.masked(TRAK, blocks, masters, ends={0: 1_080_000}, history=HISTORY, title="Zwölf", **rest)
+
+
+def large() -> tuple[bytes, list[bytes]]:
+    """Two masked tracks and a plain one, blocks of 1 byte to 900 000, and the streams that they hold."""
+    pick = random.Random(7)
+    blocks: list[dict[str, Any]] = []
+    for number in range(60):
+        for track in range(3):
+            size = pick.choice([1, 15, 16, 17, 1000, 70_000, 200_000, 900_000]) if track < 2 else 5000
+            payload = pick.randbytes(size)
+            blocks.append(
+                {"track": track, "payload": payload, "pts": number * 40_000, "key": number % 5 == 0}
+            )
+    trak = {**TRAK, "tracks": [TRACK, {**TRACK, "kind": "audio"}, {**TRACK, "masked": False}]}
+    data = masked.masked(trak, blocks, [MASTER], ends=dict.fromkeys(range(3), 2_400_000))
+    return data, [b"".join(one["payload"] for one in blocks if one["track"] == track) for track in range(3)]
+
+
+LARGE, STREAMS = large()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    root = tmp_path_factory.mktemp("library")
+    (root / "tiny.h4mk").write_bytes(tiny())
+    (root / "large.h4mk").write_bytes(LARGE)
+    with running(root, allowed_hosts=("films.test",)) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    arguments = ["--host-resolver-rules=MAP films.test 127.0.0.1"]
+    with chromium(*arguments, "--disable-features=LocalNetworkAccessChecks") as one:
+        yield one
+
+
+# `memory` is a fetch over bytes that are at hand, `refused` what a call is refused with.
+PRELUDE = """async () => {
+  Object.assign(globalThis, await import("./static/harmony4.js"));
+  globalThis.masking = await import("./static/masking.js");
+  globalThis.bytes = (text) => Uint8Array.from(text.match(/../g) ?? [], (two) => parseInt(two, 16));
+  globalThis.hex = (data) => Array.from(data, (one) => one.toString(16).padStart(2, "0")).join("");
+  globalThis.base64 = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  globalThis.memory = (data, seen = []) => async (url, { headers }) => {
+    const [, first, last] = /^bytes=(\\d*)-(\\d*)$/.exec(headers.Range);
+    const start = first ? Number(first) : Math.max(0, data.length - Number(last));
+    const stop = first ? Number(last) + 1 : data.length;
+    seen.push([start, stop]);
+    if (stop > data.length || start >= stop) return new Response(null, { status: 416 });
+    const range = `bytes ${start}-${stop - 1}/${data.length}`;
+    return new Response(data.slice(start, stop), { status: 206, headers: { "Content-Range": range } });
+  };
+  globalThis.refused = async (call) => {
+    try {
+      await call();
+    } catch (error) {
+      return error instanceof Harmony4Error ? [error.code, error.message] : ["crash", String(error.stack)];
+    }
+    return ["none", ""];
+  };
+}"""
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    page = browser.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(server.url)
+    page.evaluate(PRELUDE)
+    yield page
+    page.close()
+    assert faults == []
+
+
+def text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def test_every_derivation(page: Page) -> None:  # H4MK A.4
+    found = page.evaluate(
+        """async (values) => {
+          const { expand, hmac, hmacKey, join, sha256, xorMask } = masking;
+          const at = (name) => bytes(values[name]);
+          const master = await hmacKey(at("master"));
+          const count = new Uint8Array(8);
+          count[7] = 4;
+          const made = {
+            key_id: await expand(master, "h4mk/1 id", 16),
+            kek: await expand(master, "h4mk/1 kek"),
+            K_syn: await expand(master, "h4mk/1 syn"),
+            D: await sha256(join("h4mk/1 plain\\0", at("plain_trak_hash"), count, at("plain_root"))),
+            salt: await hmac(await hmacKey(at("K_syn")), at("D")),
+          };
+          const extracted = await hmac(await hmacKey(at("salt")), at("master"));
+          made.K_file = await expand(await hmacKey(extracted), "h4mk/1 file");
+          const file = await hmacKey(at("K_file"));
+          made.commit = await expand(file, "h4mk/1 commit");
+          made.K_mac = await expand(file, "h4mk/1 mac");
+          const kek = await crypto.subtle.importKey("raw", at("kek"), "AES-KW", false, ["wrapKey"]);
+          const form = { name: "HMAC", hash: "SHA-256" };
+          const raw = await crypto.subtle.importKey("raw", at("K_file"), form, true, ["sign"]);
+          made.wrapped = new Uint8Array(await crypto.subtle.wrapKey("raw", raw, kek, "AES-KW"));
+          const opened = await (await MasterKey.from(values.master)).unwrap(at("wrapped"), values.commit);
+          for (const number of [0, 1, 2, 3]) {
+            const info = new Uint8Array(10);
+            info[9] = number;
+            made[`K_block_${number}`] = await expand(file, join("h4mk/1 enc", info));
+            const key = await opened.blockKey(0, number);
+            made[`plain_${number}`] = await xorMask(key, at(`safe_${number}`), 0);
+          }
+          return Object.fromEntries(Object.entries(made).map(([name, value]) => [name, hex(value)]));
+        }""",
+        VALUES,
+    )
+    plain = {f"plain_{number}": one["payload"].hex() for number, one in enumerate(TINY)}  # type: ignore[attr-defined]
+    assert found == {**{name: VALUES[name] for name in found if name in VALUES}, **plain}
+    assert found.keys() >= {
+        "key_id",
+        "kek",
+        "K_syn",
+        "D",
+        "salt",
+        "K_file",
+        "commit",
+        "K_mac",
+        "wrapped",
+        "K_block_3",
+    }
+
+
+def test_tags(page: Page) -> None:  # H4MK A.4, 21.5
+    trak = {**TRAK, "tracks": [dict(TRACK)], "mask": {"commit": VALUES["commit"], "mode": "deterministic"}}
+    blocks = [{**one, "payload": bytes.fromhex(VALUES[f"safe_{number}"])} for number, one in enumerate(TINY)]
+    tags = [bytes.fromhex(VALUES[f"tag_{number}"]) for number in range(4)]
+    tokens = independent.tokens_of(trak, [{**one, "tag": tag} for one, tag in zip(blocks, tags, strict=True)])
+    # What the tags of A.4 are over is known there; here each must fit its own bytes and no others.
+    message = [
+        b"h4mk/1 tag\0" + bytes.fromhex(VALUES["masked_trak_hash"]) + independent.pack_token(one)[:96]
+        for one in tokens
+    ]
+    mac = bytes.fromhex(VALUES["K_mac"])
+    packed = [
+        independent.pack_token({**one, "tag": masked.mac(mac, text)}).hex()
+        for one, text in zip(tokens, message, strict=True)
+    ]
+    found = page.evaluate(
+        """async ({ values, packed }) => {
+          const master = await MasterKey.from(values.master);
+          const key = await master.unwrap(bytes(values.wrapped), values.commit);
+          const trak = bytes(values.masked_trak_hash);
+          const answers = [];
+          for (const token of packed.map(bytes)) {
+            for (const at of [null, 0, 95, 96, 127]) {
+              const changed = token.slice();
+              if (at !== null) changed[at] ^= 1;
+              answers.push(await key.fits(trak, changed));
+            }
+            answers.push(await key.fits(bytes(values.commit), token));
+          }
+          return answers;
+        }""",
+        {"values": VALUES, "packed": packed},
+    )
+    assert found == [True, False, False, False, False, False] * 4
+
+
+@pytest.mark.parametrize("limit", [8 * 2**20, 0])
+def test_any_range(page: Page, limit: int) -> None:
+    """Also with the range map read by pages."""
+    pick = random.Random(limit)
+    ranges = []
+    for track, stream in enumerate(STREAMS):
+        ranges += [[track, 0, len(stream)], [track, len(stream), len(stream)], [track, 0, 1]]
+        for _ in range(40):
+            start = pick.randrange(len(stream))
+            length = pick.choice([1, 16, 17, 1000, 65536, 300_000, 2_000_000])
+            ranges.append([track, start, min(len(stream), start + length)])
+    found = page.evaluate(
+        """async ({ ranges, tableLimit, key }) => {
+          const container = await Container.open("container?name=large.h4mk", { tableLimit });
+          const sizes = [await container.size(2)];
+          await container.unlock(key);
+          sizes.push(await container.size(0), await container.size(1));
+          const digests = [];
+          for (const [track, start, end] of ranges) {
+            digests.push(hex(await masking.sha256(await container.read(start, end, track))));
+          }
+          const { masked, locked, keyIds, tracks } = container;
+          return { sizes, digests, facts: [masked, locked, keyIds, tracks.map((one) => one.masked)] };
+        }""",
+        {"ranges": ranges, "tableLimit": limit, "key": MASTER.hex()},
+    )
+    assert found["sizes"] == [len(STREAMS[track]) for track in (2, 0, 1)]
+    expected = [independent.sha(STREAMS[track][start:end]).hex() for track, start, end in ranges]
+    assert found["digests"] == expected
+    assert found["facts"] == [True, False, [masked.key_id(MASTER).hex()], [True, True, False]]
+
+
+def test_many_at_once(page: Page) -> None:
+    found = page.evaluate(
+        """async ({ data, key }) => {
+          const container = await Container.open("x", { fetch: memory(base64(data)) });
+          await container.unlock(key);
+          const size = await container.size();
+          const starts = Array.from({ length: 60 }, (_, number) => (number * 99_991) % (size - 5));
+          const parts = await Promise.all(starts.map((start) => container.read(start, start + 5)));
+          return [starts, parts.map(hex)];
+        }""",
+        {"data": text(LARGE), "key": MASTER.hex()},
+    )
+    assert found[1] == [STREAMS[0][start : start + 5].hex() for start in found[0]]
+
+
+def test_a_part_of_a_block_that_was_checked(page: Page) -> None:
+    """It needs 64 KiB around it, and is compared with what the block was."""
+    payload = random.Random(1).randbytes(2**20)
+    # Nine other blocks push the first one's bytes out of what is held.
+    data = masked.masked(
+        TRAK, [{"payload": payload, "pts": n, "key": True} for n in range(10)], [MASTER], ends={0: 10}
+    )
+    found = page.evaluate(
+        """async ({ data, key }) => {
+          const file = base64(data);
+          const seen = [];
+          const container = await Container.open("x", { fetch: memory(file, seen) });
+          await container.unlock(key);
+          for (let at = 0; at < 10 * 2 ** 20; at += 2 ** 20) await container.read(at, at + 10);
+          seen.length = 0;
+          const part = await container.read(300_003, 300_013);
+          const asked = seen.map(([start, stop]) => stop - start);
+          const at = seen[0][0] + 5;
+          file[at] ^= 1;
+          const changed = await refused(() => container.read(300_003, 300_013));
+          return { part: hex(part), asked, changed };
+        }""",
+        {"data": text(data), "key": MASTER.hex()},
+    )
+    assert found["part"] == payload[300_003:300_013].hex()
+    assert found["asked"] == [65536]
+    assert found["changed"] == ["source-changed", "block 0 of track 0 is no longer what it was"]
+
+
+def test_every_changed_byte(page: Page) -> None:
+    """A bit in each byte of a file: refused, or it stands where reading never looks (SEEK, MERK, VERI)."""
+    data = tiny()
+    found = page.evaluate(
+        """async ({ data, key, plain }) => {
+          const file = base64(data);
+          const answers = [];
+          for (let at = 0; at < file.length; at += 1) {
+            const flipped = file.slice();
+            flipped[at] ^= 1 << at % 8;
+            let same = false;
+            const [code] = await refused(async () => {
+              const container = await Container.open("x", { fetch: memory(flipped) });
+              await container.unlock(key);
+              same = hex(await container.read(0, await container.size())) === plain;
+            });
+            answers.push(code === "none" ? (same ? "same" : "WRONG") : code);
+          }
+          return answers;
+        }""",
+        {"data": text(data), "key": MASTER.hex(), "plain": b"".join(one["payload"] for one in TINY).hex()},  # type: ignore[misc]
+    )
+    unread = set()
+    for one in independent.walk(data):
+        if one.tag in (b"SEEK", b"MERK", b"VERI"):
+            unread |= set(range(one.at, one.at + 12 + len(one.payload)))
+    assert {at for at, code in enumerate(found) if code == "same"} == unread
+    classes = {
+        "format",
+        "truncated",
+        "version",
+        "checksum",
+        "order",
+        "critical",
+        "json",
+        "seal",
+        "limit",
+        "key",
+    }
+    assert set(found) - {"same"} <= classes, set(found)
+
+
+@pytest.mark.parametrize("cut", [1, 140, 141, 1000, -1])
+def test_what_is_cut_off(page: Page, cut: int) -> None:
+    data = tiny()
+    data = data + b"\0" if cut < 0 else data[:-cut]
+    found = page.evaluate(
+        "async (data) => refused(() => Container.open('x', { fetch: memory(base64(data)) }))", text(data)
+    )
+    assert found == ["format", "the container is not sealed, or its end is damaged"]
+
+
+def forged(change: Any) -> bytes:
+    """A container in which somebody without a key has made everything fit again but the tags."""
+    parsed, stored, tags = tiny(), [], []
+    for one in independent.walk(parsed):
+        if one.tag == b"TOKN":
+            tags.append(one.payload[96:])
+        elif one.tag == b"SAFE":
+            stored.append(one.payload)
+        elif one.tag == b"TRAK":
+            trak = independent.parse_json(one.payload, independent.TRAK_SCHEMA, "TRAK")
+        elif one.tag == b"KEYS":
+            keys = one.payload
+    blocks = [
+        {**block, "payload": payload, "tag": tag}
+        for block, payload, tag in zip(TINY, stored, tags, strict=True)
+    ]
+    trak, blocks = change(trak, blocks)
+    return independent.build(trak, blocks, ends={0: 1_080_000}, keys=keys, history=HISTORY)
+
+
+FORGERIES: dict[str, tuple[Any, str]] = {
+    "the last block dropped": (lambda trak, blocks: (trak, blocks[:-1]), "block 2 of track 0"),
+    "the first block dropped": (lambda trak, blocks: (trak, blocks[1:]), "block 2 of track 0"),
+    "one block dropped": (lambda trak, blocks: (trak, [*blocks[:2], blocks[3]]), "block 2 of track 0"),
+    "a payload exchanged": (
+        lambda trak, blocks: (trak, [*blocks[:2], {**blocks[2], "payload": b"REST"}, blocks[3]]),
+        "block 2 of track 0",
+    ),
+    "a time changed": (
+        lambda trak, blocks: (trak, [*blocks[:2], {**blocks[2], "min_pts": 0}, blocks[3]]),
+        "block 2 of track 0",
+    ),
+    "another TRAK": (lambda trak, blocks: ({**trak, "origin": "5"}, blocks), "block 3 of track 0"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forgeries(page: Page, name: str) -> None:
+    change, where = FORGERIES[name]
+    data = forged(change)
+    independent.check(data)  # who has no key finds nothing wrong with it
+    found = page.evaluate(
+        """async ({ data, key }) => {
+          const container = await Container.open("x", { fetch: memory(base64(data)) });
+          await container.unlock(key);
+          return refused(async () => container.read(0, await container.size()));
+        }""",
+        {"data": text(data), "key": MASTER.hex()},
+    )
+    assert found == [
+        "seal",
+        f"the tag of {where} is not one of this key: it was changed, moved or made by somebody else",
+    ]
+
+
+def test_a_file_key_that_was_exchanged(page: Page) -> None:
+    """A slot that opens to another file key than TRAK commits to is refused before the first byte."""
+    ours, other = tiny(), tiny(file_key=b"\1" * 32)
+    at = ours.index(b"KEYS")
+    data = ours[:at] + other[other.index(b"KEYS") :][:532] + ours[at + 532 :]
+    found = page.evaluate(
+        """async ({ data, key }) => {
+          const container = await Container.open("x", { fetch: memory(base64(data)) });
+          return [await refused(() => container.unlock(key)), container.locked];
+        }""",
+        {"data": text(data), "key": MASTER.hex()},
+    )
+    assert found == [["key", "the key opens its slot to another file's key"], True]
+
+
+def test_keys(page: Page) -> None:
+    found = page.evaluate(
+        """async ({ key, other, stranger }) => {
+          const open = () => Container.open("container?name=tiny.h4mk");
+          const container = await open();
+          const texts = ["", "zz", key.slice(2), key + "00", "h4mk-key-v1:"];
+          texts.push("h4mk-key-v1-scrypt:15:8:1:00:00", stranger);
+          const answers = [await refused(() => container.read(0, 1)), await refused(() => container.size())];
+          for (const text of texts) answers.push(await refused(() => container.unlock(text)));
+          for (const wrong of [new Uint8Array(31), null]) {
+            answers.push(await refused(() => container.unlock(wrong)));
+          }
+          const read = [];
+          const right = [key, key.toUpperCase(), ` h4mk-key-v1:${key}\\n`, bytes(key), other];
+          for (const text of [...right, await MasterKey.from(other)]) {
+            const again = await open();
+            await again.unlock(text);
+            read.push(hex(await again.read(0, 6)));
+          }
+          const { locked, title, duration } = container;
+          return { answers, read, locked, title, duration };
+        }""",
+        {"key": MASTER.hex(), "other": OTHER.hex(), "stranger": STRANGER.hex()},
+    )
+    assert [code for code, _ in found["answers"]] == ["locked", "locked", *["key"] * 9]
+    assert found["answers"][-3][1] == "this key does not open the container"
+    assert "passphrase" in found["answers"][-4][1]
+    assert not any(
+        key.hex() in message for _, message in found["answers"] for key in (MASTER, OTHER, STRANGER)
+    )
+    assert found["read"] == [b"header".hex()] * 6
+    assert (found["locked"], found["title"], found["duration"]) == (True, "Zwölf", 1_080_000)
+
+
+def test_wrong_calls(page: Page) -> None:
+    plain = independent.build({**TRAK, "tracks": [{**TRACK, "masked": False}]}, TINY, ends={0: 1_080_000})
+    found = page.evaluate(
+        """async ({ data, key }) => {
+          const container = await Container.open("x", { fetch: memory(base64(data)) });
+          const calls = [
+            () => container.unlock(key), () => container.read(0, 39), () => container.read(-1, 3),
+            () => container.read(3, 2), () => container.read(0.5, 3), () => container.read(0, 1, 1),
+            () => container.size("0"),
+          ];
+          const answers = [];
+          for (const call of calls) answers.push((await refused(call))[0]);
+          return [answers, hex(await container.read(6, 12)), hex(await container.read(0, 0))];
+        }""",
+        {"data": text(plain), "key": MASTER.hex()},
+    )
+    assert found == [["usage"] * 5 + ["not-found"] * 2, b"sixtee".hex(), ""]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ("return new Response(await answer.arrayBuffer())", "source"),
+        ("return new Response(null, { status: 404 })", "not-found"),
+        ("return new Response(null, { status: 500 })", "source"),
+        ("throw new TypeError('gone')", "source"),
+        ("return new Response(await answer.arrayBuffer(), { status: 206 })", "source"),
+        ("return new Response(new Uint8Array(9e6), answer)", "source"),
+        ("return new Response((await answer.arrayBuffer()).slice(1), answer)", "source"),
+        ("return count < 4 ? answer : new Response(null, { status: 412 })", "source-changed"),
+        ("answer.headers.set('ETag', `\"${count}\"`); return answer", "source-changed"),
+        ("answer.headers.set('Content-Range', 'bytes 0-139/99999999999999999999'); return answer", "source"),
+    ],
+)
+def test_servers_that_lie(page: Page, change: str, code: str) -> None:
+    script = """async ({ source, key }) => {
+          const honest = memory(base64(source));
+          const lie = async (answer, count) => { CHANGE };
+          let count = 0;
+          const fetch = async (...request) => lie(await honest(...request), (count += 1));
+          return refused(async () => {
+            const container = await Container.open("x", { fetch });
+            await container.unlock(key);
+            await container.read(0, 38);
+          });
+        }"""
+    found = page.evaluate(script.replace("CHANGE", change), {"source": text(tiny()), "key": MASTER.hex()})
+    assert found[0] == code, found
+
+
+def test_without_cryptography(browser: Browser, server: Server) -> None:
+    """Plain http to anything but this machine: browsers have no WebCrypto there."""
+    page = browser.new_page()
+    page.goto(server.url.replace("127.0.0.1", "films.test"))
+    page.evaluate(PRELUDE)
+    found = page.evaluate("() => refused(() => Container.open('container?name=tiny.h4mk'))")
+    assert found[0] == "unsupported"
+    assert "https" in found[1]
+    page.close()
+
+
+def test_an_aborted_request(page: Page) -> None:
+    found = page.evaluate(
+        """async () => {
+          const ending = new AbortController();
+          const options = { signal: ending.signal };
+          const container = await Container.open("container?name=large.h4mk", options);
+          ending.abort();
+          return container.size(2).catch((error) => error.name);
+        }"""
+    )
+    assert found == "AbortError"
+
+
+def test_wide_integers(page: Page) -> None:
+    """Times beyond 2^53 are exact."""
+    late = 2**53 + 1
+    blocks = [{"payload": b"a", "pts": late, "key": True}, {"payload": b"b", "pts": late + 2, "key": True}]
+    data = masked.masked(TRAK, blocks, [MASTER], ends={0: 2**62 + 1})
+    found = page.evaluate(
+        """async ({ data, key }) => {
+          const container = await Container.open("x", { fetch: memory(base64(data)) });
+          await container.unlock(key);
+          return [String(container.duration), typeof container.duration, hex(await container.read(0, 2))];
+        }""",
+        {"data": text(data), "key": MASTER.hex()},
+    )
+    assert found == [str(2**62 + 1), "bigint", b"ab".hex()]
