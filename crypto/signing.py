@@ -171,7 +171,7 @@ class SigningKey:
 
 
 def read_public_keys(data: bytes) -> tuple[PublicKey, ...]:
-    """All public keys of a PEM file, in its order. Raises UsageError where there is none, or an unsound one."""
+    """All public keys of a PEM file, in its order. Raises UsageError if there is none, or an unsound one."""
     parts = data.split(_PUBLIC) if len(data) <= _MOST_PEM else [b""]
     if len(parts) < 2:
         raise UsageError("that is no public key in PEM", expected=_PUBLIC.decode())

@@ -15,6 +15,7 @@ from harmony4.h4mk.checks import Checker
 from harmony4.h4mk.chunks import ChunkStream
 from harmony4.h4mk.documents import Digest
 from harmony4.h4mk.source import ReadAt, open_source
+from harmony4.h4mk.trust import Accepted, Trust
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -43,9 +44,15 @@ class VerifyReport:
     root: Digest | None
     """Of a sealed file, as recomputed."""
     signatures: int
-    """SIGN chunks. They are counted here, not checked."""
+    """SIGN chunks, whoever made them."""
     holes: int
     """Holes that a recovered container admits to."""
+    checked: int = 0
+    """Of the signatures, those that hold and are by keys that are trusted."""
+    covered: int = 0
+    """Blocks that these cover, from the first on."""
+    accepted: tuple[Accepted, ...] = ()
+    """The final ones among them."""
 
     @property
     def ok(self) -> bool:
@@ -57,18 +64,20 @@ def verify(
     source: str | PathLike[str] | bytes | ReadAt | BinaryIO,
     *,
     progress: Callable[[int], object] | None = None,
+    trust: Trust | None = None,
 ) -> VerifyReport:
     """Check a container, whole. Content never makes it raise: what is wrong stands in the report.
 
-    A stream (anything with `read` and no `read_at`) is read once, in order. `progress` is called with the
-    number of bytes read so far. Raises SourceError where the source cannot be read, StorageError where a
-    large derived table cannot be spilled.
+    With `trust`, all that it wants must hold, and all signatures by its keys. A stream (anything with `read`
+    and no `read_at`) is read once, in order. `progress` is called with the number of bytes read so far.
+    Raises SourceError where the source cannot be read, StorageError where a large derived table cannot be
+    spilled.
     """
     if hasattr(source, "read") and not hasattr(source, "read_at"):
-        return _run(_read_stream(cast(_Readable, source)), None, progress)
+        return _run(_read_stream(cast(_Readable, source)), None, progress, trust)
     opened, owned = open_source(cast(ReadAt, source))
     try:
-        return _run(_read_source(opened), opened.size(), progress)
+        return _run(_read_source(opened), opened.size(), progress, trust)
     finally:
         if owned:
             opened.close()
@@ -91,11 +100,14 @@ def _read_source(source: ReadAt) -> Iterator[bytes]:
 
 
 def _run(
-    pieces: Iterator[bytes], length: int | None, progress: Callable[[int], object] | None
+    pieces: Iterator[bytes],
+    length: int | None,
+    progress: Callable[[int], object] | None,
+    trust: Trust | None,
 ) -> VerifyReport:
     done = 0
     stream = ChunkStream(length)
-    with Checker() as checker:
+    with Checker(trust) as checker:
         try:
             for data in pieces:
                 stream.feed(data)
@@ -112,6 +124,7 @@ def _run(
         if not finished:
             expects = grammar.expects if grammar is not None else "a header"
             checker.incomplete(TruncatedError("the file ends too early", where=done, expected=expects))
+        checker.require()
         problems = checker.conclude()
         state = checker.state(done)
         return VerifyReport(
@@ -125,4 +138,7 @@ def _run(
             root=checker.root if state == "sealed" else None,
             signatures=checker.signatures,
             holes=checker.holes,
+            checked=checker.seals.checked if checker.seals else 0,
+            covered=checker.seals.covered if checker.seals else 0,
+            accepted=tuple(checker.seals.accepted) if checker.seals else (),
         )
