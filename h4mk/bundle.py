@@ -34,6 +34,7 @@ from harmony4.h4mk.rewrite import (
     rewritable,
     stored_blocks,
 )
+from harmony4.h4mk.signature import SignPayload
 from harmony4.h4mk.target import Writable
 
 __all__ = ["PART", "ContainerInput", "Input", "Part", "bundle", "parts", "split"]
@@ -203,10 +204,13 @@ def bundle(
     *,
     title: str | None = None,
     progress: Progress | None = None,
+    signer: SignPayload | None = None,
+    sign_every: int = 0,
 ) -> Seal:
     """Write one container with all tracks of the inputs, in their order; each keeps its own beginning at 0.
 
-    A path appears complete or not at all. Raises UsageError, and what reading and H4MKBuilder raise.
+    `signer` and `sign_every` are H4MKBuilder's. A path appears complete or not at all. Raises UsageError, and
+    what reading and H4MKBuilder raise.
     """
     if not inputs:
         raise UsageError("a bundle needs at least one source")
@@ -223,7 +227,8 @@ def bundle(
         for first, one in zip(firsts, inputs, strict=True)
         for hole in one.lost()
     ]
-    with builder_on(out, tracks, origin=origin, block=block, title=title, gaps=bool(lost)) as builder:
+    options: dict[str, Any] = {"block": block, "title": title, "signer": signer, "sign_every": sign_every}
+    with builder_on(out, tracks, origin=origin, gaps=bool(lost), **options) as builder:
         streams = [
             _renumbered(_stored(one, number), first + number)
             for first, one in zip(firsts, inputs, strict=True)

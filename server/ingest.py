@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 from harmony4.crypto.errors import SourceChangedError, SourceError, StorageError, UsageError
 from harmony4.crypto.token import DEFAULT_BLOCK
 from harmony4.h4mk import H4MKBuilder, HistoryEntry, Seal, Start, Step, TrackInfo
+from harmony4.h4mk.signature import SignPayload
 from harmony4.server.sandbox import default_demuxer
 from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import discard
@@ -72,6 +73,10 @@ class ExportOptions:
     """With `remux`: the source's own bytes as a second track, where they are not the first."""
     spectrum: str | None = None
     """The profile of the spectral tokens of the media's sound that are stored as the last track."""
+    signer: SignPayload | None = field(default=None, repr=False)
+    """Signs the container."""
+    sign_every: int = 0
+    """With `signer`: a checkpoint after so many blocks, and again; 0: none."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for options that exclude each other, and for a profile that is none."""
@@ -238,9 +243,23 @@ def _builder(
     tracks = [track_info(tokenizer)]
     if isinstance(target, Path):
         return H4MKBuilder.to_path(
-            target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title
+            target,
+            tracks,
+            origin=tokenizer.origin,
+            block=options.block_size,
+            title=options.title,
+            signer=options.signer,
+            sign_every=options.sign_every,
         )
-    return H4MKBuilder(target, tracks, origin=tokenizer.origin, block=options.block_size, title=options.title)
+    return H4MKBuilder(
+        target,
+        tracks,
+        origin=tokenizer.origin,
+        block=options.block_size,
+        title=options.title,
+        signer=options.signer,
+        sign_every=options.sign_every,
+    )
 
 
 def track_info(tokenizer: VideoTransportTokenizer) -> TrackInfo:

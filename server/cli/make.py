@@ -12,9 +12,17 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from harmony4.crypto.errors import SourceError
+from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.h4mk import RecoverReport, recover
 from harmony4.server.cli.extracting import Extracted, extract
+from harmony4.server.cli.keys import (
+    Certificates,
+    KeyFile,
+    PassphraseFile,
+    Revision,
+    Subject,
+    read_signer,
+)
 from harmony4.server.cli.options import (
     EPILOG,
     BlockSize,
@@ -124,6 +132,23 @@ def export_command(
             show_default=False,
         ),
     ] = None,
+    sign: Annotated[bool, flag("--sign", help="Sign the container with --key.")] = False,
+    key: KeyFile = None,
+    subject: Subject = None,
+    revision: Revision = 0,
+    cert: Certificates = None,
+    sign_every: Annotated[
+        int | None,
+        typer.Option(
+            "--sign-every",
+            metavar="N",
+            min=1,
+            max=2**26,
+            help="Sign after every N blocks too (checkpoints), for those who read while it is written.",
+            show_default=False,
+        ),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -141,7 +166,23 @@ def export_command(
     from harmony4.server.ingest import ExportOptions, export  # loads PyAV: not for `--help`
 
     check_not_same(source, output)
-    options = ExportOptions(block_size, raw, fps_hint, gop, title, remux, keep_original, spectrum)
+    signer = None
+    if sign or sign_every is not None:
+        signer = read_signer(key, subject, revision, cert, passphrase_file)
+    elif key is not None or subject is not None or cert is not None:
+        raise UsageError("a key without anything to sign: give --sign or --sign-every")
+    options = ExportOptions(
+        block_size,
+        raw,
+        fps_hint,
+        gop,
+        title,
+        remux,
+        keep_original,
+        spectrum,
+        signer=signer,
+        sign_every=sign_every or 0,
+    )
     with (
         _media(source) as (media, size),
         sink(output) as target,
