@@ -47,9 +47,9 @@ class Prover:
     """Makes proofs out of one open container. Safe for use from several threads."""
 
     def __init__(self, reader: H4MKReader) -> None:
-        """Reads the final signatures. Raises UsageError without a seal, FormatError and its kin."""
+        """Reads the final signatures. Raises NotFoundError without a seal, FormatError and its kin."""
         if reader.tail is None or reader.meta is None:
-            raise UsageError("only a sealed container has proofs", found=reader.state)
+            raise NotFoundError("only a sealed container has proofs", found=reader.state)
         self._reader = reader
         self._tail = reader.tail
         self._directory = reader.meta.pack()

@@ -26,6 +26,7 @@ from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader, TimeRange
+from harmony4.h4mk.prove import Prover
 from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.reading.residency import let_go, mapped_bytes
 from harmony4.server.serving.descriptors import is_exhausted
@@ -73,7 +74,7 @@ class Container:
 
     Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
     time ranges that were looked up, by track and times asked for (`server.timed`); `cards`: those that are
-    made already.
+    made already; `provers`: the one of `prover`, once it is made.
     """
 
     __slots__ = (
@@ -83,6 +84,7 @@ class Container:
         "closed",
         "identity",
         "name",
+        "provers",
         "reader",
         "retired",
         "times",
@@ -100,6 +102,7 @@ class Container:
         self.closed = False
         self.times: dict[tuple[int, int, int | None], TimeRange] = {}
         self.cards: dict[int, SeekCard] = {}
+        self.provers: list[Prover] = []
 
     def card(self, track: int) -> SeekCard:
         """What all seeks in a track have in common; may read the disk. Raises as `seek_card` does."""
@@ -107,6 +110,12 @@ class Container:
         if card is None:
             self.cards[track] = card = seek_card(self.reader, self.name, track)
         return card
+
+    def prover(self) -> Prover:
+        """What makes proofs of it, made once; reads the disk. Raises as Prover does."""
+        if not self.provers:
+            self.provers.append(Prover(self.reader))
+        return self.provers[0]
 
     def __enter__(self) -> Self:
         return self

@@ -91,7 +91,7 @@ def test_a_key_with_a_passphrase(tmp_path: Path, container: Path, capsys: Captur
 
 
 def _on_terminal(lines: list[str], *arguments: object) -> Done:
-    """A command whose standard input is a terminal, at which these lines are typed, each when it is asked for."""
+    """A command whose standard input is a terminal; each line is typed when it is asked for."""
     ours, theirs = pty.openpty()
     command = [str(HARMONY4), *map(str, arguments)]
     # Without a controlling terminal the prompt goes to standard error.

@@ -451,7 +451,7 @@ def test_what_is_not_asked_right(tmp_path):
         with pytest.raises(NotFoundError):
             prover.seek(0, 2)
     for other in (ORIGINAL, data[:-1]):
-        with H4MKReader(other) as reader, pytest.raises(UsageError, match="sealed"):
+        with H4MKReader(other) as reader, pytest.raises(NotFoundError, match="sealed"):
             Prover(reader)
     with H4MKReader(track_of(MOST_BLOCKS + 1, size=1)) as reader:
         with pytest.raises(LimitError, match="too many"):

@@ -19,6 +19,7 @@ from harmony4.server.keys import CONFIG, GUARD, LIBRARY
 from harmony4.server.library import Container
 from harmony4.server.query import asked_track, cache_control, container_name, json_text, natural
 from harmony4.server.reading.express import offer_seek
+from harmony4.server.reading.proving import asked_proof, proven_seek
 
 __all__ = ["MAX_TARGETS", "get_seek", "parse_targets", "post_seek", "routes"]
 
@@ -47,6 +48,8 @@ async def get_seek(request: web.Request) -> web.Response:
     # A target is two characters at least, so no request line holds more than a batch may have.
     targets = [natural("pts", one) for one in text.split(",")]
     with await request.app[LIBRARY].open(name) as container:
+        if asked_proof(request):
+            return await _proven(request, container, targets, many=len(targets) > 1)
         if request.query.get("track") == _ALL:
             cache = cache_control(request, container.reader.etag(0))
             return json_text(await _aligned(request, container, targets), cache)
@@ -72,6 +75,8 @@ async def post_seek(request: web.Request) -> web.Response:
     data = await _body(request)
     targets = await asyncio.to_thread(parse_targets, data)
     with await request.app[LIBRARY].open(name) as container:
+        if asked_proof(request):
+            return await _proven(request, container, targets, many=True)
         if request.query.get("track") == _ALL:
             cache_control(request, container.reader.etag(0))
             return json_text(await _aligned(request, container, targets, many=True), "no-store")
@@ -175,6 +180,22 @@ async def _aligned(
         return f'{{"results": [{", ".join(results)}]}}'
 
     return await asyncio.to_thread(find)
+
+
+async def _proven(
+    request: web.Request, container: Container, targets: list[int], *, many: bool
+) -> web.Response:
+    """The answers of one track, and a proof of all of them, found in a thread."""
+    if request.query.get("track") == _ALL:
+        raise UsageError("a proof is of one track", expected="track=0, 1, …")
+    track = asked_track(request, container.reader)
+    cache = cache_control(request, container.reader.etag(track))
+    own = _addressing(request)
+
+    def find() -> str:
+        return proven_seek(container, track, targets, own(container.card(track)), many=many)
+
+    return json_text(await asyncio.to_thread(find), "no-store" if request.method == "POST" else cache)
 
 
 def _one(container: Container, track: int, targets: list[int], own: _Card) -> str:
