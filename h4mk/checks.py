@@ -28,11 +28,13 @@ from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import ChunkEnd, ChunkInfo, Event, Header
 from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak, steps_fit
 from harmony4.h4mk.layout import MOST_ANCILLARY, Tail, chunk_header, head_bytes, is_critical
-from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_sign
+from harmony4.h4mk.seals import CHECKPOINT, FINAL
 from harmony4.h4mk.seek import SeekTable
 from harmony4.h4mk.sequence import Sequence, check_payload
+from harmony4.h4mk.signature import Signature
 from harmony4.h4mk.tables import Tables
 from harmony4.h4mk.tags import Tags
+from harmony4.h4mk.trust import SignatureAudit, Trust
 
 __all__ = ["Checker"]
 
@@ -61,11 +63,12 @@ class _Body:
 class Checker:
     """Takes the events of one ChunkStream. A context manager: leaving it ends its threads."""
 
-    def __init__(self, masters: Iterable[MasterKey] = ()) -> None:
+    def __init__(self, masters: Iterable[MasterKey] = (), trust: Trust | None = None) -> None:
         """`masters`: with one that opens a masked container, the tags of its blocks are checked as well."""
         self.tags = Tags(masters)
         self.head: bytes | None = None
         """As recomputed."""
+        self.seals = SignatureAudit(trust) if trust is not None else None
         self.chunks = 0
         self.signatures = 0
         """SIGN chunks."""
@@ -132,6 +135,17 @@ class Checker:
     def incomplete(self, error: HarmonyError) -> None:
         """Note that the last chunk is missing, unless something that was noted already says why."""
         if not self._problems:
+            self.problem(error)
+
+    def require(self) -> None:
+        """Note that what is to be trusted has not shown itself in a file that is whole (H4MK 19, V22)."""
+        # One of the original implementation has no signatures, and is not what somebody pinned either.
+        if self.seals is None or not (self._original or self._tail):
+            return
+        try:
+            self.seals.require(self.head)
+        except SealError as error:
+            error.where = self._info.offset
             self.problem(error)
 
     def conclude(self) -> tuple[HarmonyError, ...]:
@@ -265,7 +279,7 @@ class Checker:
         elif info.tag == "KEYS":
             self.tags.open(data, body.trak)
         elif info.tag == "SIGN":
-            check_sign(data, FINAL if self._sealed else CHECKPOINT)
+            self._check_sign(Signature.unpack(data, FINAL if self._sealed else CHECKPOINT), body)
         elif info.tag == "META":
             self._check_meta(data, body)
         elif info.tag == "VERI":
@@ -290,6 +304,14 @@ class Checker:
                 self._damaged.append((info.offset, error))
 
         self._block_lane.put(compare, b"")
+
+    def _check_sign(self, signature: Signature, body: _Body) -> None:
+        # Where the blocks or META are unsound there is no HEAD to check with; that is a problem already.
+        if self.seals is None or body.broken or (self._sealed and self._meta_bytes is None):
+            return
+        blocks, duration = body.sequence.leaf, body.sequence.duration
+        root, meta = body.tables.tree.root(), self._meta_bytes if self._sealed else None
+        self.seals.take(signature, blocks, head_bytes(blocks, duration, root, body.trak_bytes, meta))
 
     def _check_meta(self, data: bytes, body: _Body) -> None:
         meta = Meta.unpack(data)

@@ -177,6 +177,11 @@ class H4MKReader(OpenFile):
             raise NotFoundError("no such block", where=f"track {track}", found=index)
         return self._check_entry(row, rmap[row], track)
 
+    def leaf(self, row: int, track: int = 0) -> tuple[int, TokenRecord]:
+        """Leaf number and token of a stored block, by its row in the range map. Raises as `token` does."""
+        entry = self.range_map(track)[row]
+        return entry.leaf, self._check_entry(row, entry, track)
+
     def tokens(self, track: int = 0, start: int = 0) -> Iterator[TokenRecord]:
         """The tokens of a track from index `start` on, read as they are asked for. Raises as `token` does."""
         self._check_tokens()

@@ -48,7 +48,7 @@ from harmony4.server.masking import streams as masking
 from harmony4.server.masking.keys import Keyring
 from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
-from harmony4.server.reading import seeking, timed, video
+from harmony4.server.reading import proving, seeking, timed, video
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
 from harmony4.server.serving import descriptors, workers
@@ -111,6 +111,7 @@ def create_app(config: Config) -> web.Application:
     app.cleanup_ctx.append(_keeping)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
+    app.add_routes(proving.routes())
     app.add_routes(players.routes())
     app.add_routes(stored.routes())
     app.add_routes(arriving.routes())

@@ -27,6 +27,7 @@ from typing import Final, Self
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
 from harmony4.crypto.mask import MasterKey
 from harmony4.h4mk import H4MKReader, TimeRange, Unmasked
+from harmony4.h4mk.prove import Prover
 from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.reading.residency import let_go, mapped_bytes
 from harmony4.server.serving.descriptors import is_exhausted
@@ -74,8 +75,8 @@ class Container:
 
     Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
     time ranges that were looked up, by track and times asked for (`server.timed`); `cards`: those that are
-    made already. Of a masked one: `key_ids`, whose keys open it, and `unmasked`, by which key somebody has
-    opened it, and its media.
+    made already; `provers`: the one of `prover`, once it is made. Of a masked one: `key_ids`, whose keys open
+    it, and `unmasked`, by which key somebody has opened it, and its media.
     """
 
     __slots__ = (
@@ -86,6 +87,7 @@ class Container:
         "identity",
         "key_ids",
         "name",
+        "provers",
         "reader",
         "retired",
         "times",
@@ -108,6 +110,7 @@ class Container:
         self.closed = False
         self.times: dict[tuple[int, int, int | None], TimeRange] = {}
         self.cards: dict[tuple[int, bool], SeekCard] = {}
+        self.provers: list[Prover] = []
 
     def card(self, track: int, *, unmasked: bool = False) -> SeekCard:
         """What all seeks in a track have in common; may read the disk. Raises as `seek_card` does.
@@ -119,6 +122,12 @@ class Container:
             card = seek_card(self.reader, self.name, track, unmasked=unmasked)
             self.cards[track, unmasked] = card
         return card
+
+    def prover(self) -> Prover:
+        """What makes proofs of it, made once; reads the disk. Raises as Prover does."""
+        if not self.provers:
+            self.provers.append(Prover(self.reader))
+        return self.provers[0]
 
     def __enter__(self) -> Self:
         return self

@@ -217,7 +217,15 @@ def export_spectrum(
         clock = media[0]
         spectrum = stack.enter_context(SpectrumInput(sound, options, clock.origin, decoder, spool_folder))
         told = None if progress is None else lambda _done, _: progress(clock.consumed, sources[0].size)
-        seal = bundle([*media, spectrum], target, title=options.title, masking=options.masking, progress=told)
+        seal = bundle(
+            [*media, spectrum],
+            target,
+            title=options.title,
+            masking=options.masking,
+            progress=told,
+            signer=options.signer,
+            sign_every=options.sign_every,
+        )
         note = joined(*dict.fromkeys(one.note() for one in media), spectrum.note())
         track = clock.tracks[0]
         return ExportResult(seal, track, track.timing, note, sources[0].broken() is not None)

@@ -33,6 +33,7 @@ PROGRAMS: Final = {
     "wrk": ("wrk",),
     "aria2": ("aria2c",),
     "mpv": ("mpv",),
+    "openssl": ("openssl",),
 }
 PACKAGES: Final = {"aria2c": "aria2"}  # Debian's, where it is not called as its program is
 
@@ -44,6 +45,7 @@ needs_curl: Final = pytest.mark.curl
 needs_wrk: Final = pytest.mark.wrk
 needs_aria2: Final = pytest.mark.aria2
 needs_mpv: Final = pytest.mark.mpv
+needs_openssl: Final = pytest.mark.openssl
 
 
 def program(marker: str) -> str | None:

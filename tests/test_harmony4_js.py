@@ -1,6 +1,6 @@
 """static/harmony4.js in Debian's Chromium: derivations, any range of masked and plain streams, refusals.
 
-The containers come from a second implementation of masking (tests/masked.py).
+The containers come from a second implementation of masking (tests/independent_mask.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import independent
-import masked
+import independent_mask as masked
 from chromium import chromium
 from needs import ROOT, needs_chromium
 from serving import Server, running

@@ -16,6 +16,14 @@ from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.h4mk import RecoverReport, recover
 from harmony4.server.cli.extracting import Extracted, extract
 from harmony4.server.cli.keyfiles import KeyFiles, find_masters
+from harmony4.server.cli.keys import (
+    Certificates,
+    KeyFile,
+    PassphraseFile,
+    Revision,
+    Subject,
+    read_signer,
+)
 from harmony4.server.cli.masking import (
     KeepPlaintext,
     RandomSalt,
@@ -144,6 +152,23 @@ def export_command(
     key_file: KeyFiles = None,
     random_salt: RandomSalt = False,
     keep_plaintext: KeepPlaintext = False,
+    sign: Annotated[bool, flag("--sign", help="Sign the container with --key.")] = False,
+    key: KeyFile = None,
+    subject: Subject = None,
+    revision: Revision = 0,
+    cert: Certificates = None,
+    sign_every: Annotated[
+        int | None,
+        typer.Option(
+            "--sign-every",
+            metavar="N",
+            min=1,
+            max=2**26,
+            help="Sign after every N blocks too (checkpoints), for those who read while it is written.",
+            show_default=False,
+        ),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -166,7 +191,24 @@ def export_command(
     if not mask and (key_file or random_salt or keep_plaintext):
         raise UsageError("keys and their options go with --mask")
     spec = make_spec(key_file, random_salt, keep_plaintext) if mask else None
-    options = ExportOptions(block_size, raw, fps_hint, gop, title, remux, keep_original, spectrum, mask=spec)
+    signer = None
+    if sign or sign_every is not None:
+        signer = read_signer(key, subject, revision, cert, passphrase_file)
+    elif key is not None or subject is not None or cert is not None:
+        raise UsageError("a key without anything to sign: give --sign or --sign-every")
+    options = ExportOptions(
+        block_size,
+        raw,
+        fps_hint,
+        gop,
+        title,
+        remux,
+        keep_original,
+        spectrum,
+        mask=spec,
+        signer=signer,
+        sign_every=sign_every or 0,
+    )
     with (
         _media(source) as (media, size),
         sink(output) as target,

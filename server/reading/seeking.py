@@ -29,6 +29,7 @@ from harmony4.server.query import (
     natural,
 )
 from harmony4.server.reading.express import offer_seek
+from harmony4.server.reading.proving import asked_proof, proven_seek
 
 __all__ = ["MAX_TARGETS", "get_seek", "parse_targets", "post_seek", "routes"]
 
@@ -57,6 +58,8 @@ async def get_seek(request: web.Request) -> web.Response:
     # A target is two characters at least, so no request line holds more than a batch may have.
     targets = [natural("pts", one) for one in text.split(",")]
     with await request.app[LIBRARY].open(name) as container:
+        if asked_proof(request):
+            return await _proven(request, container, targets, many=len(targets) > 1)
         if request.query.get("track") == _ALL:
             cache = _cache(request, container, 0)
             return json_text(await _aligned(request, container, targets), cache)
@@ -84,6 +87,8 @@ async def post_seek(request: web.Request) -> web.Response:
     data = await _body(request)
     targets = await asyncio.to_thread(parse_targets, data)
     with await request.app[LIBRARY].open(name) as container:
+        if asked_proof(request):
+            return await _proven(request, container, targets, many=True)
         if request.query.get("track") == _ALL:
             _cache(request, container, 0)
             return json_text(await _aligned(request, container, targets, many=True), "no-store")
@@ -196,6 +201,23 @@ async def _aligned(
         return f'{{"results": [{", ".join(results)}]}}'
 
     return await asyncio.to_thread(find)
+
+
+async def _proven(
+    request: web.Request, container: Container, targets: list[int], *, many: bool
+) -> web.Response:
+    """The answers of one track, and a proof of all of them, found in a thread."""
+    if request.query.get("track") == _ALL:
+        raise UsageError("a proof is of one track", expected="track=0, 1, …")
+    track = asked_track(request, container.reader)
+    cache = _cache(request, container, track)
+    own, unmasked = _addressing(request), can_unmask(request, container)
+
+    def find() -> str:
+        card = own(container.card(track, unmasked=unmasked))
+        return proven_seek(container, track, targets, card, many=many)
+
+    return json_text(await asyncio.to_thread(find), "no-store" if request.method == "POST" else cache)
 
 
 def _one(reader: H4MKReader, targets: list[int], card: SeekCard) -> str:
