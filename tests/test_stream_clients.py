@@ -1,4 +1,4 @@
-"""Token streams read by real programs: Chromium's EventSource, curl, and whatever comes through nginx."""
+"""Token streams read by real clients: EventSource (Chromium's, npm's), httpx-sse, curl, and through nginx."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from httpx_sse import connect_sse
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
 from harmony4.server.facts import token_facts
 from media_factory import media
-from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx
+from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx, needs_node, needs_npm
+from nodejs import run_node
 from programs import documented, nginx, run_program
 from samples import track_of
 from serving import LOOPS, running
@@ -102,17 +105,62 @@ def test_chromium_comes_back(library: Path) -> None:
         page = browser.new_page()
         page.goto("http://{}:{}/".format(*way.address))
         seen: dict[str, Any] = page.evaluate(LISTEN)
-        with H4MKReader(library / "a.h4mk") as reader:
-            assert reader.head is not None
-            seal = reader.head.hex()[:8]
-        assert seen["ids"] == [f"{seal}-0-{index}" for index in range(TOKENS)]
-        assert seen["kinds"] == ["meta", "meta", "meta", "done"]
-        # After the end it asks once more, and 204 tells it to leave it at that.
-        first, second, third, last = way.asked
-        assert first is None
-        assert second in seen["ids"]
-        assert third in seen["ids"]
-        assert last == f"{seal}-0-end"
+    everything_once(library, seen, way.asked)
+
+
+def everything_once(library: Path, seen: dict[str, Any], asked: list[str | None]) -> None:
+    """Checks what a client has heard that was cut off twice."""
+    with H4MKReader(library / "a.h4mk") as reader:
+        assert reader.head is not None
+        seal = reader.head.hex()[:8]
+    assert seen["ids"] == [f"{seal}-0-{index}" for index in range(TOKENS)]
+    assert seen["kinds"] == ["meta", "meta", "meta", "done"]
+    # After the end it asks once more, and 204 tells it to leave it at that.
+    first, second, third, last = asked
+    assert first is None
+    assert second in seen["ids"]
+    assert third in seen["ids"]
+    assert last == f"{seal}-0-end"
+
+
+@needs_node
+@needs_npm
+def test_node_comes_back(library: Path) -> None:
+    """The same of npm's `eventsource`; its program ends because nothing is left to wait for."""
+    with running(library) as server, cutting(server.address, 100_003, 1_000_001) as way:
+        url = "http://{}:{}/video/stream?name=a.h4mk".format(*way.address)
+        seen = json.loads(run_node("listen.js", url).out)
+    assert (seen["opened"], seen["status"]) == (3, 204)
+    everything_once(library, seen, way.asked)
+
+
+def test_httpx_comes_back(library: Path) -> None:
+    """httpx-sse leaves coming back to its user: with the last id, after what the server asks for."""
+    seen: dict[str, Any] = {"ids": [], "kinds": []}
+    last, statuses = "", [0]
+    with (
+        running(library) as server,
+        cutting(server.address, 100_003, 1_000_001) as way,
+        httpx.Client(trust_env=False, timeout=30) as client,
+    ):
+        url = "http://{}:{}/video/stream?name=a.h4mk".format(*way.address)
+        while statuses[-1] != 204:
+            headers = {"Last-Event-ID": last} if last else {}
+            with (
+                suppress(httpx.RemoteProtocolError),
+                connect_sse(client, "GET", url, headers=headers) as source,
+            ):
+                statuses.append(source.response.status_code)
+                for event in source.iter_sse() if statuses[-1] == 200 else ():
+                    last = event.id
+                    if event.event == "token":
+                        seen["ids"].append(event.id)
+                    elif event.data:
+                        seen["kinds"].append(event.event)
+                    else:  # its way to show `retry`
+                        assert (event.event, event.retry) == ("message", 2000)
+    assert statuses == [0, 200, 200, 200, 204]
+    everything_once(library, seen, way.asked)
 
 
 @needs_curl
