@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -18,13 +19,15 @@ from httpx_sse import connect_sse
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
 from harmony4.server.facts import token_facts
+from harmony4.server.keys import LIBRARY, STATE
 from media_factory import media
 from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx, needs_node, needs_npm
 from nodejs import run_node
-from programs import documented, nginx, run_program
+from processes import until
+from programs import ROOM, command, documented, environment, nginx, run_program
 from samples import track_of
 from serving import LOOPS, running
-from test_arriving_http import duplex, tokens_of
+from test_arriving_http import duplex, spools, tokens_of
 from test_sse import parse
 
 EXAMPLE = "".join(documented("## Behind nginx")[1:])
@@ -197,6 +200,42 @@ def test_curl_sends_and_reads(library: Path) -> None:
         assert tokens == tokens_of(path)
 
 
+@needs_curl
+def test_curl_sends_what_comes_and_reads(library: Path) -> None:
+    """A pipe into curl that stays open: each block's token is there before the next block is written.
+
+    `-T .`, not `-T -`: with this curl reads no answer while it waits for its standard input.
+    """
+    with running(library) as server:
+        url = f"{server.url}/video/stream?raw=1&block_size=10000"
+        with subprocess.Popen(
+            command("curl", "-sSfN", "-H", "Accept: application/x-ndjson", "-T", ".", "-X", "POST", url),
+            cwd=library,
+            env=environment(library),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as curl:
+            assert curl.stdin is not None
+            assert curl.stdout is not None
+            try:
+                write_now(curl.stdin, b"x" * 30_000)
+                assert json.loads(curl.stdout.readline())["event"] == "meta"
+                for index in range(20):
+                    assert json.loads(curl.stdout.readline())["data"]["index"] == index
+                    write_now(curl.stdin, b"x" * 10_000)
+                curl.stdin.close()
+                *_, last = map(json.loads, curl.stdout)
+                assert (last["event"], last["data"]["tokens"]) == ("done", 23)
+                assert curl.wait(ROOM) == 0
+            finally:
+                curl.kill()
+
+
+def write_now(pipe: IO[bytes], data: bytes) -> None:
+    pipe.write(data)
+    pipe.flush()
+
+
 @needs_nginx
 def test_full_duplex_through_nginx(library: Path, tmp_path: Path) -> None:
     """A token comes back before the next block is sent: neither side is collected."""
@@ -214,3 +253,56 @@ def test_full_duplex_through_nginx(library: Path, tmp_path: Path) -> None:
             assert next(lines)["data"]["index"] == index
         one.send(b"")
         assert [line["event"] for line in lines][-1] == "done"
+
+
+@needs_nginx
+def test_nginx_is_told_not_to_buffer(library: Path, tmp_path: Path) -> None:
+    """Where nobody has configured it: `X-Accel-Buffering: no` is enough for reading a stream as it comes.
+
+    Without HTTP/1.1 to the server, too: then nginx would keep tokens until they fill a buffer.
+    """
+    plain = re.sub(
+        "^ *(proxy_buffering|proxy_http_version|proxy_set_header Connection) .*\n", "", EXAMPLE, flags=re.M
+    )
+    number = "0123456789abcdef" * 2
+    with (
+        running(library) as server,
+        nginx(tmp_path / "nginx", plain, server.address) as proxy,
+        duplex(server, f"/video/stream?raw=1&block_size=10000&job={number}") as upload,
+        httpx.Client(trust_env=False, timeout=30, base_url=proxy.url) as client,
+    ):
+        until((server.app[STATE].path / "streams" / f"{number}.stream").exists, "beginning")
+        upload.send(b"x" * 30_000)
+        with client.stream(
+            "GET", f"/video/stream?job={number}", headers={"Accept": "application/x-ndjson"}
+        ) as answer:
+            lines = answer.iter_lines()
+            assert json.loads(next(lines))["event"] == "meta"
+            for index in range(20):
+                assert json.loads(next(lines))["data"]["index"] == index
+                upload.send(b"x" * 10_000)
+            upload.send(b"")
+            assert json.loads(list(lines)[-1])["event"] == "done"
+
+
+@needs_nginx
+def test_leaving_through_nginx(tmp_path: Path) -> None:
+    """nginx passes on that the client has left, and within about a second nothing is left of it."""
+    (tmp_path / "a.h4mk").write_bytes(track_of(120_000, 8, gop=1000))
+    with (
+        running(tmp_path) as server,
+        nginx(tmp_path / "nginx", EXAMPLE, server.address) as proxy,
+    ):
+        with (
+            httpx.Client(trust_env=False, timeout=30, base_url=proxy.url) as client,
+            client.stream("GET", "/video/stream?name=a.h4mk") as answer,
+        ):
+            next(answer.iter_raw())
+            container = server.app[LIBRARY]._containers["a.h4mk"]
+            assert container.users == 1
+        until(lambda: not container.users, "leaving", seconds=1.5)
+        with duplex(proxy, "/video/stream?raw=1&block_size=10000") as one:  # type: ignore[arg-type]
+            one.send(b"x" * 30_000)
+            assert next(one.lines())["event"] == "meta"
+            assert spools(server)
+        until(lambda: not spools(server), "leaving", seconds=1.5)
