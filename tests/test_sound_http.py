@@ -12,7 +12,8 @@ import pytest
 
 from harmony4.h4mk import H4MKReader
 from harmony4.server.ingest import ExportOptions, export
-from harmony4.server.keys import STATE
+from harmony4.server.keys import STATE, STATUS
+from harmony4.server.streams import computed
 from harmony4.tokenize.audio import AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
 from media_factory import media
@@ -299,3 +300,54 @@ def test_a_container_that_is_damaged(library: Path) -> None:
             assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:checksum")
         else:
             assert answer.problem == "checksum"
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_no_folder_to_compute_in(tmp_path: Path) -> None:
+    """Said clearly, by stored tokens not at all: they need none."""
+    export(media("speech.wav"), tmp_path / "a.h4mk", ExportOptions(spectrum="detail"))
+    url = f"{URL}?name=a.h4mk&profile=detail"
+    with running(tmp_path) as server:
+        server.app[STATE].path.mkdir(exist_ok=True)
+        (server.app[STATE].path / "listeners").touch()  # where a folder should be
+        refused = server.get(f"{url}&track=0")
+        assert (refused.status, refused.problem) == (507, "storage")
+        assert refused.json["detail"] == "the server's own folder cannot be written to"
+        (_, meta, _), *_, (last, _, _) = events(server.get(url))
+        assert (meta["stored"], last) == (True, "done")
+
+
+@needs_ffmpeg
+def test_no_room_to_compute_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MP4 with its index at the end has to be spooled, out of a container as well."""
+    monkeypatch.setattr(computed, "LOOK", 2**20)
+    data = media("stereo-moovend.m4a").read_bytes()
+    index = data.rindex(b"moov") - 4
+    free = 24 * 2**20
+    (tmp_path / "long.m4a").write_bytes(data[:index] + struct.pack(">I4s", free, b"free") + bytes(free - 8))
+    with (tmp_path / "long.m4a").open("ab") as file:
+        file.write(data[index:])
+    export(tmp_path / "long.m4a", tmp_path / "a.h4mk")
+    (tmp_path / "long.m4a").unlink()
+    quota = (tmp_path / "a.h4mk").stat().st_size + 2**20
+    with running(tmp_path, quota=quota, min_free=0) as server:
+        refused = server.get(f"{URL}?name=a.h4mk")
+        assert (refused.status, refused.problem) == (507, "full")
+        until(lambda: not spools(server), "clearing up")
+    with running(tmp_path, min_free=0) as server:
+        assert events(server.get(f"{URL}?name=a.h4mk"))[-1][0] == "done"
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_a_server_that_stops(library: Path) -> None:
+    """Not 503, after which an EventSource would never ask again; records have no words to come back."""
+    with running(library) as server:
+        url = f"{URL}?name=speech.h4mk"
+        server.app[STATUS].stopping = True
+        ((name, data, _),) = events(server.get(url))
+        assert (name, data["retry"]) == ("restart", 1000)
+        assert json.loads(server.get(url, Accept="application/x-ndjson").body)["event"] == "restart"
+        refused = server.get(url, Accept="application/octet-stream")
+        assert (refused.status, refused.problem) == (503, "stopping")

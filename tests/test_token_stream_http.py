@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import re
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from harmony4.h4mk import H4MKReader
 from harmony4.server.facts import token_facts
-from harmony4.server.keys import STATUS
+from harmony4.server.keys import STATUS, TURNS
 from harmony4.server.streams import stored
 from harmony4.tokenize.video import VideoTransportTokenizer
 from processes import until
@@ -233,6 +234,19 @@ def test_a_client_that_leaves(tmp_path: Path) -> None:
         connection.sock.close()
         connection.close()
         until(lambda: not container.users, "leaving", seconds=1)
+
+
+def test_streams_of_one_server_share_its_loop(tmp_path: Path) -> None:
+    """Each counts while it is read, and no longer; another server's do not."""
+    (tmp_path / "a.h4mk").write_bytes(track_of(60_000, 8, gop=1000))
+    with running(tmp_path) as server, running(tmp_path) as other, ExitStack() as open_ones:
+        for number in range(3):
+            connection = open_ones.enter_context(closing(http.client.HTTPConnection(*server.address)))
+            connection.request("GET", URL)
+            assert connection.getresponse().read(1000)
+            assert (server.app[TURNS].sharing, other.app[TURNS].sharing) == (number + 1, 0)
+        open_ones.close()
+        until(lambda: not server.app[TURNS].sharing, "leaving")
 
 
 def test_a_client_that_reads_nothing_is_cut_off(tmp_path: Path) -> None:
