@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from commands import here
 from harmony4.h4mk import H4MKReader
 from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import STATE, STATUS
@@ -249,7 +250,7 @@ def test_from_a_time_and_coming_back(library: Path) -> None:
 
 @needs_ffmpeg
 @needs_espeak
-def test_stored_tokens(tmp_path: Path) -> None:
+def test_stored_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same as computed ones, from wherever, where they are of the profile that is asked for."""
     export(media("plain.ts"), tmp_path / "a.h4mk", ExportOptions(spectrum="detail"))
     url = f"{URL}?name=a.h4mk&profile=detail"
@@ -269,6 +270,12 @@ def test_stored_tokens(tmp_path: Path) -> None:
         assert events(server.get(f"{URL}?name=a.h4mk"))[0][1]["stored"] is False
         _, *rest, _ = events(server.get(url, Last_Event_ID=stored[3][2]))
         assert rest == stored[4:]
+        sent = server.get(url, Accept="application/x-ndjson").body.splitlines()
+    one = here(capsys, "tokens", "--spectrum", tmp_path / "a.h4mk")
+    assert one.out == here(capsys, "tokens", "--spectrum", "-t", "1", tmp_path / "a.h4mk").out
+    assert [json.loads(line) for line in one.out.splitlines()] == [
+        json.loads(line)["data"] for line in sent[1:-1]
+    ]
 
 
 @needs_ffmpeg

@@ -24,6 +24,7 @@ from harmony4.server.cli.output import (
 from harmony4.server.cli.streams import open_container, shown
 from harmony4.server.cli.values import format_count, format_duration, format_size, hole_text, parse_pts
 from harmony4.server.facts import info_facts, seek_facts, token_facts
+from harmony4.server.spectra import read_tokens, stored_tokens
 
 __all__ = ["register", "state_text"]
 
@@ -242,6 +243,14 @@ def seek(
 def tokens(
     file: File,
     track: Track = 0,
+    spectrum: Annotated[
+        bool,
+        flag(
+            "--spectrum",
+            help="Print the spectral tokens that a track of `export --spectrum` holds, not those of its "
+            "blocks; default the first such track.",
+        ),
+    ] = False,
     json: Annotated[
         bool, flag("--json", help="Accepted for symmetry: tokens are always JSON, one a line.")
     ] = True,
@@ -257,12 +266,26 @@ def tokens(
             raise NotFoundError(
                 "there is no such track", expected=f"0 to {len(reader.tracks) - 1}", found=track
             )
+        found: Iterator[object]
+        if spectrum:
+            found = (token.metadata() for token in read_tokens(reader, track or _spectral(reader)))
+        else:
+            found = map(token_facts, reader.tokens(track))
         encode = compact()
         lines: list[str] = []
-        for token in reader.tokens(track):
-            lines.append(encode(token_facts(token)))
+        for token in found:
+            lines.append(encode(token))
             if len(lines) == _BATCH:
                 write("\n".join(lines) + "\n", sys.stdout)
                 lines.clear()
         if lines:
             write("\n".join(lines) + "\n", sys.stdout)
+
+
+def _spectral(reader: H4MKReader) -> int:
+    track = stored_tokens(reader, None)
+    if track is None:
+        raise NotFoundError(
+            "it holds no spectral tokens, or not all of them: `export --spectrum` stores them"
+        )
+    return track
