@@ -24,7 +24,6 @@ from harmony4.server.cli.output import (
 from harmony4.server.cli.streams import open_container, shown
 from harmony4.server.cli.values import format_count, format_duration, format_size, hole_text, parse_pts
 from harmony4.server.facts import info_facts, seek_facts, token_facts
-from harmony4.server.spectra import read_tokens, stored_tokens
 
 __all__ = ["register", "state_text"]
 
@@ -268,7 +267,7 @@ def tokens(
             )
         found: Iterator[object]
         if spectrum:
-            found = (token.metadata() for token in read_tokens(reader, track or _spectral(reader)))
+            found = _spectral(reader, track)
         else:
             found = map(token_facts, reader.tokens(track))
         encode = compact()
@@ -282,10 +281,10 @@ def tokens(
             write("\n".join(lines) + "\n", sys.stdout)
 
 
-def _spectral(reader: H4MKReader) -> int:
-    track = stored_tokens(reader, None)
-    if track is None:
-        raise NotFoundError(
-            "it holds no spectral tokens, or not all of them: `export --spectrum` stores them"
-        )
-    return track
+def _spectral(reader: H4MKReader, track: int) -> Iterator[object]:
+    from harmony4.server.spectra import read_tokens, stored_tokens  # with tokenizers: a third of the start
+
+    found = track or stored_tokens(reader, None)
+    if found is None:
+        raise NotFoundError("it holds no spectral tokens, or not all of them: `export --spectrum` stores them")
+    return (token.metadata() for token in read_tokens(reader, found))
