@@ -265,11 +265,7 @@ def tokens(
             raise NotFoundError(
                 "there is no such track", expected=f"0 to {len(reader.tracks) - 1}", found=track
             )
-        found: Iterator[object]
-        if spectrum:
-            found = _spectral(reader, track)
-        else:
-            found = map(token_facts, reader.tokens(track))
+        found = _spectral(reader, track) if spectrum else map(token_facts, reader.tokens(track))
         encode = compact()
         lines: list[str] = []
         for token in found:
@@ -286,5 +282,5 @@ def _spectral(reader: H4MKReader, track: int) -> Iterator[object]:
 
     found = track or stored_tokens(reader, None)
     if found is None:
-        raise NotFoundError("it holds no spectral tokens, or not all of them: `export --spectrum` stores them")
+        raise NotFoundError("it holds no spectral tokens, or not all: `export --spectrum` stores them")
     return (token.metadata() for token in read_tokens(reader, found))
