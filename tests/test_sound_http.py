@@ -192,6 +192,21 @@ def test_a_bomb(tmp_path: Path) -> None:
         assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:limit")
 
 
+@pytest.mark.parametrize("count", [5000, 5001])
+def test_plain_samples_are_counted(tmp_path: Path, count: int) -> None:
+    """PCM needs no decoder; the bound is the same, and an export that stores its tokens makes nothing."""
+    data = wav(bytes(2 * count))
+    with running(tmp_path, decode_samples=5000) as server:
+        sent = server.request("POST", URL, body=data)
+        made = server.request("POST", "/video/export?name=a.h4mk&spectrum=structure", body=data)
+        if count > 5000:
+            assert (sent.problem, made.problem) == ("limit", "limit")
+            assert not list(tmp_path.glob("*.h4mk"))
+            assert server.request("POST", "/video/export?name=a.h4mk", body=data).status == 201
+        else:
+            assert (events(sent)[-1][0], made.status) == ("done", 201)
+
+
 def test_a_body_that_stops_in_the_middle(tmp_path: Path) -> None:
     with running(tmp_path, read_timeout=0.3) as server:
         with duplex(server, f"{URL}?pcm=s16le&rate=8000&channels=1") as one:
