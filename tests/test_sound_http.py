@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import struct
 import subprocess
 from pathlib import Path
@@ -13,13 +15,13 @@ import pytest
 from commands import here
 from harmony4.h4mk import H4MKReader
 from harmony4.server.ingest import ExportOptions, export
-from harmony4.server.keys import STATE, STATUS
+from harmony4.server.keys import LIBRARY, STATE, STATUS
 from harmony4.server.streams import computed
 from harmony4.tokenize.audio import AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
 from media_factory import media
 from needs import needs_espeak, needs_ffmpeg
-from processes import until
+from processes import demuxers, until
 from serving import LOOPS, Answer, Server, running
 from test_arriving_http import duplex
 from test_sse import parse
@@ -322,6 +324,23 @@ def test_a_container_that_is_damaged(library: Path) -> None:
             assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:checksum")
         else:
             assert answer.problem == "checksum"
+
+
+@needs_ffmpeg
+@each_loop
+def test_a_listener_that_leaves(tmp_path: Path, loop: str) -> None:
+    """Within about a second the decoder has ended, and the container is given back."""
+    # Three hours, of which somebody wants the last second: tokens that are not sent are computed first.
+    quiet = "ffmpeg -v error -f lavfi -i anullsrc=r=8000:cl=mono -t 10800 -c:a flac"
+    subprocess.run([*quiet.split(), tmp_path / "long.flac"], check=True)
+    export(tmp_path / "long.flac", tmp_path / "a.h4mk")
+    with running(tmp_path, loop=loop) as server:
+        with socket.create_connection(server.address, timeout=30) as one:
+            target = f"{URL}?name=a.h4mk&profile=detail&from=10799000000"
+            one.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            until(lambda: bool(spools(server)) and demuxers(os.getpid()) != [], "decoding")
+        until(lambda: not spools(server) and not demuxers(os.getpid()), "leaving", seconds=1.5)
+        assert server.app[LIBRARY]._containers["a.h4mk"].users == 0
 
 
 @needs_ffmpeg

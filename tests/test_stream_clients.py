@@ -44,6 +44,21 @@ LISTEN = """() => new Promise((resolve) => {
   };
 })"""
 
+SEND_AND_LISTEN = """async () => {
+  const [file] = document.querySelector("body > input[type=file]").files;
+  const { url } = await (await fetch("/video/stream?job=1", { method: "POST", body: file })).json();
+  const seen = { tokens: [], kinds: [] };
+  return await new Promise((resolve) => {
+    const source = new EventSource(url);
+    source.addEventListener("token", (event) => seen.tokens.push(event.data));
+    for (const kind of ["meta", "done", "problem", "reset", "restart"])
+      source.addEventListener(kind, () => seen.kinds.push(kind));
+    source.onerror = () => {
+      if (source.readyState === EventSource.CLOSED) resolve(seen);
+    };
+  });
+}"""
+
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
@@ -124,6 +139,23 @@ def everything_once(library: Path, seen: dict[str, Any], asked: list[str | None]
     assert second in seen["ids"]
     assert third in seen["ids"]
     assert last == f"{seal}-0-end"
+
+
+@needs_chromium
+@needs_ffmpeg
+def test_chromium_sends_a_file_and_listens(library: Path) -> None:
+    """A page cannot read the answer while it sends: it listens to the job, on another connection."""
+    path = media("fragmented.mp4")
+    with running(library) as server, chromium() as browser:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.evaluate(
+            "() => document.body.append(Object.assign(document.createElement('input'), {type: 'file'}))"
+        )
+        page.set_input_files("body > input[type=file]", path)
+        found = page.evaluate(SEND_AND_LISTEN)
+    assert [json.loads(data) for data in found["tokens"]] == tokens_of(path)
+    assert found["kinds"] == ["meta", "done"]
 
 
 @needs_node
