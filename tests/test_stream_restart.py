@@ -34,6 +34,16 @@ LISTEN = """() => {
   };
 }"""
 
+HEAR = """async () => {
+  const { listen } = await import("/static/api.js");
+  const heard = (window.heard = { open: 0, closed: false, media: [] });
+  const listening = (window.listening = listen());
+  listening.addEventListener("open", () => (heard.open += 1));
+  listening.addEventListener("media", (event) => heard.media.push(JSON.parse(event.data).name));
+  const { source } = listening;
+  source.addEventListener("error", () => (heard.closed = source.readyState === EventSource.CLOSED));
+}"""
+
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -103,3 +113,25 @@ def test_chromium_waits_behind_nginx(browser: Browser, library: Path, tmp_path: 
     assert (first, again, last) == ("meta", "meta", "done")
     assert set(away) == {"restart"}
     assert len(away) >= 3
+
+
+@needs_chromium
+@needs_nginx
+@needs_proc
+def test_the_page_asks_again_whatever_a_proxy_says(browser: Browser, tmp_path: Path) -> None:
+    """Its own stream of events does not depend on how nginx is set up."""
+    plain = EXAMPLE.replace("error_page 502 504 = @away;", "")
+    shelf = tmp_path / "library"
+    shelf.mkdir()
+    with served(shelf) as server, nginx(tmp_path / "nginx", plain, server.address) as proxy:
+        page = browser.new_page()
+        page.goto(proxy.url)
+        page.evaluate(HEAR)
+        until(lambda: page.evaluate("() => heard.open") == 1, "listening")
+        assert server.stop()[0] == 0
+        until(lambda: page.evaluate("() => heard.closed"), "a 502")
+        with served(shelf, "--port", server.address[1]):
+            until(lambda: page.evaluate("() => heard.open") == 2, "asking again")
+            (shelf / "new.h4mk").write_bytes(track_of(1, 8))
+            until(lambda: page.evaluate("() => heard.media") == ["new.h4mk"], "hearing of it")
+            page.evaluate("() => listening.close()")
