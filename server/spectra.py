@@ -33,7 +33,7 @@ from harmony4.server.ingest import (
     joined,
     make_spool,
 )
-from harmony4.server.sandbox_sound import default_decoder
+from harmony4.server.sandbox_sound import SoundSandbox, default_decoder
 from harmony4.tokenize.audio import PROFILES, AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.decode import SoundDecoder
 from harmony4.tokenize.demux import Demuxer
@@ -64,7 +64,8 @@ class SpectrumInput:
     ) -> None:
         """Reads up to the first token. `options.spectrum`: the profile; `origin`: that of the media, µs.
 
-        A regular file stays where it stands for others. `decoder`: default a confined process.
+        A regular file stays where it stands for others. `decoder`: default a confined process; the samples
+        that a given one may make are as many as PCM may hold, which needs no decoder.
         Raises MediaError for what holds no sound, LimitError, SourceError, StorageError, UsageError.
         """
         assert options.spectrum is not None
@@ -72,6 +73,7 @@ class SpectrumInput:
         self._tokenizer = AudioFFTTokenizer(
             profile=options.spectrum,
             decoder=decoder or default_decoder(),
+            max_samples=decoder.limits.samples if isinstance(decoder, SoundSandbox) else None,
             spool=lambda: make_spool(spool_folder),
         )
         self._tokens = self._tokenizer.encode(_side(source))

@@ -253,6 +253,14 @@ def seek(
 def tokens(
     file: File,
     track: Track = 0,
+    spectrum: Annotated[
+        bool,
+        flag(
+            "--spectrum",
+            help="Print the spectral tokens that a track of `export --spectrum` holds, not those of its "
+            "blocks; default the first such track.",
+        ),
+    ] = False,
     json: Annotated[
         bool, flag("--json", help="Accepted for symmetry: tokens are always JSON, one a line.")
     ] = True,
@@ -268,12 +276,22 @@ def tokens(
             raise NotFoundError(
                 "there is no such track", expected=f"0 to {len(reader.tracks) - 1}", found=track
             )
+        found = _spectral(reader, track) if spectrum else map(token_facts, reader.tokens(track))
         encode = compact()
         lines: list[str] = []
-        for token in reader.tokens(track):
-            lines.append(encode(token_facts(token)))
+        for token in found:
+            lines.append(encode(token))
             if len(lines) == _BATCH:
                 write("\n".join(lines) + "\n", sys.stdout)
                 lines.clear()
         if lines:
             write("\n".join(lines) + "\n", sys.stdout)
+
+
+def _spectral(reader: H4MKReader, track: int) -> Iterator[object]:
+    from harmony4.server.spectra import read_tokens, stored_tokens  # with tokenizers: a third of the start
+
+    found = track or stored_tokens(reader, None)
+    if found is None:
+        raise NotFoundError("it holds no spectral tokens, or not all: `export --spectrum` stores them")
+    return (token.metadata() for token in read_tokens(reader, found))

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import aiofiles
 from aiohttp import web
 
-from harmony4.crypto.errors import LimitError
+from harmony4.crypto.errors import LimitError, StorageError
 from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
@@ -113,7 +113,11 @@ async def admitted(request: web.Request, size: int | None, kind: str = "places")
     most, each = config.max_uploads, config.max_uploads_per_client
     client = request[CALLER].token_id or network(request.remote or "")
     held = place(request.app[STATE], client, most=most, each=each, kind=kind)
-    await asyncio.to_thread(held.__enter__)
+    try:
+        await asyncio.to_thread(held.__enter__)
+    except StorageError as error:
+        _LOG.warning("%s", error)
+        raise Problem("storage", "the server's own folder cannot be written to") from error
     try:
         yield
     finally:
