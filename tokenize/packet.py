@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
-__all__ = ["Packet"]
+__all__ = ["NOTHING", "RECORD", "Packet"]
+
+RECORD = struct.Struct(">iqqqqqB")
+"""A packet: stream, pos, pts, dts, duration, size, flags (1: keyframe)."""
+NOTHING = -(2**63)
+"""A position or time that is missing."""
 
 
 class Packet(NamedTuple):
