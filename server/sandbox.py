@@ -49,7 +49,7 @@ class Limits:
     cpu: int = 600
     """CPU seconds."""
     output: int = 64 * 2**20
-    """Bytes that it may say (45 a packet), and 8 more for each byte of the medium: packets are not that small
+    """Bytes that it may say (48 a packet), and 8 more for each byte of the medium: packets are not that small
     (5 bytes, silence included), but tables can promise any number of them. Sound is limited by `samples`."""
     samples: int = 2**32
     """Samples that it may decode, all channels together: 12 hours of 48 kHz stereo."""
@@ -348,7 +348,7 @@ class _Demuxer(Worker):
                 packets = PacketTable.unpack(payload)
             except ValueError as error:
                 raise self.nonsense() from error
-            streams, sizes = packets.column("stream"), packets.column("size")
+            streams, sizes = packets.stream, packets.size
             if streams.min() < 0 or streams.max() >= count or sizes.min() < 0 or sizes.max() >= 2**31:
                 raise self.nonsense()
             yield packets

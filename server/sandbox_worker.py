@@ -15,13 +15,17 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import operator
 import os
 import select
 import signal
 import struct
 import sys
 import tempfile
-from collections.abc import Iterable
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,7 @@ from harmony4.crypto.errors import HarmonyError
 from harmony4.server.remux import ALL, remux
 from harmony4.server.thinning import Thinner
 from harmony4.tokenize.demux import Readable, clock_of, demux
-from harmony4.tokenize.packet import NOTHING, RECORD
+from harmony4.tokenize.packet import NOTHING
 
 __all__ = [
     "DATA",
@@ -67,6 +71,8 @@ MISSING = 71
 """Exit status where the limits could not be set."""
 
 _BATCH = 512
+_ROW = operator.attrgetter("stream_index", "pos", "pts", "duration", "size", "is_keyframe")
+_Row = tuple[int, int | None, int | None, int | None, int, bool]
 _QUIET = 2**22  # bytes of a file between two signs of life
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
@@ -122,9 +128,8 @@ class _Output:
     """Frames onto standard output, packets in batches."""
 
     def __init__(self) -> None:
-        self._records = bytearray(_BATCH * RECORD.size)
-        self.pending = 0
-        """Bytes of records that wait."""
+        self.pending: deque[_Row] = deque()
+        """What is said of packets, and waits."""
 
     def frame(self, kind: bytes, payload: bytes | bytearray | memoryview) -> None:
         data = memoryview(FRAME.pack(kind, len(payload)) + payload)
@@ -132,32 +137,35 @@ class _Output:
             data = data[os.write(1, data) :]
 
     def flush(self) -> None:
-        if self.pending:
-            self.frame(PACKETS, memoryview(self._records)[: self.pending])
-            self.pending = 0
+        """Send the packets that wait."""
+        while self.pending:
+            rows = [self.pending.popleft() for _ in range(len(self.pending))]
+            try:
+                records = array("q", chain.from_iterable(rows))
+            except TypeError:
+                records = array("q", chain.from_iterable(map(_row, filter(_real, rows))))
+            if sys.byteorder != "little":
+                records.byteswap()
+            if records:
+                self.frame(PACKETS, records.tobytes())
 
-    def packets(self, packets: Iterable[Any]) -> None:
-        """PyAV's packets, as records."""
-        pack, records, size, full = RECORD.pack_into, self._records, RECORD.size, len(self._records)
-        for packet in packets:
-            pos, pts, dts, length = packet.pos, packet.pts, packet.dts, packet.size
-            if not length and pts is None:  # one of PyAV's flushing packets
-                continue
-            pack(
-                records,
-                self.pending,
-                packet.stream_index,
-                NOTHING if pos is None else pos,
-                NOTHING if pts is None else pts,
-                NOTHING if dts is None else dts,
-                packet.duration or 0,
-                length,
-                packet.is_keyframe,
-            )
-            self.pending += size
-            if self.pending == full:
-                self.flush()
-        self.flush()
+    def packets(self, packets: Iterator[Any]) -> None:
+        """PyAV's packets, as records. The reader below them may flush in the middle of this."""
+        rows = map(_ROW, packets)
+        for row in rows:
+            self.pending.append(row)
+            self.pending.extend(islice(rows, _BATCH - 1))  # a loop in C, for all but the first
+            self.flush()
+
+
+def _real(row: _Row) -> bool:
+    """False: one of PyAV's flushing packets."""
+    return bool(row[4]) or row[2] is not None
+
+
+def _row(row: _Row) -> tuple[int, ...]:
+    stream, pos, pts, duration, size, key = row
+    return (stream, NOTHING if pos is None else pos, NOTHING if pts is None else pts, duration or 0, size, key)
 
 
 def _confine(memory: int, cpu: int, parent: int) -> None:

@@ -34,7 +34,7 @@ _U32, _PAIR = struct.Struct(">I"), struct.Struct(">II")
 _TRUN, _LONG = struct.Struct(">IIi"), struct.Struct(">Q")
 
 
-class _Strange(Exception):
+class _StrangeError(Exception):
     """A fragment that is not plain."""
 
 
@@ -135,7 +135,7 @@ class Thinner:
     def _fragment(self, held: bytearray, at: int, size: int) -> None:
         try:
             tracks = _tracks(held[at : at + size], *_media(held, at + size, size))
-        except (_Strange, struct.error):
+        except (_StrangeError, struct.error):
             return
         numbers = {one.number for one in tracks}
         if self._keep in numbers and numbers <= self._known:
@@ -150,32 +150,32 @@ def _media(held: bytearray, at: int, base: int) -> tuple[int, int]:
     """Where the media in the box at `at` start and end, if `at` is `base` bytes from the fragment's start."""
     size, head = _U32.unpack_from(held, at)[0], 8
     if held[at + 4 : at + 8] != b"mdat" or size == 0:
-        raise _Strange
+        raise _StrangeError
     if size == 1:
         size, head = _LONG.unpack_from(held, at + 8)[0], 16
     if not head <= size < 2**30:
-        raise _Strange
+        raise _StrangeError
     return base + head, base + size
 
 
 def _tracks(moof: bytearray, start: int, end: int) -> list[_Track]:
-    """The tracks of a fragment whose media lie from `start` to `end`. Raises _Strange, struct.error."""
+    """The tracks of a fragment whose media lie from `start` to `end`. Raises _StrangeError, struct.error."""
     tracks = [_track(moof, at, size) for at, size, kind in _boxes(moof, 8, len(moof)) if kind == b"traf"]
     if len({one.number for one in tracks}) < len(tracks):
-        raise _Strange
+        raise _StrangeError
     for one in tracks:
         before = start
         for run in one.runs:
             if run.start < before:
-                raise _Strange
+                raise _StrangeError
             before = run.end
     before = start
     for run in sorted(run for one in tracks for run in one.runs):
         if run.start < before:
-            raise _Strange
+            raise _StrangeError
         before = run.end
     if before > end:
-        raise _Strange
+        raise _StrangeError
     return tracks
 
 
@@ -184,7 +184,7 @@ def _boxes(data: bytearray, at: int, end: int) -> list[tuple[int, int, bytes]]:
     while at < end:
         (size,) = _U32.unpack_from(data, at)
         if size < 8 or at + size > end:
-            raise _Strange
+            raise _StrangeError
         found.append((at, size, bytes(data[at + 4 : at + 8])))
         at += size
     return found
@@ -198,15 +198,15 @@ def _track(data: bytearray, at: int, size: int) -> _Track:
         elif kind == b"tfdt" and number >= 0 and not timed:
             wide = data[place + 8]
             if wide > 1 or length != (20 if wide else 16):
-                raise _Strange
+                raise _StrangeError
             (ticks,) = (_LONG if wide else _U32).unpack_from(data, place + 12)
             timed = ticks <= _LATEST
         elif kind == b"trun" and timed:
             runs.append(_samples(data, place, length, usual))
         else:
-            raise _Strange
+            raise _StrangeError
     if not runs:
-        raise _Strange
+        raise _StrangeError
     return _Track(at, number, runs)
 
 
@@ -214,7 +214,7 @@ def _head(data: bytearray, at: int, length: int) -> tuple[int, int]:
     """The track's number, and the size of its samples where nothing else is said (0: nothing is)."""
     flags, number = _PAIR.unpack_from(data, at + 8)
     if flags & ~_KNOWN_TFHD or not flags & _BASE_IS_MOOF:
-        raise _Strange
+        raise _StrangeError
     place, usual = at + 16, 0
     for flag, size in _TFHD:
         if flags & flag:
@@ -222,7 +222,7 @@ def _head(data: bytearray, at: int, length: int) -> tuple[int, int]:
                 (usual,) = _U32.unpack_from(data, place)
             place += size
     if place != at + length:
-        raise _Strange
+        raise _StrangeError
     return number, usual
 
 
@@ -230,11 +230,11 @@ def _samples(data: bytearray, at: int, length: int, usual: int) -> _Run:
     word, count, start = _TRUN.unpack_from(data, at + 8)
     flags = word & 0xFFFFFF
     if word >> 24 > 1 or flags & ~_KNOWN_TRUN or not flags & _OFFSET or not count:
-        raise _Strange
+        raise _StrangeError
     columns = [flag for flag in _COLUMNS if flags & flag]
     place = at + (24 if flags & _FIRST_FLAGS else 20)
     if length != place - at + 4 * len(columns) * count:
-        raise _Strange
+        raise _StrangeError
     if not flags & _SIZE:
         total, last = usual * count, usual
         least = usual
@@ -243,5 +243,5 @@ def _samples(data: bytearray, at: int, length: int, usual: int) -> _Run:
         sizes = struct.unpack_from(f">{count * step}I", data, place)[columns.index(_SIZE) :: step]
         total, last, least = sum(sizes), sizes[-1], min(sizes)
     if not least:
-        raise _Strange
+        raise _StrangeError
     return _Run(start, start + total, start + total - last)

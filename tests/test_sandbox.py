@@ -235,7 +235,7 @@ def test_crashed_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a worker that was taken over says what it likes
 
 FACTS = [0, "video", "h264", 1, 1000, 0, 256]
-RECORD = packet.RECORD.pack(0, 5, 0, 0, 40, 10, 1)
+RECORD = packet.RECORD.pack(0, 5, 0, 40, 10, 1)
 
 
 def frame(kind: bytes, payload: bytes) -> bytes:
@@ -277,9 +277,9 @@ STREAMS = frame(b"S", json.dumps([FACTS]).encode())
         STREAMS,
         STREAMS + frame(b"S", b"[]"),
         STREAMS + frame(b"P", RECORD[:-1]),
-        STREAMS + frame(b"P", packet.RECORD.pack(1, 5, 0, 0, 40, 10, 1)),
-        STREAMS + frame(b"P", packet.RECORD.pack(-1, 5, 0, 0, 40, 10, 1)),
-        STREAMS + frame(b"P", packet.RECORD.pack(0, 5, 0, 0, 40, -10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(1, 5, 0, 40, 10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(-1, 5, 0, 40, 10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(0, 5, 0, 40, -10, 1)),
         STREAMS + frame(b"E", b"\xff\xfe my own words"),
     ],
 )
@@ -293,7 +293,7 @@ def test_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) 
 def test_lies_about_places_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = b"\0\0\0\x18ftypisom" + bytes(90_000)
     lies = b"".join(
-        packet.RECORD.pack(0, pos, pts, pts, duration, 2**31 - 1, 255)
+        packet.RECORD.pack(0, pos, pts, duration, 2**31 - 1, 255)
         for pos in (-5, 0, 10_000, 2**62)
         for pts in (-(2**63) + 1, 0, 2**63 - 1)
         for duration in (-(2**63), 2**63 - 1)

@@ -127,7 +127,7 @@ class Cutter:
 
         False, and nothing is done, where there may be others.
         """
-        clock, places = packets.column("stream") == self._clock, packets.column("pos")
+        clock, places = packets.stream == self._clock, packets.pos
         if not clock.all():
             others = places[~clock]
             if self._in_order and int(others.max()) - LAG > self._frontier:
@@ -138,7 +138,7 @@ class Cutter:
         if places[0] < self._frontier or places[-1] >= self._fed or (places[1:] < places[:-1]).any():
             return False
         keys = packets.key
-        times = self._timeline.place_all(packets.column("pts"), packets.column("duration"), keys)
+        times = self._timeline.place_all(packets.pts, packets.duration, keys)
         if times is None:
             return False
         at, pts = places.tolist(), times.tolist()

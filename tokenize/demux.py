@@ -194,7 +194,6 @@ class Media:
                 packet.stream_index,
                 packet.pos,
                 packet.pts,
-                packet.dts,
                 packet.duration or 0,
                 packet.size,
                 packet.is_keyframe,

@@ -177,8 +177,8 @@ class MediaBlocks(Blocks):
 
     def _jumping(self, packets: PacketTable, clock: int) -> Iterator[tuple[Block, bytes]]:
         """Packets out of a file that the demuxer reads by itself: with the bytes up to the end of each."""
-        mine = packets.column("stream") == clock
-        ends = np.clip(packets.column("pos"), 0, 2**62) + packets.column("size")
+        mine = packets.stream == clock
+        ends = np.clip(packets.pos, 0, 2**62) + packets.size
         reach = np.maximum.accumulate(np.where(mine, ends, 0))
         done = 0
         while done < len(packets):

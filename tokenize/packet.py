@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 __all__ = ["NOTHING", "RECORD", "Packet"]
 
-RECORD = struct.Struct(">iqqqqqB")
-"""A packet: stream, pos, pts, dts, duration, size, flags (1: keyframe)."""
+RECORD = struct.Struct("<6q")
+"""A packet: stream, pos, pts, duration, size, flags (1: keyframe)."""
 NOTHING = -(2**63)
 """A position or time that is missing."""
 
@@ -19,7 +19,6 @@ class Packet(NamedTuple):
     stream: int
     pos: int | None
     pts: int | None
-    dts: int | None
     duration: int
     size: int
     key: bool
