@@ -19,6 +19,7 @@ import pytest
 from harmony4.crypto.errors import MediaError, SourceError
 from harmony4.server import sandbox, sandbox_worker
 from harmony4.server.sandbox import Limits, Sandbox, default_demuxer
+from harmony4.tokenize import packet
 from harmony4.tokenize.demux import demux
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import PLAIN, media
@@ -216,7 +217,7 @@ def test_crashed_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a worker that was taken over says what it likes
 
 FACTS = [0, "video", "h264", 1, 1000, 0, 256]
-RECORD = sandbox_worker.RECORD.pack(0, 5, 0, 0, 40, 10, 1)
+RECORD = packet.RECORD.pack(0, 5, 0, 40, 10, 1)
 
 
 STREAMS = frame(b"S", json.dumps([FACTS]).encode())
@@ -242,9 +243,9 @@ STREAMS = frame(b"S", json.dumps([FACTS]).encode())
         STREAMS,
         STREAMS + frame(b"S", b"[]"),
         STREAMS + frame(b"P", RECORD[:-1]),
-        STREAMS + frame(b"P", sandbox_worker.RECORD.pack(1, 5, 0, 0, 40, 10, 1)),
-        STREAMS + frame(b"P", sandbox_worker.RECORD.pack(-1, 5, 0, 0, 40, 10, 1)),
-        STREAMS + frame(b"P", sandbox_worker.RECORD.pack(0, 5, 0, 0, 40, -10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(1, 5, 0, 40, 10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(-1, 5, 0, 40, 10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(0, 5, 0, 40, -10, 1)),
         STREAMS + frame(b"E", b"\xff\xfe my own words"),
     ],
 )
@@ -258,7 +259,7 @@ def test_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) 
 def test_lies_about_places_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = b"\0\0\0\x18ftypisom" + bytes(90_000)
     lies = b"".join(
-        sandbox_worker.RECORD.pack(0, pos, pts, pts, duration, 2**31 - 1, 255)
+        packet.RECORD.pack(0, pos, pts, duration, 2**31 - 1, 255)
         for pos in (-5, 0, 10_000, 2**62)
         for pts in (-(2**63) + 1, 0, 2**63 - 1)
         for duration in (-(2**63), 2**63 - 1)
