@@ -66,9 +66,7 @@ def mask_container(
     plain = _plain_of(reader, trak, None if parts else reader.head)
     masking = Masking.of(spec, plain, tracks=range(count) if copies else None)
     gone = lost_tracks(meta.lost)
-    with _builder(
-        out, trak, meta, masking=masking, signer=signer, sign_every=sign_every
-    ) as builder:
+    with _builder(out, trak, meta, masking=masking, signer=signer, sign_every=sign_every) as builder:
         blocks = _in_order(reader, partial(_stored, reader), range(count), copies)
         _add(builder, blocks, progress, sum(one.bytes for one in reader.tracks) * (2 if copies else 1))
         seal = builder.finish(

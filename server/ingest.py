@@ -35,7 +35,6 @@ from harmony4.h4mk import (
     TrackInfo,
     mask_container,
 )
-from harmony4.h4mk import H4MKBuilder, HistoryEntry, Seal, Start, Step, TrackInfo
 from harmony4.h4mk.signature import SignPayload
 from harmony4.server.sandbox import default_demuxer
 from harmony4.tokenize.demux import Demuxer

@@ -165,7 +165,14 @@ def _real(row: _Row) -> bool:
 
 def _row(row: _Row) -> tuple[int, ...]:
     stream, pos, pts, duration, size, key = row
-    return (stream, NOTHING if pos is None else pos, NOTHING if pts is None else pts, duration or 0, size, key)
+    return (
+        stream,
+        NOTHING if pos is None else pos,
+        NOTHING if pts is None else pts,
+        duration or 0,
+        size,
+        key,
+    )
 
 
 def _confine(memory: int, cpu: int, parent: int) -> None:

@@ -32,7 +32,9 @@ def keygen_command(
     output: NewKey,
     signing: Annotated[
         bool,
-        flag("--signing", help="A key to sign with: ECDSA P-256, PKCS#8 in PEM, and its public half beside it."),
+        flag(
+            "--signing", help="A key to sign with: ECDSA P-256, PKCS#8 in PEM, and its public half beside it."
+        ),
     ] = False,
     passphrase: Annotated[
         bool,
