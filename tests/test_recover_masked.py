@@ -1,4 +1,4 @@
-"""recover of masked containers: the blocks stay masked, and who had a key still has one (H4MK 20.5)."""
+"""recover of masked containers: the blocks stay masked, and who had a key still has one (H4MK 20.4)."""
 
 from __future__ import annotations
 
