@@ -120,7 +120,10 @@ def mask_command(
     }
     notes = [*spec_notes(spec, media), *_dropped(made)]
     if kept > made.parts:
-        notes.append(f"{format_count(kept - made.parts, 'ancillary chunk')} stay readable, as they were")
+        left = kept - made.parts
+        notes.append(
+            f"{format_count(left, 'ancillary chunk')} {'stays' if left == 1 else 'stay'} readable, as before"
+        )
     report_seal(made.seal, output, facts, spec_line(spec), notes, json=json, quiet=quiet)
 
 
