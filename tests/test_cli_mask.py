@@ -16,6 +16,8 @@ from harmony4.crypto import MaskSpec, MasterKey, xor_mask
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, mask_container, verify
 from harmony4.server.masking.keys import KEY, KEY_FILE, PASSPHRASE, format_key, read_key_file
 from limits import needs_rlimit, run_python
+from make_vectors.parts import spec_value
+from make_vectors.valid import masked as spec_masked
 from media_factory import media
 from needs import BUNNY, VECTORS, needs_ffmpeg
 
@@ -409,6 +411,20 @@ def test_extract_of_what_is_left(place: Place, tmp_path: Path, capsys: Capture) 
         found = (tmp_path / "film.mp4").read_bytes()
         assert BUNNY.read_bytes().startswith(found)
         assert len(found) > 1000 or not kept
+
+
+def test_extract_of_a_track_whose_end_is_gone(tmp_path: Path, capsys: Capture) -> None:
+    """All tags that are there are right; only the last block does not say that it is the last."""
+    key = MasterKey(spec_value("master"))
+    new_key(tmp_path / "a.key", key)
+    out = ("-o", tmp_path / "out", "-k", tmp_path / "a.key")
+    (tmp_path / "whole.h4mk").write_bytes(spec_masked())
+    assert here(capsys, "extract", tmp_path / "whole.h4mk", *out).status == 0
+    (tmp_path / "out").unlink()
+    (tmp_path / "short.h4mk").write_bytes(spec_masked(body=lambda raws: raws[:-2]))
+    refused(here(capsys, "extract", tmp_path / "short.h4mk", *out), "goes on behind its last block")
+    refused(here(capsys, "unmask", tmp_path / "short.h4mk", *out), "last block of a track is missing")
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_with_a_key(place: Place, capsys: Capture, tmp_path: Path) -> None:
