@@ -7,9 +7,9 @@ from typing import Final
 
 __all__ = ["SIZE", "Buffers"]
 
-SIZE: Final = 2**19
-"""Bytes of one: half of a usual second-level cache, so that what was read is there when it is unmasked."""
-_KEPT: Final = 16
+SIZE: Final = 2**20
+"""Bytes of one: what a thread fills at a time, and the most that waits for a client that is slow."""
+_KEPT: Final = 8
 
 
 class Buffers:

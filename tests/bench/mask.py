@@ -87,9 +87,9 @@ def mask(place: Place) -> Table:
             peer=f"with plain ones: {most[0] / MIB:.0f} MiB",
         )
     table.notes.append(
-        f"{plan.rounds} rounds of {plan.seconds} s, 8 connections; one server for each kind, both on one core, "
-        "asked in turns. Everything has been read once before, so each block's digest was checked by then; its "
-        "tag is checked for every answer."
+        f"{plan.rounds} rounds of {plan.seconds} s, 8 connections; one server for each kind, both on one "
+        "core, asked in turns. Everything has been read once before, so each block's digest was checked by "
+        "then; its tag is checked for every answer."
     )
     return table
 
