@@ -542,3 +542,22 @@ def test_wide_integers(page: Page) -> None:
         {"data": text(data), "key": MASTER.hex()},
     )
     assert found == [str(2**62 + 1), "bigint", b"ab".hex()]
+
+
+def test_what_is_exported_is_described(page: Page) -> None:
+    """In docs/API.md, with the members of Container."""
+    names = page.evaluate(
+        """async () => {
+          const usual = ["constructor", "length", "prototype", "name"];
+          const members = (one) => Object.getOwnPropertyNames(one).filter((name) => !usual.includes(name));
+          const container = await Container.open("container?name=tiny.h4mk");
+          const modules = [await import("./static/harmony4.js"), await import("./static/unmask.js")];
+          const facts = Object.keys(container.tracks[0]);
+          const made = [...members(Container), ...members(Container.prototype), ...Object.keys(container)];
+          return [...modules.flatMap(Object.keys), ...made, ...facts];
+        }"""
+    )
+    text = (ROOT / "docs" / "API.md").read_text(encoding="utf-8").split("\n## JavaScript API\n")[1]
+    missing = [name for name in names if not re.search(rf"[`.]{name}\b", text)]
+    assert missing == []
+    assert {"Container", "publish", "read", "unlock", "mediaType", "duration"} <= set(names)
