@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from types import TracebackType
 from typing import Any
@@ -22,15 +22,17 @@ from harmony4.crypto.errors import (
     OrderError,
     SealError,
 )
+from harmony4.crypto.mask import MasterKey
 from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import ChunkEnd, ChunkInfo, Event, Header
 from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak, steps_fit
 from harmony4.h4mk.layout import MOST_ANCILLARY, Tail, chunk_header, head_bytes, is_critical
-from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_keys, check_sign
+from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_sign
 from harmony4.h4mk.seek import SeekTable
 from harmony4.h4mk.sequence import Sequence, check_payload
 from harmony4.h4mk.tables import Tables
+from harmony4.h4mk.tags import Tags
 
 __all__ = ["Checker"]
 
@@ -59,7 +61,9 @@ class _Body:
 class Checker:
     """Takes the events of one ChunkStream. A context manager: leaving it ends its threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, masters: Iterable[MasterKey] = ()) -> None:
+        """`masters`: with one that opens a masked container, the tags of its blocks are checked as well."""
+        self.tags = Tags(masters)
         self.head: bytes | None = None
         """As recomputed."""
         self.chunks = 0
@@ -114,6 +118,11 @@ class Checker:
     def root(self) -> bytes | None:
         """Root of the tree over these blocks."""
         return self._body.tables.tree.root() if self._body else None
+
+    @property
+    def masked(self) -> bool:
+        """Whether TRAK says that something is masked."""
+        return self._body is not None and self._body.trak.mask is not None
 
     def problem(self, error: HarmonyError) -> None:
         """Note what is wrong with the current chunk or behind it."""
@@ -244,13 +253,17 @@ class Checker:
             self._token = TokenRecord.unpack(data)
             if not body.broken:
                 body.sequence.accept(self._token)
+            try:
+                self.tags.check(self._token, data)
+            except SealError as error:  # which says nothing against the sequence
+                self.problem(error)
         elif info.tag in ("CORE", "SAFE"):
             self._check_block(info, body)
         elif info.tag in _DERIVED:
             if self._expected is not None and not self._expected.equal():
                 raise SealError(f"{info.tag} is not what the blocks give", where=info.offset)
         elif info.tag == "KEYS":
-            check_keys(data)
+            self.tags.open(data, body.trak)
         elif info.tag == "SIGN":
             check_sign(data, FINAL if self._sealed else CHECKPOINT)
         elif info.tag == "META":

@@ -5,12 +5,13 @@ The checks themselves are in `checks`. Memory follows one block; large derived t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from typing import BinaryIO, Protocol, cast
 
 from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, SourceError, TruncatedError
+from harmony4.crypto.mask import MasterKey
 from harmony4.h4mk.checks import Checker
 from harmony4.h4mk.chunks import ChunkStream
 from harmony4.h4mk.documents import Digest
@@ -46,6 +47,10 @@ class VerifyReport:
     """SIGN chunks. They are counted here, not checked."""
     holes: int
     """Holes that a recovered container admits to."""
+    masked: bool
+    """Whether anything is masked: then only a key shows who made the blocks."""
+    tags: int
+    """Blocks whose tag is what a key gives; none without a key."""
 
     @property
     def ok(self) -> bool:
@@ -56,19 +61,23 @@ class VerifyReport:
 def verify(
     source: str | PathLike[str] | bytes | ReadAt | BinaryIO,
     *,
+    masters: Iterable[MasterKey] = (),
     progress: Callable[[int], object] | None = None,
 ) -> VerifyReport:
     """Check a container, whole. Content never makes it raise: what is wrong stands in the report.
 
+    `masters`: for the tags of a masked container, which say that whoever made it had the key.
+
     A stream (anything with `read` and no `read_at`) is read once, in order. `progress` is called with the
-    number of bytes read so far. Raises SourceError where the source cannot be read, StorageError where a
+    number of bytes read so far. Raises KeyRefusedError where none of `masters` is one of the container's,
+    SourceError where the source cannot be read, StorageError where a
     large derived table cannot be spilled.
     """
     if hasattr(source, "read") and not hasattr(source, "read_at"):
-        return _run(_read_stream(cast(_Readable, source)), None, progress)
+        return _run(_read_stream(cast(_Readable, source)), None, masters, progress)
     opened, owned = open_source(cast(ReadAt, source))
     try:
-        return _run(_read_source(opened), opened.size(), progress)
+        return _run(_read_source(opened), opened.size(), masters, progress)
     finally:
         if owned:
             opened.close()
@@ -91,11 +100,14 @@ def _read_source(source: ReadAt) -> Iterator[bytes]:
 
 
 def _run(
-    pieces: Iterator[bytes], length: int | None, progress: Callable[[int], object] | None
+    pieces: Iterator[bytes],
+    length: int | None,
+    masters: Iterable[MasterKey],
+    progress: Callable[[int], object] | None,
 ) -> VerifyReport:
     done = 0
     stream = ChunkStream(length)
-    with Checker() as checker:
+    with Checker(masters) as checker:
         try:
             for data in pieces:
                 stream.feed(data)
@@ -125,4 +137,6 @@ def _run(
             root=checker.root if state == "sealed" else None,
             signatures=checker.signatures,
             holes=checker.holes,
+            masked=checker.masked,
+            tags=checker.tags.count,
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from harmony4.crypto.errors import NotFoundError
+from harmony4.crypto.errors import FormatError, NotFoundError
 from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
 from harmony4.h4mk import H4MKReader
 
@@ -31,6 +31,7 @@ __all__ = [
     "extension",
     "info_facts",
     "keyframe_facts",
+    "mask_facts",
     "range_url",
     "readdressed",
     "seek_card",
@@ -256,6 +257,20 @@ def export_facts(result: ExportResult) -> Json:
     }
 
 
+def mask_facts(reader: H4MKReader) -> Json | None:
+    """How a container is masked, and the ids of the keys that open it; None where nothing is masked.
+
+    `keys` is null where they are damaged. Reads the file.
+    """
+    if reader.trak.mask is None:
+        return None
+    try:
+        keys = [name.hex() for name, _ in reader.key_slots()]
+    except FormatError:
+        return {"mode": reader.trak.mask["mode"], "keys": None}
+    return {"mode": reader.trak.mask["mode"], "keys": keys}
+
+
 def summary_facts(reader: H4MKReader) -> Json:
     """What a listing says of a container."""
     return {
@@ -295,6 +310,7 @@ def info_facts(reader: H4MKReader) -> Json:
         "root": reader.root.hex() if reader.root is not None else None,
         "origin": str(trak.origin),
         "cut": {"block": trak.block, "order": trak.order, "rule": trak.rule},
+        "mask": mask_facts(reader),
         "tracks": [track_facts(reader, number) for number in range(len(reader.tracks))],
         "steps": [
             {"pts": _number(one.pts), "shift": _number(one.shift), "track": one.track}

@@ -23,7 +23,7 @@ from harmony4.server.cli.output import (
 )
 from harmony4.server.cli.streams import open_container, shown
 from harmony4.server.cli.values import format_count, format_duration, format_size, hole_text, parse_pts
-from harmony4.server.facts import info_facts, seek_facts, token_facts
+from harmony4.server.facts import info_facts, mask_facts, seek_facts, token_facts
 
 __all__ = ["register", "state_text"]
 
@@ -114,6 +114,7 @@ def _overview(reader: H4MKReader, file: str) -> list[str]:
             ("size", _bytes(reader.size)),
             ("duration", f"{format_duration(reader.duration)}  ({reader.duration} µs)"),
             ("blocks", format_count(reader.block_count, "block").partition(" block")[0]),
+            ("masked", _mask(reader)),
             *_cut(reader),
             ("metadata", _original_meta(reader)),
             *((("history", _history(reader)),) if meta and meta.history else ()),
@@ -132,6 +133,14 @@ def _cut(reader: H4MKReader) -> Iterator[tuple[str, object]]:
         yield "origin", f"{trak.origin} µs (the source's time at 0)"
 
 
+def _mask(reader: H4MKReader) -> str | None:
+    facts = mask_facts(reader)
+    if facts is None:
+        return None
+    keys = " or ".join(facts["keys"]) if facts["keys"] else "nobody: the key slots are damaged"
+    return f"{facts['mode']}, opened by {keys}"
+
+
 def _original_meta(reader: H4MKReader) -> str | None:
     if reader.original_meta is None:
         return None
@@ -143,7 +152,9 @@ def _history(reader: H4MKReader) -> str:
     assert reader.meta is not None
     steps = []
     for entry in reader.meta.history:
-        arguments = " ".join(f"{name}={value}" for name, value in sorted(entry.args.items()))
+        # The heads that a mask hides say nothing to anybody without the key.
+        shown_args = sorted(item for item in entry.args.items() if (entry.op, item[0]) != ("mask", "heads"))
+        arguments = " ".join(f"{name}={value}" for name, value in shown_args)
         steps.append(f"{entry.op} {arguments}".strip())
     return ", then ".join(steps)
 

@@ -55,15 +55,10 @@ def masked(**changes):
         "mask": {"commit": commit, "mode": "deterministic"},
         "tracks": [{**TRACK, "masked": True}],
     }
-    plain = sha_of_head(container())
-    mask = {"args": {}, "inputs": [{"head": plain}], "op": "mask"}
+    heads = spec_value("heads").hex()  # wrapped
+    mask = {"args": {"heads": heads}, "inputs": [{"head": "00" * 32}], "op": "mask"}
     keys = changes.pop("keys", spec_value("keys_payload_start").ljust(520, b"\0"))
     return container(trak, blocks, keys=keys, history=[EXPORT, mask], **changes)
-
-
-def sha_of_head(data):
-    """head, as the last 32 bytes of TAIL have it."""
-    return data[-32:].hex()
 
 
 def signed(**changes):
