@@ -20,7 +20,8 @@ from harmony4.crypto.mask import MaskSpec, MasterKey
 from harmony4.h4mk import H4MKReader
 from harmony4.server.ingest import ExportOptions, export
 from media_factory import media
-from needs import needs_chromium, needs_ffmpeg, program
+from needs import needs_chromium, needs_ffmpeg, needs_nginx, program
+from programs import nginx
 from serving import Server, running
 from test_page_chromium import CLIPS, FRAME, SHOWN, make_clip, sought
 
@@ -66,7 +67,9 @@ def server(library: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium(PLAYING) as one:
+    # A name that leads here, and is no localhost to the browser.
+    name = ("--host-resolver-rules=MAP films.test 127.0.0.1", "--disable-features=LocalNetworkAccessChecks")
+    with chromium(PLAYING, *name) as one:
         yield one
 
 
@@ -433,3 +436,40 @@ def test_the_key_goes_nowhere(browser: Browser, server: Server, library: Path, t
         assert secret not in sent
         assert secret not in seen
         assert not any(secret in one for one in (*requests, *files)), secret
+
+
+BELOW = """
+server {
+    listen 80;
+    # /var/cache/nginx/harmony4
+    location /films/ {
+        proxy_pass http://127.0.0.1:8000/;
+    }
+}
+"""
+
+
+@needs_nginx
+def test_below_a_prefix(browser: Browser, server: Server, tmp_path: Path) -> None:
+    """The page, its worker and what it serves stay where a proxy has put them."""
+    with (
+        nginx(tmp_path / "nginx", BELOW, server.address) as proxy,
+        watched(browser.new_context(), f"{proxy.url}/films/") as page,
+    ):
+        page.goto(f"{proxy.url}/films/?name=webm.h4mk")
+        unlock(page)
+        playing(page)
+        assert abs(move(page, 3.5)["mean"] - grey(3.5)) < 12
+        scopes = page.evaluate(
+            "navigator.serviceWorker.getRegistrations().then((all) => all.map((one) => one.scope))"
+        )
+        assert scopes == [f"{proxy.url}/films/"]
+
+
+def test_without_cryptography(browser: Browser, library: Path) -> None:
+    """Plain http to anything but this machine: the page says why it cannot."""
+    with running(library, allowed_hosts=("films.test",)) as server:
+        page = browser.new_page()
+        page.goto(server.url.replace("127.0.0.1", "films.test") + "/?name=webm.h4mk")
+        page.wait_for_selector("#stage:has-text('Cannot unmask here')")
+        page.close()
