@@ -16,7 +16,19 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.server.cli import bundles, check, editing, fetch, keygen, look, make, serving, signing, tokens
+from harmony4.server.cli import (
+    bundles,
+    check,
+    comparing,
+    editing,
+    fetch,
+    keygen,
+    look,
+    make,
+    serving,
+    signing,
+    tokens,
+)
 from harmony4.server.cli.options import EPILOG
 from harmony4.server.cli.streams import FACTS_GONE, ReaderGone
 from harmony4.server.cli.values import plain
@@ -63,7 +75,7 @@ def _root(
     """Options before the command."""
 
 
-for _group in (serving, make, look, check, signing, fetch, bundles, editing, keygen, tokens):
+for _group in (serving, make, look, check, comparing, signing, fetch, bundles, editing, keygen, tokens):
     _group.register(app)
 
 
