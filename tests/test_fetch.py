@@ -156,9 +156,9 @@ def test_one_bit(server: Server, tmp_path: Path, block: int) -> None:
 
 def test_two_blocks_that_changed_places(server: Server, tmp_path: Path) -> None:
     first, second = (n for n, one in enumerate(BLOCKS) if len(one) == SIZE + 3 and n < 12)
-    with lying(server.url, swap(offset(first), offset(second), SIZE + 3)) as proxy:
-        with pytest.raises(LyingServerError, match=f"block {first} of track 0"):
-            fetch_stream(proxy + STREAM, tmp_path / "f", TRUST, jobs=1)
+    named = pytest.raises(LyingServerError, match=f"block {first} of track 0")
+    with lying(server.url, swap(offset(first), offset(second), SIZE + 3)) as proxy, named:
+        fetch_stream(proxy + STREAM, tmp_path / "f", TRUST, jobs=1)
     assert not (tmp_path / "f").exists()
 
 
@@ -224,7 +224,7 @@ def test_proofs_that_are_none(server: Server, tmp_path: Path, change: Any) -> No
 
 
 def test_a_stream_that_is_cut_short(server: Server, tmp_path: Path) -> None:
-    """A proof that says that the stream ends, of a range behind it, in place of the one that was asked for."""
+    """A proof of what is behind the end, in place of the one that was asked for."""
     behind = f"range=bytes={offset(COUNT - 1)}-{offset(COUNT)}"
 
     def send(path: str) -> str:

@@ -19,6 +19,7 @@ from harmony4.crypto.errors import HarmonyError
 from harmony4.server.cli import (
     bundles,
     check,
+    comparing,
     editing,
     fetch,
     keygen,
@@ -75,7 +76,9 @@ def _root(
     """Options before the command."""
 
 
-for _group in (serving, make, look, check, fetch, bundles, editing, keygen, masking, signing, tokens):
+for _group in (
+    serving, make, look, check, comparing, fetch, bundles, editing, keygen, masking, signing, tokens
+):
     _group.register(app)
 
 
