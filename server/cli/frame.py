@@ -77,7 +77,18 @@ def _root(
 
 
 for _group in (
-    serving, make, look, check, comparing, fetch, bundles, editing, keygen, masking, signing, tokens
+    serving,
+    make,
+    look,
+    check,
+    comparing,
+    fetch,
+    bundles,
+    editing,
+    keygen,
+    masking,
+    signing,
+    tokens,
 ):
     _group.register(app)
 
