@@ -22,6 +22,7 @@ __all__ = [
     "SignPayload",
     "Signature",
     "Signer",
+    "final_chunks",
     "final_signatures",
     "subject_hash",
 ]
@@ -92,25 +93,39 @@ class Signature:
         return cls(found, revision, subject, key, value, tuple(chain))
 
 
-def final_signatures(read: Callable[[int, int], bytes], tail: Tail) -> Iterator[Signature]:
-    """The final signatures of a sealed file in file order, 1000 at most; `read(offset, size)` reads the file.
+def final_chunks(read: Callable[[int, int], bytes], tail: Tail) -> Iterator[tuple[ChunkInfo, bytes]]:
+    """The final SIGN chunks of a sealed file, 1000 at most, and the `time` chunks behind them, in file order.
 
-    Raises FormatError and its kin where what stands between VERI and TAIL is not what TAIL says.
+    `read(offset, size)` reads the file. Raises FormatError and its kin where what stands between VERI and
+    TAIL is not what TAIL says.
     """
     at = tail.veri + CHUNK_SIZE + DIGEST_SIZE
-    for _ in range(min(tail.signs, MOST_SIGNS)):
-        info = ChunkInfo.unpack(read(at, CHUNK_SIZE), at, tail.length)
-        if info.tag == "time":  # belongs to the one before
-            at = info.end
-            info = ChunkInfo.unpack(read(at, CHUNK_SIZE), at, tail.length)
-        if info.tag != "SIGN":
+    end = tail.length - CHUNK_SIZE - len(tail.pack())
+    signs, before = 0, "VERI"
+    while at < end and (signs < MOST_SIGNS or before == "SIGN"):
+        info = ChunkInfo.unpack(read(at, CHUNK_SIZE), at, end)
+        if info.tag == "time" and before == "SIGN":
+            pass  # belongs to the one before
+        elif info.tag != "SIGN":
             raise OrderError("a signature is missing that TAIL counts", where=at, found=info.tag)
+        elif signs == MOST_SIGNS:
+            return
         info.check_size()
         payload = read(info.payload, info.size)
         if crc32(payload) != info.crc:
-            raise ChecksumError("chunk SIGN fails its CRC", where=at)
-        yield Signature.unpack(payload, FINAL)
-        at = info.end
+            raise ChecksumError(f"chunk {info.tag} fails its CRC", where=at)
+        yield info, payload
+        at, before = info.end, info.tag
+        signs += info.tag == "SIGN"
+    if signs != min(tail.signs, MOST_SIGNS):
+        raise OrderError("TAIL counts other signatures", where=at, expected=tail.signs, found=signs)
+
+
+def final_signatures(read: Callable[[int, int], bytes], tail: Tail) -> Iterator[Signature]:
+    """The final signatures of a sealed file in file order, 1000 at most. Raises as `final_chunks` does."""
+    for info, payload in final_chunks(read, tail):
+        if info.tag == "SIGN":
+            yield Signature.unpack(payload, FINAL)
 
 
 @dataclass(frozen=True, slots=True)

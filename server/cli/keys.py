@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from cryptography.x509 import Certificate
 
 from harmony4.crypto.errors import HarmonyError, SourceError, StorageError, UsageError
 from harmony4.crypto.signing import PublicKey, SigningKey, read_certificates, read_public_keys
+from harmony4.crypto.timestamp import read_authorities
 from harmony4.h4mk.signature import Signer
 from harmony4.h4mk.trust import Accepted, Trust
 from harmony4.server.cli.options import usage
 
 __all__ = [
+    "Authorities",
     "Certificates",
     "Head",
     "KeyFile",
@@ -29,6 +32,7 @@ __all__ = [
     "Subject",
     "Trusted",
     "accepted_facts",
+    "find_authorities",
     "first_line",
     "make_trust",
     "read_file",
@@ -102,6 +106,15 @@ Revoked = Annotated[
         "--revoked",
         metavar="PUB.pem",
         help="Public keys that are not believed any more. May be repeated.",
+        show_default=False,
+    ),
+]
+Authorities = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--authority",
+        metavar="CA.pem",
+        help="Root certificates of authorities whose time stamps (RFC 3161) are believed. May be repeated.",
         show_default=False,
     ),
 ]
@@ -199,16 +212,28 @@ def make_trust(
     subject: str | None = None,
     revision: int = 0,
     revoked: list[str] | None = None,
+    authorities: list[str] | None = None,
 ) -> Trust | None:
     """What must hold, as the options say; None where none is given. Raises UsageError, SourceError."""
     if not trusted and head is None:
-        if subject is not None or revision or revoked:
+        if subject is not None or revision or revoked or authorities:
             raise UsageError("whose signature is required? Give --trust PUB.pem")
         return None
     keys = tuple(dict.fromkeys(key for path in trusted or () for key in _public(path)))
     gone = frozenset(key.fingerprint for path in revoked or () for key in _public(path))
     pinned = None if head is None else bytes.fromhex(head)
-    return Trust(keys, pinned, subject, revision, gone, int(time.time()))
+    return Trust(keys, pinned, subject, revision, gone, int(time.time()), find_authorities(authorities))
+
+
+def find_authorities(paths: list[str] | None) -> tuple[Certificate, ...]:
+    """The certificates in these files. Raises SourceError, UsageError."""
+    found: list[Certificate] = []
+    for path in paths or ():
+        try:
+            found += read_authorities(read_file(path, "the certificates"))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error.message}") from None
+    return tuple(dict.fromkeys(found))
 
 
 def _public(path: str) -> tuple[PublicKey, ...]:
@@ -225,4 +250,5 @@ def accepted_facts(accepted: Accepted) -> dict[str, object]:
         "key": accepted.key.fingerprint.hex(),
         "subject": None if accepted.subject is None else accepted.subject.hex(),
         "revision": accepted.revision,
+        "time": None if accepted.time is None else accepted.time.isoformat().replace("+00:00", "Z"),
     }
