@@ -23,9 +23,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("keygen", rich_help_panel="Protect", epilog=EPILOG, help=prose(keygen_command))(
-        keygen_command
-    )
+    app.command("keygen", rich_help_panel="Keys", epilog=EPILOG, help=prose(keygen_command))(keygen_command)
 
 
 def keygen_command(

@@ -71,7 +71,7 @@ KeepPlaintext = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for name, command in (("mask", mask_command), ("unmask", unmask_command), ("rekey", rekey_command)):
-        app.command(name, rich_help_panel="Protect", epilog=EPILOG, help=prose(command))(command)
+        app.command(name, rich_help_panel="Keys", epilog=EPILOG, help=prose(command))(command)
 
 
 # -- mask
