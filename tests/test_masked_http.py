@@ -224,6 +224,14 @@ def test_what_is_said(server: Server) -> None:
     assert items["strange.h4mk"]["mask"] == strange["mask"]
     assert items["strange.h4mk"]["range_url"] == strange["tracks"][0]["range_url"]
     assert items["plain.h4mk"]["mask"] is None
+    # Whoever unmasks by themselves asks for addresses of what is stored.
+    stored = url.replace("masked=0", "masked=1").split("&v=")[0]
+    for target in ("/video/info?name=a.h4mk", "/video/seek?name=a.h4mk&pts=1", "/media?q=a.h4mk"):
+        found = server.get(f"{target}&masked=1").json
+        one = found if "range_url" in found else (found.get("tracks") or found["items"])[0]
+        assert one["range_url"].split("&v=")[0] == stored.split("&masked")[0]
+        assert one["range_url"].endswith("&masked=1")
+        assert server.get(f"{target}&masked=x").problem == "usage"
     for one in (info, server.get("/media"), answer):
         reveals_nothing(one)
 
