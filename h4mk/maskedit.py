@@ -16,7 +16,7 @@ from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Meta, Trak
 from harmony4.h4mk.masking import Masking, Plain, shown_history
 from harmony4.h4mk.reader import H4MKReader
-from harmony4.h4mk.rewrite import PART, Progress, Target, builder_on, file_order, lost_tracks
+from harmony4.h4mk.rewrite import PART, Progress, Target, builder_on, file_order, in_order, lost_tracks
 from harmony4.h4mk.unmasked import Unmasked
 
 __all__ = ["MaskReport", "mask_container", "unmask_container"]
@@ -62,7 +62,9 @@ def mask_container(
         blocks = _in_order(reader, partial(_stored, reader), range(count), copies)
         _add(builder, blocks, progress, sum(one.bytes for one in reader.tracks) * (2 if copies else 1))
         seal = builder.finish(
-            steps=(*meta.steps, *(replace(one, track=one.track + count) for one in meta.steps if copies)),
+            steps=in_order(
+                (*meta.steps, *(replace(one, track=one.track + count) for one in meta.steps if copies))
+            ),
             history=meta.history,
             ancillary=kept,
             structure_only=meta.structure_only,

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ from harmony4.crypto import (
     xor_mask,
     xor_mask_into,
 )
+from harmony4.server.masking.keys import parse_key
 
+ROOT = Path(__file__).parents[1]
 WYCHEPROOF = Path(__file__).parent / "vendor" / "wycheproof"
 MASTER = MasterKey(bytes(range(32)))
 KEYS = st.binary(min_size=32, max_size=32)
@@ -292,3 +295,53 @@ def test_specs() -> None:
     for keys, mode in (((), "random"), ((MASTER, MASTER), "random"), ((MASTER,), "ecb")):
         with pytest.raises(UsageError):
             MaskSpec(keys, mode)
+
+
+# -- the worked values of docs/SECURITY.md
+
+
+def test_the_values_in_the_documentation() -> None:
+    text = (ROOT / "docs" / "SECURITY.md").read_text()
+    found = re.search(r"^```h4mk-values name=keys\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    values = dict(line.split(" = ") for line in found[1].splitlines())
+    master, salt = bytes.fromhex(values["master"]), bytes.fromhex(values["salt"])
+    key = hmac.digest(salt, master, "sha256")
+    file = _expand(key, b"h4mk/1 file")
+    block = _expand(file, b"h4mk/1 enc" + bytes([0, 2]) + bytes([0, 0, 0, 0, 0, 0, 0, 5]))
+    stream = _by_blocks(block, bytes(48))
+    raw = _expand(key, b"h4mk/1 raw")
+    wanted = {
+        "key_id": _expand(master, b"h4mk/1 id", 16),
+        "kek": _expand(master, b"h4mk/1 kek"),
+        "K_syn": _expand(master, b"h4mk/1 syn"),
+        "K_file": file,
+        "commit": _expand(file, b"h4mk/1 commit"),
+        "K_mac": _expand(file, b"h4mk/1 mac"),
+        "K_history": _expand(file, b"h4mk/1 history"),
+        "wrapped": _wrap(_expand(master, b"h4mk/1 kek"), file),
+        "K_block_2_5": block,
+        "keystream": stream,
+        "range_18": bytes(a ^ b for a, b in zip(b"from byte 18 on", stream[18:], strict=False)),
+        "K_raw": raw,
+        "raw": _by_blocks(raw, b"any bytes"),
+    }
+    assert {name: values[name] for name in wanted} == {name: one.hex() for name, one in wanted.items()}
+    assert set(values) == {"master", "salt", "key_file", "locked_key_file", *wanted}
+    # And ours.
+    assert MasterKey(master).file_key(salt).block_key(2, 5) == block
+    assert xor_mask(b"from byte 18 on", block, 18) == wanted["range_18"]
+    assert parse_key(values["key_file"], None) == MasterKey(master)
+    assert parse_key(values["locked_key_file"], lambda: "correct horse") == MasterKey(master)
+    stretched = hashlib.scrypt(b"correct horse", salt=bytes(range(16)), n=1024, r=8, p=1, dklen=32)
+    assert values["locked_key_file"].endswith(":" + _wrap(stretched, master).hex())
+
+
+def _wrap(key: bytes, data: bytes) -> bytes:
+    """RFC 3394, 2.2.1, by AES on single blocks."""
+    first, rows = b"\xa6" * 8, [data[at : at + 8] for at in range(0, len(data), 8)]
+    for step in range(6 * len(rows)):
+        block = _aes(key, first + rows[step % len(rows)])
+        first = bytes(a ^ b for a, b in zip(block[:8], (step + 1).to_bytes(8), strict=True))
+        rows[step % len(rows)] = block[8:]
+    return first + b"".join(rows)
