@@ -117,7 +117,7 @@ class MasterKey(_Secret):
         return FileKey(hkdf(self._key, salt, b"h4mk/1 file"))
 
     def raw_key(self, salt: bytes) -> bytes:
-        """The key of the one raw stream that has this salt (H4MK 21.8), 32 bytes."""
+        """The key of the one raw stream that has this salt (H4MK 21.9), 32 bytes."""
         return hkdf(self._key, salt, b"h4mk/1 raw")
 
     def wrap(self, key: FileKey) -> bytes:
