@@ -355,6 +355,24 @@ def test_what_is_cut_off(page: Page, cut: int) -> None:
     assert found == ["format", "the container is not sealed, or its end is damaged"]
 
 
+def test_a_directory_that_would_be_large(page: Page) -> None:
+    """TAIL is believed only as far as a directory may be large: nothing of it is asked for."""
+    data = bytearray(LARGE)
+    tail = bytearray(data[-128:])
+    tail[16:24] = (len(data) - 2 * 2**20).to_bytes(8)  # META
+    tail[8:16] = (100).to_bytes(8)  # index start
+    data[-140:] = independent.chunk(b"TAIL", bytes(tail))
+    found = page.evaluate(
+        """async (data) => {
+          const seen = [];
+          const told = await refused(() => Container.open("x", { fetch: memory(base64(data), seen) }));
+          return [told, seen.length];
+        }""",
+        text(bytes(data)),
+    )
+    assert found == [["limit", "META is too large"], 1]
+
+
 def forged(change: Any) -> bytes:
     """A container in which somebody without a key has made everything fit again but the tags."""
     parsed, stored, tags = tiny(), [], []

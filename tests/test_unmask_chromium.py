@@ -199,6 +199,16 @@ def test_large(page: Page, server: Server, sources: dict[str, Path], name: str) 
         frame = move(page, seconds)
         assert frame["width"] == 640
         assert frame["most"] - frame["least"] > 100
+    # To the end, through answers of 2 MiB each.
+    page.evaluate(
+        """() => new Promise((resolve, reject) => {
+          const video = document.querySelector("video");
+          video.addEventListener("ended", resolve);
+          video.addEventListener("error", () => reject(new Error(video.error.message)));
+          Object.assign(video, { muted: true, playbackRate: 4 });
+          video.play();
+        })"""
+    )
     check_ranges(page, sources[name].read_bytes())
 
 
