@@ -105,9 +105,12 @@ function stage(mine, track, start) {
   const playable = track.kind === "audio" || track.kind === "video";
   if (start) $("pts").value = String(Math.round(start * 1e6));
   if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
-  else if (track.masked) unlock(mine, track, start);
+  else if (hidden(mine, track)) unlock(mine, track, start);
   else play(mine, track, api.local(track.range_url), start);
 }
+
+/** Whether the server gives us a track's masked bytes only. */
+const hidden = (mine, track) => track.masked && !mine.facts.mask?.unmaskable;
 
 /** Play a masked track, when there is a key. */
 async function unlock(mine, track, start) {
@@ -142,9 +145,10 @@ function unplayable(mine, track, lead) {
   mine.media = null;
   mine.published?.close();
   $("stage").className = "stage";
-  const address = track.masked ? `container?${new URLSearchParams({ name: mine.name, download: "1" })}` : api.local(track.range_url);
-  const link = element("a", { href: address, download: true }, track.masked ? "Download the container" : "Download them");
-  const line = track.masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
+  const masked = hidden(mine, track);
+  const address = masked ? `container?${new URLSearchParams({ name: mine.name, download: "1" })}` : api.local(track.range_url);
+  const link = element("a", { href: address, download: true }, masked ? "Download the container" : "Download them");
+  const line = masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
   $("stage").replaceChildren(element("div", { class: "note" }, ...note(lead[0].toUpperCase() + lead.slice(1), line)));
 }
 

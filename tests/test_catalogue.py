@@ -347,7 +347,7 @@ def test_items_that_are_kept(library: Path, tmp_path: Path) -> None:
     assert list(item) == [
         "name", "size", "modified", "state", "duration", "blocks", "title", "mask", "tracks", "range_url"
     ]  # fmt: skip
-    assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "masked", "keyframes", "bytes"]
+    assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "keyframes", "bytes"]
 
 
 def test_a_server_reads_ahead(library: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from chromium import QUIET, chromium
 from harmony4.crypto.mask import MaskSpec, MasterKey
 from harmony4.h4mk import H4MKReader
 from harmony4.server.ingest import ExportOptions, export
+from masking import keyring
 from media_factory import media
 from needs import needs_chromium, needs_ffmpeg, needs_nginx, program
 from programs import nginx
@@ -198,6 +199,16 @@ def test_large(page: Page, server: Server, sources: dict[str, Path], name: str) 
         frame = move(page, seconds)
         assert frame["width"] == 640
         assert frame["most"] - frame["least"] > 100
+    # To the end, through answers of 2 MiB each.
+    page.evaluate(
+        """() => new Promise((resolve, reject) => {
+          const video = document.querySelector("video");
+          video.addEventListener("ended", resolve);
+          video.addEventListener("error", () => reject(new Error(video.error.message)));
+          Object.assign(video, { muted: true, playbackRate: 4 });
+          video.play();
+        })"""
+    )
     check_ranges(page, sources[name].read_bytes())
 
 
@@ -267,6 +278,22 @@ def test_a_key_is_asked_for_once(page: Page, server: Server, tmp_path: Path) -> 
     page.wait_for_selector("#unlock")
     unlock(page)
     playing(page)
+
+
+def test_a_server_that_has_the_key(browser: Browser, library: Path, tmp_path: Path) -> None:
+    """It unmasks for whoever may use the key, and nobody is asked for one."""
+    ring = keyring(tmp_path / "ring", films=KEY)
+    with (
+        running(library, keyring=ring) as server,
+        watched(browser.new_context(), server.url) as page,
+    ):
+        visit(page, server, "fragmented")
+        playing(page)
+        assert "/video/range/0.mp4?" in page.evaluate("document.querySelector('video').src")
+        assert abs(move(page, 3.5)["mean"] - grey(3.5)) < 12
+        page.click("#items a[data-name='another key.h4mk']")
+        page.wait_for_selector("#unlock")
+        assert page.query_selector("#items a[data-name='fragmented.h4mk'] img[alt='masked']") is not None
 
 
 def test_what_browsers_do_not_play(page: Page, server: Server, library: Path) -> None:
