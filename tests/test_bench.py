@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from needs import ROOT, needs_nginx, needs_wrk
+from needs import ROOT, needs_curl, needs_nginx, needs_wrk
 
 
 def told(name: str) -> list[str]:
@@ -45,3 +45,11 @@ def test_bundles_run_end_to_end() -> None:
 def test_spectra_run_end_to_end() -> None:
     lines = told("spectrum")
     assert sum("time ÷ that of `rfft` and `abs`" in line for line in lines) == 7, lines
+
+
+@needs_curl
+def test_proofs_run_end_to_end() -> None:
+    lines = told("proofs")
+    assert sum("one proof" in line for line in lines) == 3, lines
+    assert sum("signing" in line for line in lines) == 2, lines
+    assert sum("÷ that of curl" in line for line in lines) == 1, lines
