@@ -11,6 +11,7 @@ import typer
 from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, UsageError
 from harmony4.crypto.timestamp import TimeStamp, request_for
 from harmony4.crypto.token import TokenRecord
+from harmony4.h4mk.growth import GROWTH_FORMAT, Grown, verify_growth
 from harmony4.h4mk.proof import CheckedProof, check_proof
 from harmony4.h4mk.prove import Prover
 from harmony4.h4mk.signature import Signer
@@ -37,7 +38,7 @@ from harmony4.server.cli.keys import (
 from harmony4.server.cli.options import EPILOG, File, Json, Output, Quiet, Track, prose, target_name, usage
 from harmony4.server.cli.output import fields, say, say_json
 from harmony4.server.cli.progress import Meter
-from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink, spooled
+from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, put, shown, sink, spooled
 from harmony4.server.cli.values import format_duration, parse_pts, plain
 from harmony4.server.facts import token_facts
 
@@ -153,7 +154,7 @@ def sign_command(
             else:
                 report = act.copy(source, target, meter)
     if timestamp_request is not None:
-        _write(timestamp_request, request_for(report.signature.pack()))
+        put(request_for(report.signature.pack()), timestamp_request)
     what = act.what if report.added else f"{act.what} already"
     _report(report, file if output is None else output, what, json=json, quiet=quiet)
 
@@ -242,25 +243,11 @@ def prove_command(
         prover = Prover(reader)
         proof = prover.seek(pts or [], track) if bytes_ is None else prover.range(*_half_open(bytes_), track)
         data = proof.pack()
-    _write(output, data)
+    put(data, output)
     if not quiet:
         name = "standard output" if output == STANDARD else plain(output)
         signatures = f"{len(proof.signatures)} signatures" if len(proof.signatures) != 1 else "1 signature"
         say(f"{name}: {len(data)} bytes, {signatures}", to_stderr=output == STANDARD)
-
-
-def _write(output: str, data: bytes) -> None:
-    """A small file, whole or not at all. Raises StorageError."""
-    with sink(output) as target:
-        if isinstance(target, str):
-            whole = AtomicFile(target)
-            try:
-                whole.write(data)
-                whole.commit()
-            finally:
-                whole.abort()
-        else:
-            target.write(data)
 
 
 def _half_open(both: tuple[int, int]) -> tuple[int, int]:
@@ -285,7 +272,9 @@ def check_command(
 ) -> None:
     """Check a proof without the container.
 
-    It must show what answers each --pts, or all blocks of --bytes, in a container that a trusted key signed.
+    It must show what answers each --pts, or all blocks of --bytes, in a container that a trusted key signed;
+    one of `harmony4 diff --proof` must show that a stream only grew.
+
     With only --trust, every container passes that the key ever signed: say which one with --head, or with
     --subject and the lowest --revision that you accept.
 
@@ -294,10 +283,16 @@ def check_command(
     wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked)
     if wanted is None:
         raise UsageError("whom to believe? Give --trust PUB.pem, or --head HEX")
-    if not pts and bytes_ is None:
-        raise UsageError("what is to be proven? Give --pts T, or --bytes FIRST LAST")
     data = read_file(proof, "the proof").removesuffix(b"\n")
+    growth = f'"format":"{GROWTH_FORMAT}"'.encode() in data
+    if growth == (bool(pts) or bytes_ is not None):
+        raise UsageError(
+            "what is to be proven? Give --pts T or --bytes FIRST LAST; nothing where a stream grew"
+        )
     try:
+        if growth:
+            _say_grown(verify_growth(data, wanted), proof, json=json, quiet=quiet)
+            return
         checked = check_proof(data, wanted)
         facts, lines = _proven(checked, pts or [], bytes_, track)
     except (FormatError, LimitError) as error:
@@ -318,6 +313,20 @@ def check_command(
         )
     elif not quiet:
         say(f"{plain(proof)}: proven", *lines, *_trust_lines(checked, pinned))
+
+
+def _say_grown(grown: Grown, proof: str, *, json: bool, quiet: bool) -> None:
+    if json:
+        facts = {"blocks": list(grown.blocks), "final": list(grown.final)}
+        say_json({"ok": True, **facts, "signature": accepted_facts(grown.accepted[1])})
+    elif not quiet:
+        later = "container" if grown.final[1] else "checkpoint"
+        say(
+            f"{plain(proof)}: proven",
+            f"the later {later} begins with all {grown.blocks[0]} blocks of the earlier one, and has "
+            f"{grown.blocks[1]}",
+            f"signed by {grown.accepted[1].key.fingerprint.hex()}, revision {grown.accepted[1].revision}",
+        )
 
 
 def _proven(
