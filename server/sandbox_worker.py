@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # PyAV imports these when it meets the first stream of their kind; by then no file can be opened any more.
 import av.audio.codeccontext
@@ -141,8 +141,8 @@ class _Output:
         while self.pending:
             rows = [self.pending.popleft() for _ in range(len(self.pending))]
             try:
-                records = array("q", chain.from_iterable(rows))
-            except TypeError:
+                records = array("q", cast(Iterator[int], chain.from_iterable(rows)))
+            except TypeError:  # something is missing
                 records = array("q", chain.from_iterable(map(_row, filter(_real, rows))))
             if sys.byteorder != "little":
                 records.byteswap()
@@ -165,7 +165,14 @@ def _real(row: _Row) -> bool:
 
 def _row(row: _Row) -> tuple[int, ...]:
     stream, pos, pts, duration, size, key = row
-    return (stream, NOTHING if pos is None else pos, NOTHING if pts is None else pts, duration or 0, size, key)
+    return (
+        stream,
+        NOTHING if pos is None else pos,
+        NOTHING if pts is None else pts,
+        duration or 0,
+        size,
+        key,
+    )
 
 
 def _confine(memory: int, cpu: int, parent: int) -> None:

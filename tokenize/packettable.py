@@ -70,7 +70,7 @@ class PacketTable:
     @property
     def key(self) -> NDArray[np.bool_]:
         """(n,): whether each is a keyframe."""
-        return self.table[:, 5] & _KEY != 0
+        return np.not_equal(self.table[:, 5] & _KEY, 0)
 
     @property
     def first(self) -> Packet:
