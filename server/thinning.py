@@ -85,7 +85,7 @@ class Thinner:
 
         It would have met the end there, which is no error; now it looks for the next box behind the end.
         """
-        return self._ended and self._size <= self._last
+        return self._ended and 0 < self._size <= self._last
 
     def read(self, n: int, /) -> bytes:
         """The next `n` bytes, fewer only at the end."""

@@ -70,7 +70,8 @@ class PacketTable:
     @property
     def key(self) -> NDArray[np.bool_]:
         """(n,): whether each is a keyframe."""
-        return np.not_equal(self.table[:, 5] & _KEY, 0)
+        found: NDArray[np.bool_] = self.table[:, 5] & _KEY != 0
+        return found
 
     @property
     def first(self) -> Packet:
