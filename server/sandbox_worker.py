@@ -73,17 +73,27 @@ MISSING = 71
 _BATCH = 512
 _ROW = operator.attrgetter("stream_index", "pos", "pts", "duration", "size", "is_keyframe")
 _Row = tuple[int, int | None, int | None, int | None, int, bool]
+_AHEAD = 2**20  # bytes of a pipe that are read until packets are sent
 _QUIET = 2**22  # bytes of a file between two signs of life
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 class _Pipe:
-    """Standard input as a reader: full reads; hands out what is ready before it has to wait."""
+    """Standard input as a reader: full reads.
+
+    It hands out what is ready before it has to wait, or when it has read on for long: the parent keeps all
+    bytes whose packets it does not know.
+    """
 
     def __init__(self, out: _Output) -> None:
         self._out = out
+        self._quiet = 0
 
     def read(self, n: int, /) -> bytes:
+        self._quiet += n
+        if self._quiet > _AHEAD:
+            self._quiet = 0
+            self._out.flush()
         parts = []
         while n:
             if self._out.pending and not select.select([0], [], [], 0)[0]:

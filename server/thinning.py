@@ -89,14 +89,11 @@ class Thinner:
 
     def read(self, n: int, /) -> bytes:
         """The next `n` bytes, fewer only at the end."""
-        held = self._held
-        if held:
-            data = held[:n]
-            self._held = held[n:]
-            if len(data) < n:
-                data += self._more(n - len(data))
-        else:
-            data = self._more(n)
+        data = self._held[:n]
+        if data:
+            self._held = self._held[n:]
+        if len(data) < n:
+            data += self._more(n - len(data))
         if self._skip < len(data) and not self._lost:
             data = self._walk(data, n)
         self._skip -= len(data)
