@@ -55,8 +55,8 @@ def masked(**changes):
         "mask": {"commit": commit, "mode": "deterministic"},
         "tracks": [{**TRACK, "masked": True}],
     }
-    heads = spec_value("heads").hex()  # wrapped
-    mask = {"args": {"heads": heads}, "inputs": [{"head": "00" * 32}], "op": "mask"}
+    arguments = {name: spec_value(name).hex() for name in ("heads", "whole")}
+    mask = {"args": arguments, "inputs": [{"head": "00" * 32}], "op": "mask"}
     keys = changes.pop("keys", spec_value("keys_payload_start").ljust(520, b"\0"))
     return container(trak, blocks, keys=keys, history=[EXPORT, mask], **changes)
 
