@@ -22,10 +22,12 @@ from harmony4.h4mk import H4MKReader
 from harmony4.server.guard import signing
 from harmony4.server.guard.secret import load_secret
 from harmony4.server.guard.tokens import TokenFile, new_token
+from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import BUFFERS, EXPRESS, LIBRARY
 from harmony4.server.state import State
 from masking import ONE, STRANGE, TWO, keyring, masked_container, plain_container
-from needs import needs_nginx
+from media_factory import media
+from needs import needs_ffmpeg, needs_nginx
 from processes import until
 from programs import documented, nginx
 from serving import LOOPS, VIDEO, Answer, Server, running
@@ -184,8 +186,23 @@ def test_what_is_stored_is_seekable_and_its_tokens_are_public(server: Server) ->
     assert server.get(found["range_url"]).status == 200
     assert server.get("/video/stream?name=strange.h4mk").body.count(b"event: token") == len(BLOCKS) + 1
     assert server.get("/video/keyframes?name=strange.h4mk").json["count"] == 4
-    for url in ("/video/hls?name=a.h4mk", "/video/dash?name=a.h4mk"):
-        assert server.get(url).status >= 400
+    for url in ("/video/hls?name=a.h4mk", "/video/dash?name=a.h4mk", "/video/hls/0.m3u8?name=a.h4mk"):
+        assert server.get(url).status == 409
+
+
+@needs_ffmpeg
+def test_sound_is_heard_with_the_key(tmp_path: Path, ring: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for name, mask in (("p", None), ("m", MaskSpec((ONE,))), ("s", MaskSpec((STRANGE,)))):
+        export(media("fragmented.mp4"), library / f"{name}.h4mk", ExportOptions(mask=mask))
+    with running(library, keyring=ring) as server:
+        kind = {"Accept": "application/octet-stream"}
+        plain = server.request("GET", "/audio/stream?name=p.h4mk", kind)
+        masked = server.request("GET", "/audio/stream?name=m.h4mk", kind)
+        assert plain.status == 200
+        assert masked.body == plain.body != b""
+        assert server.get("/audio/stream?name=s.h4mk").problem == "key"
 
 
 # -- who gets them
