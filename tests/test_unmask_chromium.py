@@ -366,6 +366,8 @@ class Listener:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.heard: list[bytearray] = []
+        self.refused = 0
+        """How many of the next connections are closed at once."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._target = target
@@ -376,13 +378,17 @@ class Listener:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
         self._listener.close()
-        for one in self._sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        self.drop()
         for thread in self._threads:
             thread.join(30)
         for one in self._sockets:
             one.close()
+
+    def drop(self) -> None:
+        """End all connections that there are."""
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def _start(self, *call: Any) -> None:
         thread = threading.Thread(target=call[0], args=call[1:], daemon=True)
@@ -395,6 +401,10 @@ class Listener:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refused:
+                self.refused -= 1
+                client.close()
+                continue
             heard = bytearray()
             self.heard.append(heard)
             server = socket.create_connection(self._target)
@@ -409,6 +419,27 @@ class Listener:
                 kept += data
                 other.sendall(data)
             other.shutdown(socket.SHUT_WR)
+
+
+def test_a_network_that_fails_for_a_moment(browser: Browser, server: Server) -> None:
+    listener = Listener(server.address)
+    context = browser.new_context()
+    page = context.new_page()  # Chromium logs refused connections as errors
+    page.goto(f"{listener.url}/?name={LARGE[0]}.h4mk")
+    unlock(page)
+    playing(page)
+    listener.refused = 3
+    listener.drop()
+    page.evaluate("document.querySelector('video').currentTime = 6.5")
+    page.evaluate(SHOWN)
+    assert abs(page.evaluate(FRAME)["time"] - 6.5) <= 0.05
+    assert listener.refused == 0
+    listener.refused = 1000
+    listener.drop()
+    page.evaluate("document.querySelector('video').currentTime = 3")
+    page.wait_for_selector("text=The server cannot be reached")
+    context.close()
+    listener.close()
 
 
 def forms(secret: bytes) -> set[bytes]:
