@@ -165,6 +165,13 @@ class FileKey(_Secret):
         """
         return mac(self._mac, b"h4mk/1 tag\0" + trak + bytes(token[:_TAGGED]))
 
+    def whole(self, trak: bytes, blocks: int, root: bytes) -> bytes:
+        """32 bytes that say which blocks a file has, none of them missing (H4MK 21.6).
+
+        `trak` is the SHA-256 of TRAK, `blocks` their number, `root` that of the tree over their tokens.
+        """
+        return mac(self._mac, b"h4mk/1 whole\0" + trak + blocks.to_bytes(8) + root)
+
     def wrap_heads(self, heads: Iterable[bytes]) -> bytes:
         """Heads that META does not show, 32 bytes each, as one text that only this key opens (H4MK 21.6)."""
         return aes_key_wrap(hkdf_expand(self._key, b"h4mk/1 history"), b"".join(heads))

@@ -308,6 +308,10 @@ class Checker:
             self.problem(SealError("META.steps is not in order", where=self._info.offset))
         if body.broken:
             return
+        try:
+            self.tags.check_whole(meta.history, body.sequence.leaf, body.tables.tree.root())
+        except SealError as error:
+            self.problem(error)
         self._stream_lane.flush()
         tracks = zip(
             body.tables.tracks, self._offsets["RMAP"], self._offsets["SEEK"], body.streams, strict=True

@@ -51,6 +51,8 @@ class VerifyReport:
     """Whether anything is masked: then only a key shows who made the blocks."""
     tags: int
     """Blocks whose tag is what a key gives; none without a key."""
+    whole: bool
+    """Whether the key shows that no masked block is missing; not where something was done to it since."""
 
     @property
     def ok(self) -> bool:
@@ -139,4 +141,5 @@ def _run(
             holes=checker.holes,
             masked=checker.masked,
             tags=checker.tags.count,
+            whole=checker.tags.whole,
         )

@@ -13,11 +13,13 @@ import pytest
 
 from commands import Done, here, refused, run
 from harmony4.crypto import MaskSpec, MasterKey, xor_mask
-from harmony4.h4mk import H4MKReader, mask_container, verify
+from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, mask_container, verify
 from harmony4.server.masking.keys import KEY, KEY_FILE, PASSPHRASE, format_key, read_key_file
 from limits import needs_rlimit, run_python
+from make_vectors.parts import spec_value
+from make_vectors.valid import masked as spec_masked
 from media_factory import media
-from needs import BUNNY, needs_ffmpeg
+from needs import BUNNY, VECTORS, needs_ffmpeg
 
 Capture = pytest.CaptureFixture[str]
 VARIABLES = (KEY, KEY_FILE, PASSPHRASE)
@@ -169,7 +171,7 @@ def test_mask_and_unmask_as_facts(place: Place, tmp_path: Path, capsys: Capture)
     assert (made["plaintext"], made["plain_bytes"]) == (False, 0)
     for key in (place.key_file, place.other_file):
         back = facts(here(capsys, "unmask", "--json", tmp_path / "m.h4mk", "-o", tmp_path / "u", "-k", key))
-        assert back["exact"] is True
+        assert (back["exact"], back["whole"]) == (True, True)
         assert (tmp_path / "u").read_bytes() == place.plain.read_bytes()
 
 
@@ -389,7 +391,8 @@ def test_extract_with_a_key(place: Place, tmp_path: Path, capsys: Capture) -> No
     done = here(
         capsys, "extract", "--json", place.masked, "-o", tmp_path / "film.mp4", "-k", place.other_file
     )
-    assert facts(done)["sha256"] == hashlib.sha256(BUNNY.read_bytes()).hexdigest()
+    found = facts(done)
+    assert (found["sha256"], found["whole"]) == (hashlib.sha256(BUNNY.read_bytes()).hexdigest(), True)
     assert (tmp_path / "film.mp4").read_bytes() == BUNNY.read_bytes()
     refused(here(capsys, "extract", place.masked, "-o", tmp_path / "x"), "masked", "without a key")
     plain = here(capsys, "extract", place.plain, "-q", "-o", tmp_path / "film.mp4", "-k", place.other_file)
@@ -409,6 +412,32 @@ def test_extract_of_what_is_left(place: Place, tmp_path: Path, capsys: Capture) 
         found = (tmp_path / "film.mp4").read_bytes()
         assert BUNNY.read_bytes().startswith(found)
         assert len(found) > 1000 or not kept
+        shown = here(capsys, "extract", "--partial", tmp_path / file, *out).text
+        assert "nothing shows that no block is missing" in shown
+    if kept:
+        back = here(capsys, "unmask", tmp_path / "r.h4mk", "-o", tmp_path / "u", "-k", place.key_file)
+        assert "nothing shows that none is missing" in back.text
+        checked = here(capsys, "verify", tmp_path / "r.h4mk", "-k", place.key_file)
+        assert "nothing shows that no masked block is missing" in checked.text
+
+
+def test_extract_of_a_track_whose_end_is_gone(tmp_path: Path, capsys: Capture) -> None:
+    """All tags that are there are right; only the last block does not say that it is the last."""
+    key = MasterKey(spec_value("master"))
+    new_key(tmp_path / "a.key", key)
+    out = ("-o", tmp_path / "out", "-k", tmp_path / "a.key")
+    (tmp_path / "whole.h4mk").write_bytes(spec_masked())
+    assert here(capsys, "extract", tmp_path / "whole.h4mk", *out).status == 0
+    (tmp_path / "out").unlink()
+    (tmp_path / "short.h4mk").write_bytes(spec_masked(body=lambda raws: raws[:-2]))
+    for command in ("extract", "unmask"):
+        refused(here(capsys, command, tmp_path / "short.h4mk", *out), "not have the blocks that were masked")
+    # Whoever changes it may say that it was changed; then it counts how each track ends.
+    later = [{"args": {}, "inputs": [], "op": "recover"}]
+    (tmp_path / "short.h4mk").write_bytes(spec_masked(later, body=lambda raws: raws[:-2]))
+    refused(here(capsys, "extract", tmp_path / "short.h4mk", *out), "goes on behind its last block")
+    refused(here(capsys, "unmask", tmp_path / "short.h4mk", *out), "last block of a track is missing")
+    assert not (tmp_path / "out").exists()
 
 
 def test_verify_with_a_key(place: Place, capsys: Capture, tmp_path: Path) -> None:
@@ -418,7 +447,7 @@ def test_verify_with_a_key(place: Place, capsys: Capture, tmp_path: Path) -> Non
     done = here(capsys, "verify", place.masked, "-k", place.key_file)
     assert (done.status, "tags of masked blocks with the key: 3 are right" in done.text) == (0, True)
     found = facts(here(capsys, "verify", "--json", place.masked, "-k", place.key_file))
-    assert (found["ok"], found["masked"], found["tags"]) == (True, True, 3)
+    assert (found["ok"], found["masked"], found["tags"], found["whole"]) == (True, True, 3, True)
     found = facts(here(capsys, "verify", "--json", place.plain))
     assert (found["masked"], found["tags"]) == (False, 0)
     new_key(tmp_path / "c.key")
@@ -508,7 +537,7 @@ def test_export_with_a_random_salt(place: Place, tmp_path: Path, capsys: Capture
         assert "masked (random)" in done.text
         made.append((tmp_path / "m.h4mk").read_bytes())
         done = here(capsys, "unmask", tmp_path / "m.h4mk", "-o", tmp_path / "u.h4mk", "-k", place.key_file)
-        assert "it does not say" in done.text
+        assert "every block is authentic, and none is missing" in done.text
         assert (tmp_path / "u.h4mk").read_bytes() == place.plain.read_bytes()
     assert made[0] != made[1]
 
@@ -530,3 +559,44 @@ def test_export_and_options_that_belong_together(place: Place, tmp_path: Path, c
         refused(here(capsys, *out, *options), "go with --mask")
     refused(here(capsys, *out, "--mask"), "needs a key")
     assert listing(tmp_path) == []
+
+
+# -- what is dropped, and what stays
+
+
+def test_dropped_signatures_are_named(place: Place, tmp_path: Path, capsys: Capture) -> None:
+    out = ("-o", tmp_path / "m.h4mk", "-k", place.key_file)
+    done = here(capsys, "mask", VECTORS / "ok-signed.h4mk", *out)
+    assert (done.status, "the signatures were dropped" in done.text) == (0, True)
+    found = facts(here(capsys, "mask", "--json", VECTORS / "ok-signed.h4mk", *out))
+    assert found["signatures_dropped"] is True
+    assert verify(tmp_path / "m.h4mk").signatures == 0
+
+
+def test_parts_of_a_bundle_are_dropped_and_named(place: Place, tmp_path: Path, capsys: Capture) -> None:
+    """They hold digests of plain media."""
+    assert run("bundle", "-q", place.plain, BUNNY, "-o", tmp_path / "b.h4mk").status == 0
+    with H4MKReader(tmp_path / "b.h4mk") as reader:
+        assert reader.meta is not None
+        had = len(reader.meta.ancillary)
+    assert had > 0
+    out = ("-o", tmp_path / "m.h4mk", "-k", place.key_file)
+    done = here(capsys, "mask", tmp_path / "b.h4mk", *out)
+    assert f"{had} ancillary chunk" in done.text
+    assert "cannot take this bundle apart any more" in done.text
+    found = facts(here(capsys, "mask", "--json", tmp_path / "b.h4mk", *out))
+    assert found["parts_dropped"] == had
+    here(capsys, "unmask", "-q", tmp_path / "m.h4mk", "-o", tmp_path / "u.h4mk", "-k", place.key_file)
+    here(capsys, "extract", "-q", tmp_path / "u.h4mk", "-o", tmp_path / "film.mp4", "--track", "1")
+    assert (tmp_path / "film.mp4").read_bytes() == BUNNY.read_bytes()
+
+
+def test_other_ancillary_chunks_stay_readable_and_are_named(
+    place: Place, tmp_path: Path, capsys: Capture
+) -> None:
+    with H4MKBuilder.to_path(tmp_path / "a.h4mk", [TrackInfo()]) as builder:
+        builder.add_block(b"media", 0, key=True)
+        builder.finish(ancillary=[("post", b"a poster that everybody may see")])
+    done = here(capsys, "mask", tmp_path / "a.h4mk", "-o", tmp_path / "m.h4mk", "-k", place.key_file)
+    assert "1 ancillary chunk stays readable" in done.text
+    assert b"a poster that everybody may see" in (tmp_path / "m.h4mk").read_bytes()

@@ -100,6 +100,7 @@ def _facts(report: VerifyReport) -> dict[str, object]:
         "holes": report.holes,
         "masked": report.masked,
         "tags": report.tags,
+        "whole": report.whole,
         "signatures": {"found": report.signatures, "checked": 0},
     }
 
@@ -147,6 +148,8 @@ def _text(report: VerifyReport, file: str) -> list[str]:
     )
     if report.holes:
         lines.append(f"note: this container was recovered and admits to {format_count(report.holes, 'hole')}")
+    if report.tags and not report.whole:
+        lines.append("note: changed since it was masked, so nothing shows that no masked block is missing")
     if report.masked and not report.tags:
         lines.append("note: the blocks are masked; their tags can only be checked with a key (--key-file)")
     if report.signatures:

@@ -21,9 +21,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("keygen", rich_help_panel="Protect", epilog=EPILOG, help=prose(keygen_command))(
-        keygen_command
-    )
+    app.command("keygen", rich_help_panel="Keys", epilog=EPILOG, help=prose(keygen_command))(keygen_command)
 
 
 def keygen_command(
@@ -44,6 +42,10 @@ def keygen_command(
     what it masks; without it nobody can, so keep a copy in another place. The key id is public: it stands in
     every container that the key opens.
     """
+    _mask_key(output, passphrase, json=json, quiet=quiet)
+
+
+def _mask_key(output: str, passphrase: bool, *, json: bool, quiet: bool) -> None:
     key = MasterKey.generate()
     text = format_key(key, new_passphrase() if passphrase else None)
     to_stdout = output == STANDARD

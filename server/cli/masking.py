@@ -71,7 +71,7 @@ KeepPlaintext = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for name, command in (("mask", mask_command), ("unmask", unmask_command), ("rekey", rekey_command)):
-        app.command(name, rich_help_panel="Protect", epilog=EPILOG, help=prose(command))(command)
+        app.command(name, rich_help_panel="Keys", epilog=EPILOG, help=prose(command))(command)
 
 
 # -- mask
@@ -120,7 +120,10 @@ def mask_command(
     }
     notes = [*spec_notes(spec, media), *_dropped(made)]
     if kept > made.parts:
-        notes.append(f"{format_count(kept - made.parts, 'ancillary chunk')} stay readable, as they were")
+        left = kept - made.parts
+        notes.append(
+            f"{format_count(left, 'ancillary chunk')} {'stays' if left == 1 else 'stay'} readable, as before"
+        )
     report_seal(made.seal, output, facts, spec_line(spec), notes, json=json, quiet=quiet)
 
 
@@ -212,14 +215,14 @@ def unmask_command(
         return
     with open_container(file) as reader, sink(output) as target, Meter("unmasking", quiet=quiet) as meter:
         made = unmask_container(reader, target, masters, progress=meter)
-    facts = {"exact": made.exact, "signatures_dropped": made.signed}
-    notes = [
-        "bit for bit the container that was masked"
-        if made.exact
-        else "every block is authentic; whether the container is bit for bit the one that was masked, "
-        "it does not say: it was masked while it was made, or changed since",
-        *_dropped(made),
-    ]
+    facts = {"exact": made.exact, "whole": made.whole, "signatures_dropped": made.signed}
+    if made.exact:
+        said = "bit for bit the container that was masked"
+    elif made.whole:
+        said = "every block is authentic, and none is missing; there was no container before it was masked"
+    else:
+        said = "every block is authentic; changed since it was masked, so nothing shows that none is missing"
+    notes = [said, *_dropped(made)]
     report_seal(made.seal, output, facts, "unmasked", notes, json=json, quiet=quiet)
 
 
@@ -329,8 +332,8 @@ def rekey_command(
 
     Only the key slots and the seal are written anew: blocks, identity and signatures stay as they are, and
     nothing is decrypted. Copies that were made before can still be opened with the keys they had. Whoever
-    could open the file may have kept its own key, which does not change: to lock somebody out of what comes
-    next, unmask it and mask it again.
+    could open the file may have kept its own key, which does not change: to lock somebody out, unmask it
+    and mask it again with --random-salt.
     """
     if not add and not remove:
         raise UsageError("there is nothing to do without --add or --remove")
@@ -358,7 +361,7 @@ def rekey_command(
         if made.removed:
             notes.append(
                 "note: whoever opened it with a removed key may have kept the key of the file itself; "
-                "unmask it and mask it again to change that one"
+                "to change that one, unmask it and mask it again with --random-salt"
             )
         say(
             f"{'standard output' if to_stderr else plain(output)}: opened by "
