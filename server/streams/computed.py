@@ -6,16 +6,17 @@ A client that comes back gets what follows its last token; what comes before is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 from aiohttp import web
 
 from harmony4.crypto.digest import sha256
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, Unmasked
 from harmony4.server import facts
 from harmony4.server.intake.exports import admitted
 from harmony4.server.keys import CONFIG, LIBRARY, STATE
+from harmony4.server.masking.unmasking import unmasked_for
 from harmony4.server.query import asked_track, container_name, integer
 from harmony4.server.spectra import stored_tokens
 from harmony4.server.state import Spool
@@ -39,7 +40,7 @@ def routes() -> list[web.RouteDef]:
 async def get_sound(request: web.Request) -> web.StreamResponse:
     """Spectral tokens of a track: 200, 204 where a client comes back that has all of them.
 
-    Refused before the first token: 400, 404, 406, 422, 429, 503.
+    Refused before the first token: 400, 403, 404, 406, 422, 429, 503.
     """
     if "job" in request.query:
         return await get_kept(request)
@@ -50,6 +51,7 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
         track = asked_track(request, reader) if "track" in request.query else _sounding(reader)
+        unmasked = await unmasked_for(request, container) if reader.tracks[track].info.masked else None
         plain = "track" not in request.query and asked.stream is None and not asked.each
         stored = stored_tokens(reader, asked.profile) if plain else None
         seal = _seal(reader, asked)
@@ -82,7 +84,7 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
                     resumable=True,
                 )
                 making.patient = True
-                return await making.run(_pieces(reader, track))
+                return await making.run(_pieces(unmasked or reader, track))
             finally:
                 await asyncio.to_thread(spool.close)
 
@@ -101,8 +103,17 @@ def _seal(reader: H4MKReader, asked: SoundAsked) -> str:
     return sha256(b"h4mk spectrum\0" + what + b"\0" + head)[:4].hex()
 
 
-async def _pieces(reader: H4MKReader, track: int) -> AsyncIterator[bytes]:
-    """The track's stream, block by block, each checked."""
-    blocks = reader.blocks(track)
-    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-        yield block.payload
+async def _pieces(source: H4MKReader | Unmasked, track: int) -> AsyncIterator[bytes]:
+    """The track's stream, block by block, each checked; unmasked where it has to be."""
+    payloads = _payloads(source, track)
+    while (payload := await asyncio.to_thread(next, payloads, None)) is not None:
+        yield payload
+
+
+def _payloads(source: H4MKReader | Unmasked, track: int) -> Iterator[bytes]:
+    if isinstance(source, H4MKReader):
+        for block in source.blocks(track):
+            yield block.payload
+    else:
+        for _, payload in source.blocks(track):
+            yield bytes(payload)
