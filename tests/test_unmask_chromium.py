@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page
 import independent
 from chromium import QUIET, chromium
 from harmony4.crypto.mask import MaskSpec, MasterKey
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, recover
 from harmony4.server.ingest import ExportOptions, export
 from masking import keyring
 from media_factory import media
@@ -294,6 +295,22 @@ def test_a_server_that_has_the_key(browser: Browser, library: Path, tmp_path: Pa
         page.click("#items a[data-name='another key.h4mk']")
         page.wait_for_selector("#unlock")
         assert page.query_selector("#items a[data-name='fragmented.h4mk'] img[alt='masked']") is not None
+
+
+def test_what_may_be_incomplete(browser: Browser, library: Path, tmp_path: Path) -> None:
+    """Somebody sealed it anew: the key shows that no block was changed, and not that none is missing."""
+    with (tmp_path / "again.h4mk").open("w+b") as out:
+        recover(library / "webm.h4mk", out)
+    shutil.copy(library / "webm.h4mk", tmp_path)
+    with running(tmp_path) as server, watched(browser.new_context(), server.url) as page:
+        visit(page, server, "again")
+        unlock(page)
+        playing(page)
+        assert page.inner_text("#state") == "sealed, may be incomplete"
+        page.click("#items a[data-name='webm.h4mk']")
+        page.wait_for_selector("#title:text('webm')")
+        playing(page)
+        assert page.inner_text("#state") == "sealed"
 
 
 def test_what_browsers_do_not_play(page: Page, server: Server, library: Path) -> None:
