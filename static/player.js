@@ -118,8 +118,15 @@ async function unlock(mine, track, start) {
   const failed = (error) => open === mine && unplayable(mine, track, error.message);
   try {
     mine.published = await keys.open(mine.name, track.track, { stage: $("stage"), signal: mine.abort.signal, failed });
-    if (open === mine) play(mine, track, mine.published.url, start);
-    else mine.published.close();
+    if (open !== mine) {
+      mine.published.close();
+      return;
+    }
+    if (!mine.published.whole) {
+      $("state").textContent = `${mine.facts.state}, may be incomplete`;
+      $("state").className = "state warn";
+    }
+    play(mine, track, mine.published.url, start);
   } catch (error) {
     failed(error);
   }
