@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
@@ -27,7 +28,7 @@ from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import LAST, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk import H4MKReader, verify
 from harmony4.h4mk.layout import CHUNK_SIZE, head_bytes
-from harmony4.h4mk.proof import check_proof
+from harmony4.h4mk.proof import MOST_SIGNATURES, check_proof
 from harmony4.h4mk.signature import final_signatures
 from harmony4.h4mk.target import sync_folder
 from harmony4.h4mk.tokenrows import BEFORE
@@ -201,7 +202,7 @@ def fetch_container(
         if tail is None or meta is None:
             raise SealError("the container is not sealed", found=reader.state)
         head = head_bytes(tail.blocks, tail.duration, tail.root, reader.trak.pack(), meta.pack())
-        accepted = trust.check(head, final_signatures(reader.read_file, tail))
+        accepted = trust.check(head, islice(final_signatures(reader.read_file, tail), MOST_SIGNATURES))
         if tail.length - tail.index > _FRAMING + 256 * tail.blocks:
             raise SealError("the container's index is longer than its blocks can make it")
         part = stack.enter_context(_Part(out, source, jobs, progress))

@@ -149,8 +149,10 @@ class HTTPSource:
     def _request(
         self, method: str, headers: dict[str, str], most: int, into: memoryview | None = None
     ) -> tuple[int, http.client.HTTPMessage, bytes | memoryview]:
-        """One exchange; `most` bytes of body are read, `into` memory of that size or new one. A connection that
-        was closed while idle is replaced once."""
+        """One exchange; `most` bytes of body are read, into memory of that size if there is some.
+
+        A connection that was closed while idle is replaced once.
+        """
         if self._closed:
             raise UsageError("the source is closed")
         fresh = False

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 import independent
 import independent_proof
+from big_container import SECOND
+from big_container import build as build_big
 from harmony4.crypto import (
     HEADER,
     KEY,
@@ -552,3 +554,22 @@ def test_reads_are_few(count):
             assert reads <= 1 + 2 * count.bit_length()
             assert size <= 152 + 32 * reads
             assert both(proof.pack(), 40_000 * block + 1, 0, Trust(head=reader.head), ()) is not None
+
+
+def test_reads_are_few_where_tables_are_large(tmp_path):
+    """220 000 blocks: the range map is beyond 8 MiB and is read by pages (H4MK 18.3)."""
+    count = 220_000
+    build_big(tmp_path / "big", count, 1, signer=SIGNER)
+    source = Counting((tmp_path / "big").read_bytes())
+    with H4MKReader(source) as reader:
+        assert reader.meta.tracks[0].blocks * 40 > 8 * 2**20
+        opened = source.taken()[0]
+        prover = Prover(reader)
+        assert opened + source.taken()[0] <= 12
+        for block in (count // 2, 7, count - 1, 3):
+            proof = prover.seek(block * SECOND + 5)
+            reads, size = source.taken()
+            # The first entries of the pages that a search passes, one page, a token, and the nodes.
+            assert reads <= 4 * count.bit_length() and size <= 16 * 2**10 + 200 * reads
+            assert both(proof.pack(), block * SECOND + 5, 0) == ("inside", (block * SECOND, block))
+            assert proof.raw_size() <= 1024
