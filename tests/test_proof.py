@@ -5,11 +5,13 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import independent
 import independent_proof
+import test_signature
+import test_spec
 from big_container import SECOND
 from big_container import build as build_big
 from harmony4.crypto import (
@@ -31,6 +33,7 @@ from harmony4.crypto import (
 from harmony4.crypto.merkle import inclusion_root, leaf_hash
 from harmony4.crypto.signing import ORDER, SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, recover
+from harmony4.h4mk.growth import prove_growth, verify_growth
 from harmony4.h4mk.layout import head_bytes
 from harmony4.h4mk.proof import CheckedProof, Proof, check_proof, verify_range, verify_seek
 from harmony4.h4mk.prove import MOST_BLOCKS, Prover, prove_range, prove_seek
@@ -110,6 +113,7 @@ def both(data, pts, track, trust=TRUST, keys=KEYS):
     return ours
 
 
+@settings(max_examples=50)
 @given(contents(), st.data())
 def test_every_time_has_its_proof(content, data):  # H4MK 22.2
     with H4MKReader(build(content)) as reader:
@@ -132,6 +136,7 @@ def test_every_time_has_its_proof(content, data):  # H4MK 22.2
                     assert place == ("after" if pts >= reader.end(track) else "inside")
 
 
+@settings(max_examples=50)
 @given(contents(), st.data())
 def test_several_times_share_one_proof(content, data):
     with H4MKReader(build(content)) as reader:
@@ -145,6 +150,7 @@ def test_several_times_share_one_proof(content, data):
         assert Proof.unpack(packed).raw_size() <= sum(single)
 
 
+@settings(max_examples=50)
 @given(contents(), st.data())
 def test_every_byte_range_has_its_proof(content, data):  # H4MK 22.3
     with H4MKReader(build(content)) as reader:
@@ -223,6 +229,7 @@ def _changes(document):
         yield changed(path=[*document["path"], "00" * 32])
 
 
+@settings(max_examples=25)  # each of them is hundreds of documents
 @given(contents(), st.data())
 def test_one_change_and_nothing_is_proven(content, data):
     with H4MKReader(build(content)) as reader:
@@ -239,6 +246,7 @@ def test_one_change_and_nothing_is_proven(content, data):
     assert both(proof, pts, track) == found
 
 
+@settings(max_examples=30)
 @given(contents(), st.integers(0, 400), st.integers(0, 400))
 def test_another_time_or_track_or_file_is_not_proven(content, pts, other):
     with H4MKReader(build(content)) as reader:
@@ -573,3 +581,28 @@ def test_reads_are_few_where_tables_are_large(tmp_path):
             assert reads <= 4 * count.bit_length() and size <= 16 * 2**10 + 200 * reads
             assert both(proof.pack(), block * SECOND + 5, 0) == ("inside", (block * SECOND, block))
             assert proof.raw_size() <= 1024
+
+
+def test_what_the_specification_has():  # H4MK A.7
+    values = test_spec._values("proofs")
+    signer = test_signature.EXAMPLE
+    data = test_spec._build(
+        test_spec.SMALL["trak"],
+        sign=[lambda head: signer(FINAL, head)],
+        checkpoints={2: lambda head: signer(CHECKPOINT, head)},
+    )
+    trust, keys = Trust((signer.key.public,), subject="example", revision=1), [signer.key.public.pem()]
+    with H4MKReader(data) as reader:
+        proof = prove_seek(reader, values["seek_at"])
+        assert json.loads(proof.pack()) == values["seek_proof"]
+        assert both(proof.pack(), values["seek_at"], 0, trust, keys) == (
+            "inside",
+            tuple(values["seek_keyframe"]),
+        )
+        several = prove_seek(reader, values["two_at"])
+        assert json.loads(several.pack()) == values["two_proof"]
+        found = [both(several.pack(), pts, 0, trust, keys) for pts in values["two_at"]]
+        assert found == [("inside", None), ("after", tuple(values["two_keyframes"][1]))]
+        growth = prove_growth(reader, reader)
+        assert json.loads(growth.pack()) == values["growth_proof"]
+        assert list(verify_growth(growth.pack(), trust).blocks) == values["growth_blocks"]
