@@ -152,8 +152,7 @@ class _Workspace:
         # Rows first: each operand of the first product is a matrix of all frames' columns then.
         windowed = self._next(self._rows, count, self._columns)
         self._samples = windowed.transpose(1, 0, 2)
-        # A window for each frame: numpy takes equal shapes in one go, and loops over frames otherwise.
-        window = np.tile(tables.window.reshape(self._rows, 1, self._columns), (1, count, 1))
+        window = tables.window.reshape(self._rows, 1, self._columns)
         self._call(np.multiply, windowed, window, windowed)
         self._call(np.rint, windowed, windowed)
         values = self._along(self._down(windowed, tables.first), tables.second)
