@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from harmony4.crypto.errors import UsageError
-from harmony4.crypto.signing import SigningKey
 from harmony4.server.cli.keys import PassphraseFile, new_passphrase, write_new
 from harmony4.server.cli.options import EPILOG, Json, Quiet, flag, prose, target_name
 from harmony4.server.cli.output import say, say_json
@@ -53,6 +52,8 @@ def keygen_command(
         raise UsageError("only keys to sign with are made here", expected="--signing")
     if output == STANDARD:
         raise UsageError("a key is written to a file: use -o KEY.pem")
+    from harmony4.crypto.signing import SigningKey  # takes its time, and few need it
+
     key = SigningKey.generate()
     beside = output.removesuffix(".pem") + ".pub.pem"
     secret = key.pem(new_passphrase(passphrase, passphrase_file))

@@ -9,15 +9,17 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from harmony4.crypto.errors import HarmonyError, SourceError, StorageError, UsageError
-from harmony4.crypto.signing import PublicKey, SigningKey, read_certificates, read_public_keys
 from harmony4.h4mk.signature import Signer
 from harmony4.h4mk.trust import Accepted, Trust
 from harmony4.server.cli.options import usage
+
+if TYPE_CHECKING:
+    from harmony4.crypto.signing import PublicKey
 
 __all__ = [
     "Certificates",
@@ -134,6 +136,8 @@ def read_signer(
     key: str | None, subject: str | None, revision: int, certificates: str | None, passphrase_file: str | None
 ) -> Signer:
     """Who signs. Raises SourceError, UsageError, SealError; no text of them holds a secret."""
+    from harmony4.crypto.signing import SigningKey, read_certificates  # takes its time, and few need it
+
     if key is None:
         raise UsageError("a signature needs a key", expected="--key KEY.pem")
     data = read_file(key, "the key")
@@ -223,6 +227,8 @@ def make_trust(
 
 
 def _public(path: str) -> tuple[PublicKey, ...]:
+    from harmony4.crypto.signing import read_public_keys
+
     data = read_file(path, "the public key")
     try:
         return read_public_keys(data)
