@@ -185,7 +185,7 @@ def _half_open(both: tuple[int, int]) -> tuple[int, int]:
 
 
 def check_command(
-    proof: Annotated[str, typer.Argument(metavar="PROOF.json", help="The proof.", show_default=False)],
+    proof: Annotated[str, typer.Argument(metavar="PROOF", help="The proof.", show_default=False)],
     trust: Trusted = None,
     pts: Times = None,
     bytes_: Bytes = None,
