@@ -7,11 +7,8 @@ from typing import Annotated
 import typer
 
 from harmony4.crypto.errors import UsageError
-from harmony4.server.cli.keys import PassphraseFile, new_passphrase, write_new
+from harmony4.server.cli.keys import PassphraseFile, make_signing_key
 from harmony4.server.cli.options import EPILOG, Json, Quiet, flag, prose, target_name
-from harmony4.server.cli.output import say, say_json
-from harmony4.server.cli.streams import STANDARD
-from harmony4.server.cli.values import plain
 
 __all__ = ["register"]
 
@@ -50,19 +47,4 @@ def keygen_command(
     """
     if not signing:
         raise UsageError("only keys to sign with are made here", expected="--signing")
-    if output == STANDARD:
-        raise UsageError("a key is written to a file: use -o KEY.pem")
-    from harmony4.crypto.signing import SigningKey  # takes its time, and few need it
-
-    key = SigningKey.generate()
-    beside = output.removesuffix(".pem") + ".pub.pem"
-    secret = key.pem(new_passphrase(passphrase, passphrase_file))
-    write_new({output: (secret, 0o600), beside: (key.public.pem(), 0o644)})
-    if json:
-        say_json({"output": output, "public": beside, "key": key.public.fingerprint.hex()})
-    elif not quiet:
-        say(
-            f"{plain(output)}: keep it to yourself",
-            f"{plain(beside)}: for everybody",
-            f"key {key.public.fingerprint.hex()}",
-        )
+    make_signing_key(output, passphrase, passphrase_file, json=json, quiet=quiet)

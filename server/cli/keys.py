@@ -17,6 +17,9 @@ from harmony4.crypto.errors import HarmonyError, SourceError, StorageError, Usag
 from harmony4.h4mk.signature import Signer
 from harmony4.h4mk.trust import Accepted, Trust
 from harmony4.server.cli.options import usage
+from harmony4.server.cli.output import say, say_json
+from harmony4.server.cli.streams import STANDARD
+from harmony4.server.cli.values import plain
 
 if TYPE_CHECKING:
     from harmony4.crypto.signing import PublicKey
@@ -31,6 +34,7 @@ __all__ = [
     "Subject",
     "Trusted",
     "accepted_facts",
+    "make_signing_key",
     "make_trust",
     "new_passphrase",
     "read_file",
@@ -152,6 +156,25 @@ def read_signer(
         raise UsageError(f"{key}: {error.message}") from None
     chain = () if certificates is None else read_certificates(read_file(certificates, "the certificates"))
     return Signer(secret, subject, revision, chain)
+
+
+def make_signing_key(
+    output: str, passphrase: bool, passphrase_file: str | None, *, json: bool, quiet: bool
+) -> None:
+    """`keygen --signing`: KEY.pem for its owner, KEY.pub.pem for all. Raises UsageError, StorageError."""
+    from harmony4.crypto.signing import SigningKey  # takes its time, and few need it
+
+    if output == STANDARD:
+        raise UsageError("a key is written to a file: use -o KEY.pem")
+    key = SigningKey.generate()
+    beside = output.removesuffix(".pem") + ".pub.pem"
+    secret = key.pem(new_passphrase(passphrase, passphrase_file))
+    write_new({output: (secret, 0o600), beside: (key.public.pem(), 0o644)})
+    name = key.public.fingerprint.hex()
+    if json:
+        say_json({"output": output, "public": beside, "key": name})
+    elif not quiet:
+        say(f"{plain(output)}: keep it to yourself", f"{plain(beside)}: for everybody", f"key {name}")
 
 
 def new_passphrase(wanted: bool, file: str | None) -> bytes | None:
