@@ -5,14 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from harmony4.crypto.digest import crc32, sha256
 from harmony4.crypto.errors import ChecksumError, LimitError, OrderError, UsageError
-from harmony4.crypto.signing import SIGNATURE_SIZE, SigningKey, check_certificates
 from harmony4.crypto.token import MAX_VALUE
 from harmony4.h4mk.layout import CHUNK_SIZE, DIGEST_SIZE, JSON_LIMIT, SIGN_SIZE, ChunkInfo, Tail
 from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_sign
+
+if TYPE_CHECKING:
+    from harmony4.crypto.signing import SigningKey
 
 __all__ = [
     "CHECKPOINT",
@@ -89,7 +91,7 @@ class Signature:
             size = int.from_bytes(data[at : at + 4])
             chain.append(data[at + 4 : at + 4 + size])
             at += 4 + size
-        value = data[_SIGNED.size : _SIGNED.size + SIGNATURE_SIZE]
+        value = data[_SIGNED.size : SIGN_SIZE]
         return cls(found, revision, subject, key, value, tuple(chain))
 
 
@@ -147,7 +149,10 @@ class Signer:
         if self.revision and self.subject is None:
             raise UsageError("a revision counts the editions of a subject, and there is none")
         subject_hash(self.subject)
-        check_certificates(self.certificates, self.key.public.fingerprint)
+        if self.certificates:
+            from harmony4.crypto.signing import check_certificates  # takes its time, and few need it
+
+            check_certificates(self.certificates, self.key.public.fingerprint)
         size = SIGN_SIZE + sum(4 + len(one) for one in self.certificates)
         if size > JSON_LIMIT:
             raise LimitError("the certificates are too large", expected=f"<= {JSON_LIMIT}", found=size)

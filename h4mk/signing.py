@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.digest import crc32, sha256
 from harmony4.crypto.errors import SealError, SourceChangedError, UsageError
-from harmony4.crypto.timestamp import TimeStamp, imprint_of
 from harmony4.h4mk.layout import CHUNK_SIZE, chunk_header, head_bytes
 from harmony4.h4mk.opening import Opened, open_container
 from harmony4.h4mk.signature import (
@@ -30,6 +29,9 @@ from harmony4.h4mk.signature import (
 from harmony4.h4mk.source import FileSource, ReadAt, read_exact
 from harmony4.h4mk.target import AtomicFile, Writable, write_all
 from harmony4.h4mk.verify import verify
+
+if TYPE_CHECKING:
+    from harmony4.crypto.timestamp import TimeStamp
 
 __all__ = ["SignReport", "sign_container", "sign_file", "stamp_container", "stamp_file"]
 
@@ -129,6 +131,8 @@ def _copied(source: ReadAt, out: Writable, plan: _Plan) -> SignReport:
 
 
 def _stamped(source: ReadAt, stamp: TimeStamp) -> _Plan:
+    from harmony4.crypto.timestamp import imprint_of  # takes its time, and few need it
+
     before = _facts(source)
     tail = open_container(source).tail
     if tail is None:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Final
-
-from cryptography.x509 import Certificate
+from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import SealError, UsageError
-from harmony4.crypto.signing import PublicKey, check_certificates
-from harmony4.crypto.timestamp import TimeStamp, imprint_of
 from harmony4.h4mk.signature import FINAL, NO_SUBJECT, Signature, subject_hash
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cryptography.x509 import Certificate
+
+    from harmony4.crypto.signing import PublicKey
 
 __all__ = ["Accepted", "SignatureAudit", "Trust", "TrustedKey"]
 
@@ -104,6 +106,8 @@ class Trust:
             raise SealError(_NOT_TRUSTED, found=signature.key.hex())
         known.key.verify(signature.value, signature.message(head))
         if signature.certificates:
+            from harmony4.crypto.signing import check_certificates  # takes its time, and few need it
+
             check_certificates(signature.certificates, signature.key)
         subject = None if signature.subject == NO_SUBJECT else signature.subject
         return Accepted(known.key, signature.kind, subject, signature.revision)
@@ -188,6 +192,8 @@ class SignatureAudit:
         """
         if self._last is None or not self._trust.authorities:
             return
+        from harmony4.crypto.timestamp import TimeStamp, imprint_of  # takes its time, and few need it
+
         stamp = TimeStamp.parse(data)
         if stamp.imprint != imprint_of(self._last):
             raise SealError("the time stamp is not over the signature before it")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, UsageError
-from harmony4.crypto.timestamp import TimeStamp, request_for
 from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk.growth import GROWTH_FORMAT, Grown, verify_growth
 from harmony4.h4mk.proof import CheckedProof, check_proof
@@ -41,6 +40,9 @@ from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, put, shown, sink, spooled
 from harmony4.server.cli.values import format_duration, parse_pts, plain
 from harmony4.server.facts import token_facts
+
+if TYPE_CHECKING:
+    from harmony4.crypto.timestamp import TimeStamp
 
 __all__ = ["register"]
 
@@ -154,6 +156,8 @@ def sign_command(
             else:
                 report = act.copy(source, target, meter)
     if timestamp_request is not None:
+        from harmony4.crypto.timestamp import request_for  # takes its time, and few need it
+
         put(request_for(report.signature.pack()), timestamp_request)
     what = act.what if report.added else f"{act.what} already"
     _report(report, file if output is None else output, what, json=json, quiet=quiet)
@@ -189,6 +193,8 @@ def _stamping(token: str, authority: list[str] | None) -> _Stamping:
     """A time stamp that an authority made. Raises UsageError, FormatError, SealError, SourceError."""
     if not authority:
         raise UsageError("who is believed about the time?", expected="--authority CA.pem")
+    from harmony4.crypto.timestamp import TimeStamp  # as above
+
     stamp = TimeStamp.parse(read_file(token, "the time stamp"))
     stamp.check(find_authorities(authority))
     return _Stamping(stamp)
@@ -258,7 +264,7 @@ def _half_open(both: tuple[int, int]) -> tuple[int, int]:
 
 
 def check_command(
-    proof: Annotated[str, typer.Argument(metavar="PROOF.json", help="The proof.", show_default=False)],
+    proof: Annotated[str, typer.Argument(metavar="PROOF", help="The proof.", show_default=False)],
     trust: Trusted = None,
     pts: Times = None,
     bytes_: Bytes = None,
