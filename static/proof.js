@@ -5,14 +5,13 @@ import * as h4mk from "./h4mk.js";
 import { need } from "./h4mk.js";
 import { sha256, subtle } from "./masking.js";
 import { inclusionRoot, leafHash } from "./merkle.js";
-import { Trust } from "./trust.js";
+import { MOST_SIGNATURES, Trust } from "./trust.js";
 
 export { leafHash, verifyInclusion } from "./merkle.js";
 export { Trust, verifySign } from "./trust.js";
 
 const EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"; // root of a tree without leaves
 const ZERO = "00".repeat(32);
-const MOST_SIGNATURES = 16;
 const digits = (...sizes) => h4mk.text(new RegExp(`^(?:${sizes.map((size) => `[0-9a-f]{${2 * size}}`).join("|")})$`));
 const SCHEMA = h4mk.record({
   blocks: h4mk.integer(0, h4mk.MOST_BLOCKS),

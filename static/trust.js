@@ -1,11 +1,12 @@
 // Signatures (H4MK 13), and whom to believe (22.6). No clock here: whoever gives keys an end says what time it is.
 
-import { Harmony4Error, equal, hex, need, unhex, view, WIDEST } from "./h4mk.js";
+import { CHUNK, Harmony4Error, MIB, TAIL_SIZE, WIDEST, chunkHeader, equal, hex, need, payloadOf, unhex, view } from "./h4mk.js";
 import { join, sha256, subtle } from "./masking.js";
 
 const ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n; // q of P-256
 const SIGN = 144; // bytes before the certificates
 const SIGNED = 80;
+export const MOST_SIGNATURES = 16; // that are looked at
 const CURVE = { name: "ECDSA", namedCurve: "P-256" };
 const SPKI = "3059301306072a8648ce3d020106082a8648ce3d03010703420004"; // how a key of P-256 begins in DER
 const NOT_TRUSTED = "the signature is by a key that is not trusted";
@@ -46,6 +47,23 @@ export async function verifySign(head, sign, spki) {
     revision: revision <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(revision) : revision,
     subject: subject.some((byte) => byte !== 0) ? hex(subject) : null,
   };
+}
+
+/** The payloads of the first final SIGN chunks behind VERI (H4MK 14.2): 16 at most, and those in the first MiB. */
+export async function finalSigns(source, tail) {
+  const start = tail.veri + CHUNK + 32;
+  const stop = source.length - TAIL_SIZE;
+  const bytes = await source.read(start, Math.min(stop, start + MIB));
+  const found = [];
+  for (let at = 0; at + CHUNK <= bytes.length && found.length < MOST_SIGNATURES; ) {
+    const { tag, size } = chunkHeader(bytes, at);
+    need(tag === "SIGN" || (tag === "time" && found.length), "order", "something else stands where signatures belong");
+    need(size <= stop - start - at - CHUNK, "truncated", `${tag} reaches into TAIL`);
+    if (at + CHUNK + size > bytes.length) break;
+    if (tag === "SIGN") found.push(payloadOf(bytes, at, tag, size));
+    at += CHUNK + size;
+  }
+  return found;
 }
 
 /** The DER bytes of a public key on P-256, from PEM or DER. */
