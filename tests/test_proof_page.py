@@ -231,12 +231,15 @@ def test_splices_and_contradictions(page: Page) -> None:  # H4MK 22.2
         [_token(0, 0, 40), _token(5, 100, 140, offset=90)],
         [_token(0, 2**60, 2**62, offset=2**60), _token(1, 2**62, 2**63 - 1, offset=2**60 + 10)],
         [_token(0, 2**60, 2**62, offset=2**60), _token(1, 2**62 + 1, 2**63 - 1, offset=2**60 + 10)],
+        [_token(0, 2**60, 2**62, offset=2**60), _token(1, 2**62, 2**63 - 1, offset=2**60 + 11)],
         [_token(0, 2**53 - 1, 2**53, offset=2**53 - 10), _token(1, 2**53, 2**53 + 1, offset=2**53)],
         [_token(0, 0, 40, flags=KEY | LAST, offset=2**63 - 1)],
         [dataclasses.replace(_token(0, 0, 40, flags=KEY | LAST | 2), tag=b"t" * 32)],
     ):
         for kind in ({}, {"kind": CHECKPOINT}):
             proof = _whole(tokens, **kind)
+            back = {"leaves": proof.leaves[::-1], "tokens": proof.tokens[::-1]}
+            cases.seek(dataclasses.replace(proof, **back).pack(), 45)
             for pts in (0, 3, 45, 50, 80, 100, 2**53, 2**60, 2**62, 2**63 - 1):
                 cases.seek(proof.pack(), pts)
             for start, stop in (
@@ -251,6 +254,17 @@ def test_splices_and_contradictions(page: Page) -> None:  # H4MK 22.2
             # Neither can be shown as the other one.
             wrong = dataclasses.replace(proof, meta=sha256(b"m") if kind else bytes(32))
             assert cases.seek(wrong.pack(), 3) == "seal"
+    cases.check(page)
+
+
+def test_leaves_increase(page: Page) -> None:
+    """A document has one form only, though the root does not depend on the order."""
+    cases = Cases()
+    proof = _whole([_token(0, 0, 40, flags=KEY | LAST), _token(0, 0, 40, flags=KEY | LAST, track=1)])
+    assert cases.seek(proof.pack(), 3) == ["inside", ["0", "0"]]
+    for leaves in ((1, 0), (0, 0), (1, 1)):
+        tokens = tuple(proof.tokens[leaf] for leaf in leaves)
+        assert cases.seek(dataclasses.replace(proof, leaves=leaves, tokens=tokens).pack(), 3) == "seal"
     cases.check(page)
 
 
