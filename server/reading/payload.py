@@ -117,7 +117,8 @@ async def send(
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
 
-    `check`: send nothing of a block that does not match its CRC and its digest; what is unmasked always does.
+    `check`: send nothing of a block that does not match its CRC and its digest. What is unmasked has a right
+    tag, and was compared with its digest when it was first read, with `verify_on_read` each time.
 
     Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
     connection off, which a client sees as a body that is too short.
