@@ -34,8 +34,11 @@ class Unmasked:
     """
 
     def __init__(self, reader: H4MKReader, masters: Iterable[MasterKey], *, always: bool = False) -> None:
-        """`always`: check the SHA-256 and CRC of a block each time, not only the first. Raises KeyRefusedError where none of `masters` opens it, UsageError where nothing is masked,
-        SealError where blocks are missing; FormatError and its kin."""
+        """`always`: check the SHA-256 and CRC of a block each time, not only the first.
+
+        Raises KeyRefusedError where none of `masters` opens it, UsageError where nothing is masked, SealError
+        where blocks are missing; FormatError and its kin.
+        """
         if reader.trak.mask is None:
             raise UsageError("the container is not masked")
         commit = bytes.fromhex(reader.trak.mask["commit"])
