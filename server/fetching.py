@@ -114,11 +114,16 @@ def fetch_stream(
 ) -> Fetched:
     """Bring a track's stream: the address is that of `/video/range`, or any other of the container.
 
+    It is what the container stores and a signature is over: of masked media the masked bytes, whatever keys
+    the server has.
+
     Raises LyingServerError (which block it lied about), SealError for proofs that do not hold, SourceError,
     UsageError, StorageError. What has come stays beside `out` as `NAME.part`, for the next attempt.
     """
     address = _Address.parse(url)
-    with HTTPSource(address.url("video/range", f"&track={address.track}"), timeout=_TIMEOUT) as source:
+    with HTTPSource(
+        address.url("video/range", f"&track={address.track}&masked=1"), timeout=_TIMEOUT
+    ) as source:
         proofs = _Proofs(address, trust)
         with _Part(out, source, jobs, progress) as part:
             blocks = at = 0

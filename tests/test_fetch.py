@@ -11,14 +11,17 @@ import pytest
 
 from commands import Done, here, refused, run
 from harmony4.crypto import HarmonyError, SealError, SourceError, StorageError, UsageError
+from harmony4.crypto.mask import MaskSpec
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, recover
 from harmony4.h4mk.proof import Proof, verify_seek
 from harmony4.h4mk.signature import Signer
+from harmony4.h4mk.signing import sign_file
 from harmony4.h4mk.trust import Trust
 from harmony4.server import fetching
 from harmony4.server.fetching import LyingServerError, fetch_container, fetch_stream
 from lying import lying
+from masking import ONE, keyring, masked_container
 from needs import ORIGINAL
 from serving import VIDEO, Server, running
 
@@ -105,6 +108,27 @@ def test_the_container(server: Server, library: Path, tmp_path: Path, jobs: int)
         pinned = Trust(head=reader.head)
     fetch_stream(f"{server.url}/video/range?name=plain.h4mk", tmp_path / "h", pinned)
     assert (tmp_path / "h").read_bytes() == b"".join(BLOCKS)
+
+
+@pytest.mark.parametrize("has_key", [True, False])
+def test_masked_media(tmp_path: Path, has_key: bool) -> None:
+    """What is stored is what was signed, whether the server could unmask it or not."""
+    library = tmp_path / "library"
+    library.mkdir()
+    write(tmp_path / "plain.h4mk", BLOCKS, 0)
+    masked_container(library / "m.h4mk", tmp_path / "plain.h4mk", MaskSpec((ONE,)))
+    sign_file(library / "m.h4mk", Signer(KEY, "talk", 3))
+    with H4MKReader(library / "m.h4mk") as reader:
+        stored = reader.read(0, reader.stream_size(0))
+    assert len(stored) == len(b"".join(BLOCKS)) and stored != b"".join(BLOCKS)
+    more = {"keyring": keyring(tmp_path / "ring", films=ONE)} if has_key else {}
+    with running(library, **more) as one:
+        for query in ("", "&masked=1"):
+            url = f"{one.url}/video/range?name=m.h4mk{query}"
+            assert fetch_stream(url, tmp_path / "f", TRUST).size == len(stored)
+            assert (tmp_path / "f").read_bytes() == stored
+        fetch_container(url, tmp_path / "g", TRUST)
+    assert (tmp_path / "g").read_bytes() == (library / "m.h4mk").read_bytes()
 
 
 # ---- servers that lie ------------------------------------------------------------------------------------
