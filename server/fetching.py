@@ -207,7 +207,7 @@ def fetch_container(
         if tail is None or meta is None:
             raise SealError("the container is not sealed", found=reader.state)
         head = head_bytes(tail.blocks, tail.duration, tail.root, reader.trak.pack(), meta.pack())
-        accepted = trust.check(head, islice(final_signatures(reader.read_file, tail), MOST_SIGNATURES))
+        trust.check(head, islice(final_signatures(reader.read_file, tail), MOST_SIGNATURES))
         if tail.length - tail.index > _FRAMING + 256 * tail.blocks:
             raise SealError("the container's index is longer than its blocks can make it")
         part = stack.enter_context(_Part(out, source, jobs, progress))
@@ -219,15 +219,19 @@ def fetch_container(
             part.take(block)
             at = block.start + block.size
         part.take_framing(at, tail.length)
-        part.finish(tail.length, lambda path: _check_whole(path, trust))
-        return Fetched(tail.length, tail.blocks, part.received, tail.head, accepted)
+        found: list[Accepted] = []
+        pinned = replace(trust, head=tail.head)
+        part.finish(tail.length, lambda path: found.extend(_check_whole(path, pinned)))
+        return Fetched(tail.length, tail.blocks, part.received, tail.head, found[0] if found else None)
 
 
-def _check_whole(path: Path, trust: Trust) -> None:
+def _check_whole(path: Path, trust: Trust) -> tuple[Accepted, ...]:
+    """What is accepted of the file on disk, which is the one thing that counts."""
     report = verify(path, trust=trust)
     if not report.ok:
         first = report.problems[0] if report.problems else report.state
         raise LyingServerError(f"what came is not sound: {first}")
+    return report.accepted
 
 
 def _leaves(reader: H4MKReader) -> bytes:

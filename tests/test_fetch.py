@@ -212,6 +212,30 @@ def test_another_container_in_the_middle(server: Server, tmp_path: Path) -> None
         fetch_stream(proxy + STREAM, tmp_path / "f", TRUST)
 
 
+def test_another_edition_once_it_is_opened(tmp_path: Path) -> None:
+    """What is reported is what is on disk: an edition with the same blocks is another one."""
+    library = tmp_path / "library"
+    library.mkdir()
+    write(library / "a.h4mk", BLOCKS, 7, title="new")
+    write(tmp_path / "b.h4mk", BLOCKS, 3, title="old")
+    new, old = (library / "a.h4mk").read_bytes(), (tmp_path / "b.h4mk").read_bytes()
+    assert len(new) == len(old)
+    opened = False
+
+    def lie(path: str, at: int, body: bytes) -> bytes:
+        nonlocal opened
+        opened = opened or (at == 0 and len(body) <= fetching._PIECE)  # the first piece of the file
+        return old[at : at + len(body)] if opened else body
+
+    with running(library) as one:
+        with lying(one.url, lie) as proxy, pytest.raises(LyingServerError, match="pinned"):
+            fetch_container(proxy + CONTAINER, tmp_path / "f", TRUST, jobs=1)
+        found = fetch_container(one.url + CONTAINER, tmp_path / "f", TRUST)
+    assert opened and found.accepted and found.accepted.revision == 7
+    with H4MKReader(tmp_path / "f") as reader:
+        assert found.head == reader.head and reader.meta and reader.meta.title == "new"
+
+
 def test_a_seek_is_answered_with_the_neighbouring_keyframe(server: Server) -> None:
     def neighbour(path: str) -> str:
         return path.replace("pts=10000000", "pts=7000000")
