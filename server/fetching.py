@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import stat
 import threading
 import urllib.error
 import urllib.request
@@ -286,11 +287,7 @@ class _Part:
         self._placed = False
         if out.is_dir():
             raise StorageError("cannot write the file: it is a folder")
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            self._fd = os.open(self._path, flags, 0o666)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"cannot write the file: {getattr(error, 'strerror', error)}") from error
+        self._fd = _open_own(self._path)
         self._lock()
         self._there = os.fstat(self._fd).st_size
         self._pool = ThreadPoolExecutor(jobs, "harmony4-fetch")
@@ -413,6 +410,32 @@ class _Part:
             return False
         data = os.pread(self._fd, block.size, block.start)
         return len(data) == block.size and _holds(block, memoryview(data))
+
+
+def _open_own(path: Path) -> int:
+    """Open or make a file of ours, to read and write. Raises StorageError for what leads somewhere else."""
+    flags = os.O_RDWR | os.O_CREAT
+    for name in ("O_CLOEXEC", "O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    try:
+        fd = os.open(path, flags, 0o666)
+    except (OSError, ValueError) as error:
+        if path.is_symlink():
+            raise StorageError(
+                "the unfinished file is a link, and is not followed", where=path.name
+            ) from None
+        raise StorageError(f"cannot write the file: {getattr(error, 'strerror', error)}") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        said = "the unfinished file is no regular file"
+    elif status.st_nlink != 1:
+        said = "the unfinished file has another name, and what has it would be overwritten"
+    elif hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        said = "the unfinished file is someone else's"
+    else:
+        return fd
+    os.close(fd)
+    raise StorageError(said, where=path.name)
 
 
 def _holds(block: _Block, data: memoryview) -> bool:

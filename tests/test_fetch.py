@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -342,6 +343,30 @@ def test_only_one_at_a_time(server: Server, tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(StorageError, match="another fetch"):
             fetch_stream(server.url + STREAM, tmp_path / "f", TRUST)
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "fifo", "someone else's"])
+def test_an_unfinished_file_that_leads_elsewhere(server: Server, tmp_path: Path, kind: str) -> None:
+    precious, part = tmp_path / "precious", tmp_path / "f.part"
+    precious.write_bytes(b"precious " * 1000)
+    match kind:
+        case "link":
+            part.symlink_to(precious)
+        case "dangling":
+            part.symlink_to(tmp_path / "new")
+        case "hard link":
+            part.hardlink_to(precious)
+        case "fifo":
+            os.mkfifo(part)
+        case _:
+            if os.geteuid():
+                pytest.skip("only root can give a file away")
+            part.write_bytes(b"")
+            os.chown(part, 12345, -1)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StorageError, match="the unfinished file"):
+        fetch_stream(server.url + STREAM, tmp_path / "f", TRUST)
+    assert precious.read_bytes() == b"precious " * 1000 and sorted(tmp_path.iterdir()) == before
 
 
 # ---- what is refused -------------------------------------------------------------------------------------
