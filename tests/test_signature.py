@@ -374,6 +374,38 @@ def test_a_file_that_changes_is_not_replaced(plain):
     assert plain.read_bytes().endswith(b"more") and [one.name for one in plain.parent.iterdir()] == ["a.h4mk"]
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_that_takes_its_place_is_not_lost(plain, there):
+    other = made(None, payload=b"%d-%d")
+
+    def meddling(kind, head):
+        if there:
+            new = plain.with_name("new")
+            new.write_bytes(other)
+            os.utime(new, ns=(plain.stat().st_atime_ns, plain.stat().st_mtime_ns))
+            new.replace(plain)
+        else:
+            plain.unlink()
+        return EXAMPLE(kind, head)
+
+    with pytest.raises(SourceChangedError, match="another file took"):
+        sign_file(plain, meddling)
+    assert (plain.read_bytes() == other) if there else not plain.exists()
+    assert len(list(plain.parent.iterdir())) == there
+
+
+def test_two_who_sign_at_the_same_time(plain):
+    """One is refused while the other is at it; nobody's signature is lost."""
+
+    def meddling(kind, head):
+        with pytest.raises(StorageError, match="by someone else"):
+            sign_file(plain, Signer(OTHER))
+        return EXAMPLE(kind, head)
+
+    assert sign_file(plain, meddling).signatures == 1
+    assert sign_file(plain, Signer(OTHER)).signatures == 2
+
+
 def test_a_container_that_is_exchanged_meanwhile():
     first, second = made(None), made(None, payload=b"%d-%d")
     assert len(first) == len(second) and first != second
