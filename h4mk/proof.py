@@ -21,7 +21,7 @@ from harmony4.crypto.token import LAST, MAX_BLOCKS, MAX_VALUE, NONE, TOKEN_SIZE,
 from harmony4.h4mk import canonical
 from harmony4.h4mk.documents import Meta
 from harmony4.h4mk.layout import JSON_LIMIT
-from harmony4.h4mk.signature import CHECKPOINT, FINAL, NO_SUBJECT, Signature
+from harmony4.h4mk.signature import CHECKPOINT, FINAL, MOST_SIGNATURES, NO_SUBJECT, Signature
 from harmony4.h4mk.trust import Accepted, Trust
 
 __all__ = [
@@ -39,7 +39,6 @@ _NO_META: Final = bytes(32)
 _NO_TAG: Final = bytes(32)
 _HINT: Final = 4
 """Bytes of a key's fingerprint that a proof names it by; the verifier has the key, and with it the rest."""
-MOST_SIGNATURES: Final = 16
 
 
 def _hexadecimal(*sizes: int) -> canonical.Check:

@@ -21,7 +21,7 @@ from harmony4.h4mk.layout import CHUNK_SIZE, chunk_header, head_bytes
 from harmony4.h4mk.opening import Opened, open_container
 from harmony4.h4mk.signature import (
     FINAL,
-    MOST_SIGNS,
+    MOST_SIGNATURES,
     Signature,
     SignPayload,
     final_chunks,
@@ -209,8 +209,9 @@ def _plan(source: ReadAt, signer: SignPayload, progress: Callable[[int], object]
     if signature in known:
         same = read_exact(source, end, tail.length - end)
         return _Plan(end, same, SignReport(tail.head, signature, False, tail.signs, tail.length), before)
-    if tail.signs >= MOST_SIGNS:
-        raise UsageError("there are too many signatures already", expected=f"< {MOST_SIGNS}")
+    if tail.signs >= MOST_SIGNATURES:  # a proof could not show one more
+        said = "the container has as many signatures as it may"
+        raise UsageError(said, expected=f"< {MOST_SIGNATURES}", found=tail.signs)
     chunk = chunk_header(b"SIGN", len(payload), crc32(payload)) + payload
     new = replace(tail, length=tail.length + len(chunk), signs=tail.signs + 1)
     rest = chunk + chunk_header(b"TAIL", len(new.pack()), crc32(new.pack())) + new.pack()
