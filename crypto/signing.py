@@ -216,6 +216,7 @@ def check_certificates(chain: Sequence[bytes], fingerprint: bytes, at: int | Non
     """
     from cryptography import x509
 
+    wrong: tuple[type[Exception], ...] = (*certificate_errors(), InvalidSignature, UsageError)
     try:
         certificates = [x509.load_der_x509_certificate(one) for one in chain]
         if certificates and PublicKey(_on_a_curve(certificates[0].public_key())).fingerprint != fingerprint:
@@ -223,7 +224,7 @@ def check_certificates(chain: Sequence[bytes], fingerprint: bytes, at: int | Non
         for one, issuer in pairwise(certificates):
             one.verify_directly_issued_by(issuer)
         times = [(one.not_valid_before_utc, one.not_valid_after_utc) for one in certificates]
-    except (*certificate_errors(), InvalidSignature, UsageError):
+    except wrong:
         raise SealError("the certificates are no chain from the signer's key") from None
     if at is not None:
         moment = datetime.fromtimestamp(at, UTC)

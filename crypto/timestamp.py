@@ -27,6 +27,7 @@ __all__ = ["TimeStamp", "imprint_of", "read_authorities", "request_for"]
 
 _SHA256: Final = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
 _ERRORS: Final = certificate_errors()
+_REFUSED: Final[tuple[type[Exception], ...]] = (*_ERRORS, VerificationError)
 _GRANTED: Final = b"\x30\x03\x02\x01\x00"
 """PKIStatusInfo of a request that was granted, in DER."""
 _SIGNED: Final = 144
@@ -91,7 +92,7 @@ class TimeStamp:
             builder = builder.add_root_certificate(one)
         try:
             builder.build().verify(_decoded(self.token), self.imprint)
-        except (VerificationError, *_ERRORS):
+        except _REFUSED:
             raise SealError("the time stamp does not hold, or its authority is not trusted") from None
 
 
