@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -22,12 +23,15 @@ from harmony4.server.errors import problems
 from harmony4.server.guard import session
 from harmony4.server.guard.guard import Guard
 from harmony4.server.housekeeping import keep_house
+from harmony4.server.insight import metrics
+from harmony4.server.insight.tally import Shares, Tally
 from harmony4.server.intake import changes, events, exports, tus
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.keys import (
     CATALOGUE,
     CONFIG,
+    CROWD,
     DESK,
     EVENTS,
     EXPRESS,
@@ -36,8 +40,10 @@ from harmony4.server.keys import (
     KEEPING,
     LIBRARY,
     PLAYLISTS,
+    SHARES,
     STATE,
     STATUS,
+    TALLY,
     TURNS,
     Status,
 )
@@ -50,6 +56,8 @@ from harmony4.server.serving import descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
 from harmony4.server.serving.access import AccessLog
 from harmony4.server.serving.connection import Connection
+from harmony4.server.serving.forwarded import Crowd, Proxies
+from harmony4.server.serving.front import Front, name_request
 from harmony4.server.serving.listening import address_url, check_open, listen
 from harmony4.server.state import State
 from harmony4.server.streams import arriving, computed, stored
@@ -65,16 +73,20 @@ _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
 
-def create_app(config: Config) -> web.Application:
+def create_app(config: Config, shared: Path | None = None) -> web.Application:
     """The application for one library. Raises SourceError where the library cannot be read.
 
+    `shared`: where the workers of one server put their numbers together, None where there is one process.
     It is the caller's business on which address it is served: `run` refuses one that does not fit the mode.
     """
     room = descriptors.readers_that_fit(descriptors.limit())
     library = Library(config.library, without=config.state, max_open=min(config.max_open, room))
-    express, state = Express(library), State.of(config.state, library.root)
-    guard = Guard(config, state, express)
-    app = web.Application(middlewares=[problems, guard.middleware()])
+    tally, proxies = Tally(), Proxies(config.trusted_proxies)
+    express, state = Express(library, tally), State.of(config.state, library.root)
+    guard, front = Guard(config, state, express), Front(config, tally, proxies)
+    app = web.Application(middlewares=[front.outer(), problems, guard.middleware(), front.inner()])
+    app[TALLY], app[SHARES] = tally, Shares(shared)
+    app[CROWD] = Crowd(config.max_connections_per_client, proxies)
     app[CONFIG] = config
     app[LIBRARY] = library
     app[CATALOGUE] = Catalogue(library.root, without=library.without, cache=config.cache)
@@ -87,14 +99,17 @@ def create_app(config: Config) -> web.Application:
     app[DESK] = Desk(config, library, state)
     app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library, app[DESK].jobs)
+    metrics.watch(app)
     guard.changed = app[EVENTS].look_around
     app[GUARD] = guard
     app.on_response_prepare.append(pages.secure)
     app.on_response_prepare.append(timed.name_time)
     app.on_response_prepare.append(guard.label)
     app.on_response_prepare.append(tus.name_version)
+    app.on_response_prepare.append(name_request)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(guard.watch)
+    app.cleanup_ctx.append(metrics.publishing)
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
     app.cleanup_ctx.append(_intake)
@@ -111,6 +126,7 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(changes.routes())
     app.add_routes(events.routes())
     app.add_routes(health.routes())
+    app.add_routes(metrics.routes())
     app.add_routes(session.routes())
     app.add_routes(openapi.routes())
     app.add_routes(pages.routes(pages.load_static()))
@@ -212,7 +228,7 @@ async def serve(
     run may finish within `config.stop_timeout` seconds in all, silent connections are closed.
     """
     config, library = app[CONFIG], app[LIBRARY]
-    access = AccessLog(sys.stderr.fileno()) if config.access_log else None
+    access = AccessLog(sys.stderr.fileno(), json=config.log_format == "json") if config.access_log else None
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CUT)
     await runner.setup()
     manager = runner.server
@@ -226,6 +242,8 @@ async def serve(
         read_bufsize=_READ,
         express=app[EXPRESS],
         access=access,
+        tally=app[TALLY],
+        crowd=app[CROWD],
     )
     acceptor = Acceptor(
         listener,
@@ -235,6 +253,7 @@ async def serve(
         relieve=library.relieve,
     )
     acceptor.start()
+    app[TALLY].gauges["connections"] = lambda: len(manager._connections)
     house = loop.create_task(keep_house(manager, library, config.write_timeout, config.read_timeout))
     try:
         if stop is None:
@@ -243,8 +262,11 @@ async def serve(
                 loop.add_signal_handler(number, stop.set)
         ready(address_url(listener))
         await stop.wait()
+        # Whoever sends requests here asks `/ready` now and then, and gets time to see what it says.
+        app[STATUS].leaving = True
+        await asyncio.sleep(config.stop_delay)
     finally:
-        app[STATUS].stopping = True
+        app[STATUS].stopping = app[STATUS].leaving = True
         app[STATUS].until = loop.time() + config.stop_timeout
         app[EXPRESS].close()
         app[EVENTS].close()

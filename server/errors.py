@@ -54,6 +54,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "locked": (423, "Somebody else is at the upload"),
     "too-many": (429, "Too many uploads from one client"),
     "upload-checksum": (460, "The bytes do not have the checksum"),
+    "streams": (429, "Too many answers under way for one client"),
+    "crowded": (503, "Too many answers under way"),
     "busy": (503, "Too many uploads"),
     "unread": (503, "The answer was not read"),
     "interrupted": (503, "The server stopped before the job was done"),

@@ -11,10 +11,12 @@ from aiohttp import web
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.guard.guard import Guard
+from harmony4.server.insight.tally import Shares, Tally
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
 from harmony4.server.reading.express import Express
+from harmony4.server.serving.forwarded import Crowd
 from harmony4.server.state import State
 from harmony4.server.streams.turns import Turns
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CATALOGUE",
     "CONFIG",
+    "CROWD",
     "DESK",
     "EVENTS",
     "EXPRESS",
@@ -33,8 +36,10 @@ __all__ = [
     "KEEPING",
     "LIBRARY",
     "PLAYLISTS",
+    "SHARES",
     "STATE",
     "STATUS",
+    "TALLY",
     "TURNS",
     "Status",
 ]
@@ -44,6 +49,8 @@ __all__ = [
 class Status:
     """Whether the server is on its way out."""
 
+    leaving: bool = False
+    """`/ready` says no; everything else goes on."""
     stopping: bool = False
     until: float = 0.0
     """When that must be over, on the loop's clock."""
@@ -51,6 +58,7 @@ class Status:
 
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
+CROWD: Final = web.AppKey("crowd", Crowd)
 DESK: Final = web.AppKey("desk", Desk)
 EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")
 FINISHER: Final = web.AppKey("finisher", Finisher)
@@ -61,5 +69,7 @@ STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)
 KEEPING: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("keeping")
 """What goes on without anybody who waits: tokens that are kept for others to read."""
+SHARES: Final = web.AppKey("shares", Shares)
+TALLY: Final = web.AppKey("tally", Tally)
 TURNS: Final = web.AppKey("turns", Turns)
 PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")

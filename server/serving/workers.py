@@ -22,6 +22,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -60,9 +61,10 @@ def count(workers: int) -> int:
 class _Worker:
     """One worker process, as its parent sees it."""
 
-    def __init__(self, config: Config, listener: socket.socket) -> None:
+    def __init__(self, config: Config, listener: socket.socket, shared: str) -> None:
         """Raises OSError where no process can be started."""
-        command = [sys.executable, "-P", "-m", "harmony4.server.serving.worker", str(listener.fileno())]
+        module = "harmony4.server.serving.worker"
+        command = [sys.executable, "-P", "-m", module, str(listener.fileno()), shared]
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, and a number
             command,
             stdin=subprocess.PIPE,
@@ -130,6 +132,7 @@ class Supervisor:
         self._number = number
         self._workers: set[_Worker] = set()
         self._selector = selectors.DefaultSelector()
+        self._shared = ""  # where the workers put their numbers together
         self._asked_to_stop = False
         self._running = False  # all workers were ready once
         self._failures = 0  # failed starts since the last good one
@@ -141,7 +144,7 @@ class Supervisor:
         `ready` is called with the address once all workers accept connections. Call it in the main thread.
         Raises HarmonyError where workers do not start.
         """
-        with self._signals():
+        with self._signals(), tempfile.TemporaryDirectory(prefix="harmony4-numbers-") as self._shared:
             try:
                 self._due = [0.0] * self._number
                 while not self._asked_to_stop:
@@ -156,7 +159,7 @@ class Supervisor:
         self._due = [at for at in self._due if at > now]
         for _ in late:
             try:
-                worker = _Worker(self._config, self._listener)
+                worker = _Worker(self._config, self._listener, self._shared)
             except OSError as error:
                 self._failed(f"no process can be started: {error.strerror}")
                 continue
@@ -216,7 +219,7 @@ class Supervisor:
         self._listener.close()
         for worker in self._workers:
             worker.dismiss()
-        deadline = time.monotonic() + self._config.stop_timeout + MARGIN
+        deadline = time.monotonic() + self._config.stop_delay + self._config.stop_timeout + MARGIN
         while self._workers and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 if isinstance(key.data, _Worker) and b"" in key.data.listen():
