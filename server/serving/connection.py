@@ -45,11 +45,11 @@ _LATE: Final = (
 )
 
 
+_TOO_MANY: Final = b'{"type": "urn:harmony4:problem:http", "title": "Too Many Requests", "status": 429}'
 _MANY: Final = (
     b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-    b"Retry-After: 5\r\nContent-Length: 83\r\n\r\n"
-    b'{"type": "urn:harmony4:problem:http", "title": "Too Many Requests", "status": 429}\n'
-)
+    b"Retry-After: 5\r\nContent-Length: %d\r\n\r\n%b"
+) % (len(_TOO_MANY), _TOO_MANY)
 
 
 def _count(tally: Tally, request: web.BaseRequest, response: web.StreamResponse) -> None:
