@@ -33,8 +33,10 @@ PROGRAMS: Final = {
     "wrk": ("wrk",),
     "aria2": ("aria2c",),
     "mpv": ("mpv",),
+    "systemd": ("systemd-analyze",),
 }
-PACKAGES: Final = {"aria2c": "aria2"}  # Debian's, where it is not called as its program is
+# Debian's, where it is not called as its program is.
+PACKAGES: Final = {"aria2c": "aria2", "systemd-analyze": "systemd"}
 
 needs_chromium: Final = pytest.mark.chromium
 needs_ffmpeg: Final = pytest.mark.ffmpeg
@@ -44,6 +46,7 @@ needs_curl: Final = pytest.mark.curl
 needs_wrk: Final = pytest.mark.wrk
 needs_aria2: Final = pytest.mark.aria2
 needs_mpv: Final = pytest.mark.mpv
+needs_systemd: Final = pytest.mark.systemd
 
 
 def program(marker: str) -> str | None:

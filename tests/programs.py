@@ -88,7 +88,7 @@ class Proxy:
 
 
 @contextmanager
-def nginx(folder: Path, text: str, upstream: tuple[str, int]) -> Iterator[Proxy]:
+def nginx(folder: Path, text: str, upstream: tuple[str, int], *, tls: bool = False) -> Iterator[Proxy]:
     """Run nginx with the example `text` (a `server` block and what stands around it) until the block is left.
 
     The example's addresses and folder are put right: it listens on a free port of loopback, asks `upstream`,
@@ -98,7 +98,7 @@ def nginx(folder: Path, text: str, upstream: tuple[str, int]) -> Iterator[Proxy]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
         for old, new in (
-            ("listen 80;", f"listen {address[0]}:{address[1]};"),
+            ("listen 80;", f"listen {address[0]}:{address[1]}{' ssl' * tls};"),
             ("127.0.0.1:8000", f"{upstream[0]}:{upstream[1]}"),
             ("/var/cache/nginx/harmony4", str(folder / "cache")),
         ):
@@ -124,7 +124,7 @@ def nginx(folder: Path, text: str, upstream: tuple[str, int]) -> Iterator[Proxy]
                 stderr=out,
             )
         try:
-            yield Proxy(f"http://{address[0]}:{address[1]}", address, folder)
+            yield Proxy(f"http{'s' * tls}://{address[0]}:{address[1]}", address, folder)
             assert process.poll() is None, (folder / "out").read_text()
         finally:
             _end(process)
