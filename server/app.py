@@ -40,6 +40,7 @@ from harmony4.server.keys import (
     KEEPING,
     LIBRARY,
     PLAYLISTS,
+    SCRUB,
     SHARES,
     STATE,
     STATUS,
@@ -52,6 +53,7 @@ from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
 from harmony4.server.reading import seeking, timed, video
 from harmony4.server.reading.express import Express
+from harmony4.server.scrubbing import Findings, scrubbing
 from harmony4.server.serving import descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
 from harmony4.server.serving.access import AccessLog
@@ -86,6 +88,7 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     guard, front = Guard(config, state, express), Front(config, tally, proxies)
     app = web.Application(middlewares=[front.outer(), problems, guard.middleware(), front.inner()])
     app[TALLY], app[SHARES] = tally, Shares(shared)
+    app[SCRUB] = Findings(state)
     app[CROWD] = Crowd(config.max_connections_per_client, proxies)
     app[CONFIG] = config
     app[LIBRARY] = library
@@ -114,6 +117,7 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app.cleanup_ctx.append(_facts)
     app.cleanup_ctx.append(_intake)
     app.cleanup_ctx.append(_keeping)
+    app.cleanup_ctx.append(scrubbing)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
     app.add_routes(players.routes())

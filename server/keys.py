@@ -23,6 +23,7 @@ from harmony4.server.streams.turns import Turns
 if TYPE_CHECKING:
     from harmony4.server.intake.events import Events
     from harmony4.server.players.routes import Playlists
+    from harmony4.server.scrubbing import Findings
 
 __all__ = [
     "CATALOGUE",
@@ -36,6 +37,7 @@ __all__ = [
     "KEEPING",
     "LIBRARY",
     "PLAYLISTS",
+    "SCRUB",
     "SHARES",
     "STATE",
     "STATUS",
@@ -69,6 +71,7 @@ STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)
 KEEPING: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("keeping")
 """What goes on without anybody who waits: tokens that are kept for others to read."""
+SCRUB: Final[web.AppKey[Findings]] = web.AppKey("scrub")
 SHARES: Final = web.AppKey("shares", Shares)
 TALLY: Final = web.AppKey("tally", Tally)
 TURNS: Final = web.AppKey("turns", Turns)

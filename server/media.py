@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from typing import Any
 
 from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import CATALOGUE, GUARD
+from harmony4.server.keys import CATALOGUE, GUARD, SCRUB
 from harmony4.server.query import REVALIDATE, json_response, page_limit
+from harmony4.server.scrubbing import Findings
 
 __all__ = ["get_media", "routes"]
 
@@ -35,6 +37,8 @@ async def get_media(request: web.Request) -> web.Response:
     items, last = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
     )
+    findings = request.app[SCRUB]
+    items = await asyncio.to_thread(_with_findings, items, findings)
     if request[CALLER].signed is not None:
         inherited = request.app[GUARD].inherited
         # Copies: the catalogue keeps its own for the next request.
@@ -43,6 +47,12 @@ async def get_media(request: web.Request) -> web.Response:
             for item in items
         ]
     return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
+
+
+def _with_findings(items: list[dict[str, Any]], findings: Findings) -> list[dict[str, Any]]:
+    """The items with what scrubbing found of those that it has seen as they are; in a thread."""
+    found = [(item, findings.of(item["name"], item["size"], item["modified"])) for item in items]
+    return [item if verified is None else item | {"verified": verified} for item, verified in found]
 
 
 def _cursor(key: Key) -> str:

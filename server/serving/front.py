@@ -14,10 +14,11 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
 from harmony4.crypto.errors import FormatError
+from harmony4.server.audit import ACTOR
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.guard.policy import OPEN
+from harmony4.server.guard.policy import OPEN, SAFE
 from harmony4.server.guard.throttle import network
 from harmony4.server.insight.tally import Tally
 from harmony4.server.logs import REQUEST_ID
@@ -115,6 +116,9 @@ class Front:
         return limit
 
     async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if request.method not in SAFE:
+            token = request[CALLER].token_id if CALLER in request else None
+            ACTOR.set(f"address {client_address(request)}" if token is None else f"token {token}")
         try:
             return await handler(request)
         except FormatError:  # what is served is damaged
