@@ -88,7 +88,9 @@ class Proxy:
 
 
 @contextmanager
-def nginx(folder: Path, text: str, upstream: tuple[str, int], *, tls: bool = False) -> Iterator[Proxy]:
+def nginx(
+    folder: Path, text: str, upstream: tuple[str, int], *, tls: bool = False, connections: int = 64
+) -> Iterator[Proxy]:
     """Run nginx with the example `text` (a `server` block and what stands around it) until the block is left.
 
     The example's addresses and folder are put right: it listens on a free port of loopback, asks `upstream`,
@@ -108,7 +110,7 @@ def nginx(folder: Path, text: str, upstream: tuple[str, int], *, tls: bool = Fal
         lines = [
             "daemon off; worker_processes 1; pid nginx.pid; error_log error.log info;",
             "user root;" if os.geteuid() == 0 else "",  # else nobody's workers cannot enter the folder
-            "events { worker_connections 64; }",
+            f"events {{ worker_connections {connections}; }}",
             "http { access_log off;",
             *(f"{kind}_temp_path {kind};" for kind in kinds),
             f"{text} }}",
