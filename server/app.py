@@ -86,7 +86,7 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     tally, proxies = Tally(), Proxies(config.trusted_proxies)
     express, state = Express(library, tally), State.of(config.state, library.root)
     guard, front = Guard(config, state, express), Front(config, tally, proxies)
-    app = web.Application(middlewares=[front.outer(), problems, guard.middleware(), front.inner()])
+    app = web.Application(middlewares=[front.outer(), problems, guard.middleware(), *front.inner()])
     app[TALLY], app[SHARES] = tally, Shares(shared)
     app[SCRUB] = Findings(state)
     app[CROWD] = Crowd(config.max_connections_per_client, proxies)
@@ -109,7 +109,6 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app.on_response_prepare.append(timed.name_time)
     app.on_response_prepare.append(guard.label)
     app.on_response_prepare.append(tus.name_version)
-    app.on_response_prepare.append(name_request)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(guard.watch)
     app.cleanup_ctx.append(metrics.publishing)
@@ -178,6 +177,7 @@ async def _facts(app: web.Application) -> AsyncIterator[None]:
 
 async def _say_goodbye(request: web.Request, response: web.StreamResponse) -> None:
     """Tell clients of a server that stops not to send more on their connections."""
+    name_request(request, response)
     if request.app[STATUS].stopping:
         response.headers["Connection"] = "close"
         response.force_close()

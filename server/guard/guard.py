@@ -20,6 +20,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from harmony4.server.audit import ACTOR
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.guard import cors, sessions, signing, tokens
@@ -147,6 +148,9 @@ class Guard:
         @web.middleware
         async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
             early = self.admit(request)
+            if early is None and request.method not in SAFE:
+                token = request[CALLER].token_id
+                ACTOR.set(f"address {client_address(request)}" if token is None else f"token {token}")
             return await handler(request) if early is None else early
 
         return guard

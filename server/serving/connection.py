@@ -21,7 +21,7 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from harmony4.server import pages
-from harmony4.server.errors import problem_response
+from harmony4.server.errors import DAMAGED, problem_response
 from harmony4.server.insight.tally import Tally
 from harmony4.server.reading.express import SHORT, Express, Key, split
 from harmony4.server.reading.payload import may_map
@@ -60,6 +60,8 @@ def _count(tally: Tally, request: web.BaseRequest, response: web.StreamResponse)
     if size is not None:
         tally.size(size)
     cell[1] += response.body_length if size is None else size
+    if response.status == 500 and request.get(DAMAGED):
+        tally.count("damaged|read")
     if route == "/video/seek" and (started := request.get(STARTED)) is not None:
         tally.seek(perf_counter() - started)
 

@@ -7,18 +7,17 @@ import re
 import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from itertools import count
 from time import perf_counter
 from typing import Final
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
-from harmony4.crypto.errors import FormatError
-from harmony4.server.audit import ACTOR
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.guard.policy import OPEN, SAFE
+from harmony4.server.guard.policy import OPEN
 from harmony4.server.guard.throttle import network
 from harmony4.server.insight.tally import Tally
 from harmony4.server.logs import REQUEST_ID
@@ -48,7 +47,7 @@ def request_id(request: web.BaseRequest) -> str:
     return str(request.get(_ID, ""))
 
 
-async def name_request(request: web.Request, response: web.StreamResponse) -> None:
+def name_request(request: web.Request, response: web.StreamResponse) -> None:
     """Say what a request that failed is called in the log."""
     if response.status >= 400 and (name := request.get(_ID)) is not None:
         response.headers[_NAME] = name
@@ -65,6 +64,8 @@ class Front:
         self._active = 0
         self._busy = 0
         self._clients: Counter[str] = Counter()
+        # Told apart between processes and starts by the first half; the second costs less than random digits.
+        self._names = (f"{start}{n:08x}" for start in [secrets.token_hex(4)] for n in count())
         tally.gauges["active"] = lambda: self._active
 
     def outer(self) -> Middleware:
@@ -74,12 +75,12 @@ class Front:
         async def front(request: web.Request, handler: _Handler) -> web.StreamResponse:
             request[STARTED] = perf_counter()
             peer = request.remote or ""
-            if self._proxies.trusts(peer):
+            if peer and self._proxies.trusts(peer):
                 request[ADDRESS] = self._proxies.client(
                     peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ())
                 )
             shown = request.headers.get(_NAME, "")
-            name = request[_ID] = shown if _FORM.fullmatch(shown) else secrets.token_hex(8)
+            name = request[_ID] = shown if _FORM.fullmatch(shown) else next(self._names)
             REQUEST_ID.set(name)
             self._active += 1
             try:
@@ -89,13 +90,18 @@ class Front:
 
         return front
 
-    def inner(self) -> Middleware:
-        """Behind the guard: no more at once than there may be. Raises Problem (429, 503)."""
+    def inner(self) -> list[Middleware]:
+        """Behind the guard: no more at once than there may be; nothing where there is no limit.
+
+        It raises Problem (429, 503).
+        """
+        if not self._most and not self._each:
+            return []
 
         @web.middleware
         async def limit(request: web.Request, handler: _Handler) -> web.StreamResponse:
-            if (not self._most and not self._each) or route_name(request) in _FREE:
-                return await self._answer(request, handler)
+            if route_name(request) in _FREE:
+                return await handler(request)
             client = request[CALLER].token_id or network(client_address(request))
             if self._most and self._busy >= self._most:
                 self._tally.count("refused|streams")
@@ -106,21 +112,11 @@ class Front:
             self._busy += 1
             self._clients[client] += 1
             try:
-                return await self._answer(request, handler)
+                return await handler(request)
             finally:
                 self._busy -= 1
                 self._clients[client] -= 1
                 if not self._clients[client]:
                     del self._clients[client]
 
-        return limit
-
-    async def _answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if request.method not in SAFE:
-            token = request[CALLER].token_id if CALLER in request else None
-            ACTOR.set(f"address {client_address(request)}" if token is None else f"token {token}")
-        try:
-            return await handler(request)
-        except FormatError:  # what is served is damaged
-            self._tally.count("damaged|read")
-            raise
+        return [limit]
