@@ -187,23 +187,42 @@ def _announce(url: str) -> None:
     print(f"HarmonyØ4 is at {url}", flush=True)
 
 
-def run(config: Config, *, ready: Callable[[str], None] = _announce) -> None:
+def run(
+    config: Config,
+    *,
+    ready: Callable[[str], None] = _announce,
+    reload: Callable[[], Config] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
 
+    `reload` gives the settings as they are now: with several workers, SIGHUP starts new ones with them.
     Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. With several
     workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
     read, UsageError where the address cannot be used or everybody could read and write by it, HarmonyError
     where the workers do not start.
     """
+
+    def settle(config: Config) -> Config:
+        if config.mode == "open":
+            check_open(config.host, config.port)
+        # The folder that the name means now: a worker that is started later must not mean another one.
+        return replace(config, library=Library(config.library).root)
+
     if config.mode == "open":
         check_open(config.host, config.port)
     descriptors.raise_limit()
     count = workers.count(config.workers)
     if count > 1:
-        # The folder that the name means now: a worker that is started later must not mean another one.
-        config = replace(config, library=Library(config.library).root)
+        config = settle(config)
+
+        def again() -> Config:
+            # The socket stays, so its address does: it decides whether everything may be open.
+            assert reload is not None
+            found = reload()
+            return settle(replace(found, host=config.host, port=config.port, workers=config.workers))
+
         with listen(config.host, config.port) as listener:
-            workers.Supervisor(config, listener, count).run(ready=ready)
+            workers.Supervisor(config, listener, count, again if reload else None).run(ready=ready)
         return
     app = create_app(config)
     with listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:

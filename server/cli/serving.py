@@ -246,7 +246,7 @@ def _run(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None
         elif not quiet:
             say(f"serving {config.library} at {url} (Ctrl-C stops)")
 
-    run(config, ready=ready)
+    run(config, ready=ready, reload=lambda: load_config(file=file, environ=os.environ, flags=flags))
 
 
 def _is_free(host: str, port: int) -> bool:

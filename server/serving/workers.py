@@ -73,6 +73,7 @@ class _Worker:
             start_new_session=True,  # Ctrl-C in the terminal is for the parent, who tells the workers
             bufsize=0,
         )
+        self.config = config
         self.ready = False
         self.leaving = False
         self.reason: str | None = None
@@ -123,8 +124,17 @@ class _Worker:
 class Supervisor:
     """The parent of `number` workers on one listening socket."""
 
-    def __init__(self, config: Config, listener: socket.socket, number: int) -> None:
-        """Raises UsageError on systems without POSIX processes."""
+    def __init__(
+        self,
+        config: Config,
+        listener: socket.socket,
+        number: int,
+        reload: Callable[[], Config] | None = None,
+    ) -> None:
+        """`reload` gives the settings as they are now, for SIGHUP.
+
+        Raises UsageError on systems without POSIX processes.
+        """
         if os.name != "posix":
             raise UsageError("several workers need a POSIX system", expected="workers = 1", found=number)
         self._config = config
@@ -133,6 +143,8 @@ class Supervisor:
         self._workers: set[_Worker] = set()
         self._selector = selectors.DefaultSelector()
         self._shared = ""  # where the workers put their numbers together
+        self._reload = reload
+        self._asked_to_reload = False
         self._asked_to_stop = False
         self._running = False  # all workers were ready once
         self._failures = 0  # failed starts since the last good one
@@ -148,10 +160,28 @@ class Supervisor:
             try:
                 self._due = [0.0] * self._number
                 while not self._asked_to_stop:
+                    if self._asked_to_reload:
+                        self._renew()
                     self._start_due()
                     self._look(ready)
             finally:
                 self._stop()
+
+    def _renew(self) -> None:
+        """Take the settings as they are now, and let new workers take the places of those that run."""
+        self._asked_to_reload = False
+        if self._reload is None:
+            return
+        try:
+            self._config = self._reload()
+        except HarmonyError as error:
+            _LOG.error("the settings stay as they are: %s", error)
+            return
+        _LOG.warning("the settings were read anew; other workers take over")
+        for worker in self._workers:
+            if worker.ready and not worker.leaving:  # others are looked at when they are ready
+                with suppress(ProcessLookupError):
+                    worker.process.terminate()  # it says that it leaves, which starts its successor
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -183,6 +213,8 @@ class Supervisor:
         if line == READY:
             worker.ready = True
             self._failures = 0
+            if worker.config is not self._config:
+                worker.process.terminate()
         elif line == LEAVING and not worker.leaving:
             worker.leaving = True
             self._due.append(0.0)  # its successor need not wait until it has finished
@@ -237,17 +269,22 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM set a flag and wake the selector."""
+        """SIGINT, SIGTERM and SIGHUP set a flag and wake the selector."""
 
-        def stop(_number: int, _frame: object) -> None:
-            self._asked_to_stop = True
+        def stop(number: int, _frame: object) -> None:
+            if number == signal.SIGHUP:
+                self._asked_to_reload = True
+            else:
+                self._asked_to_stop = True
 
         awake, wake = os.pipe()
         for end in (awake, wake):
             os.set_blocking(end, False)
         self._selector.register(awake, selectors.EVENT_READ)
         before_fd = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
         try:
             yield
         finally:
