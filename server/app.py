@@ -285,9 +285,10 @@ async def serve(
                 loop.add_signal_handler(number, stop.set)
         ready(address_url(listener))
         await stop.wait()
-        # Whoever sends requests here asks `/ready` now and then, and gets time to see what it says.
-        app[STATUS].leaving = True
-        await asyncio.sleep(config.stop_delay)
+        if config.stop_delay:
+            # Whoever sends requests here asks `/ready` now and then, and gets time to see what it says.
+            app[STATUS].leaving = True
+            await asyncio.sleep(config.stop_delay)
     finally:
         app[STATUS].stopping = app[STATUS].leaving = True
         app[STATUS].until = loop.time() + config.stop_timeout
