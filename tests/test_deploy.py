@@ -236,6 +236,23 @@ def test_settings_that_are_given_exist() -> None:
     assert str(unit.cache) == "/var/cache/harmony4"
 
 
+def test_the_page_from_nothing_to_tls(tmp_path: Path) -> None:
+    """Of its commands: the settings that they write are valid, and all files that they name are there."""
+    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text("utf-8")
+    commands = page.split("## From a bare Debian to TLS", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+    added = re.search(r"<<'END'\n(.*?)^END$", commands, re.MULTILINE | re.DOTALL)
+    assert added
+    file = tmp_path / "harmony4.toml"
+    file.write_text((DEPLOY / "harmony4.toml").read_text("utf-8") + added[1], "utf-8")
+    config = load_config(file=file)
+    assert (config.mode, config.trusted_proxies) == ("public_read", ("127.0.0.1",))
+    named = re.findall(r"deploy/[\w.]+|requirements\.lock", commands)
+    assert len(named) >= 4
+    assert all((ROOT / one).exists() for one in named)
+    done = subprocess.run(["bash", "-n", "-c", commands], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_what_a_linter_would_say_of_the_dockerfile() -> None:
     lines = DOCKERFILE.replace("\\\n", " ").splitlines()
     words = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
