@@ -25,10 +25,17 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
+from harmony4.crypto.errors import (
+    ChecksumError,
+    FormatError,
+    HarmonyError,
+    SealError,
+    SourceChangedError,
+    SourceError,
+)
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
-from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS
+from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS, TALLY
 from harmony4.server.query import cache_control
 from harmony4.server.reading.buffers import LARGE, SMALL, Buffers
 from harmony4.server.reading.express import offer_range
@@ -155,10 +162,14 @@ async def _send(
         target = without_signature(request.rel_url.raw_path_qs)
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
         if is_cut_short(resource.container.reader):
+            request.app[TALLY].count("broken")
             _LOG.warning("%s was broken off: the container was cut short meanwhile", target)
         elif isinstance(error, ConnectionError):
             _LOG.debug("%s: the client left: %s", request.path, error)
         else:
+            request.app[TALLY].count("broken")
+            if isinstance(error, ChecksumError | SealError | FormatError):
+                request.app[TALLY].count("damaged|read")
             _LOG.warning("%s was broken off: %s", target, error)
     response.force_close()
     if request.transport is not None:
@@ -268,6 +279,7 @@ async def _mapped(
             batch = await asyncio.to_thread(pieces.take, most)  # the range map is read by pages
         left -= sum(size for _, size in batch)
         if cold := not is_resident(descriptor, batch):
+            request.app[TALLY].count("cold")
             await asyncio.to_thread(bring_in, descriptor, batch)
         yield [view[offset : offset + size] for offset, size in batch]
 
