@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final, Self
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
@@ -23,6 +23,7 @@ __all__ = [
     "SIGNATURE_SIZE",
     "PublicKey",
     "SigningKey",
+    "certificate_errors",
     "check_certificates",
     "read_certificates",
     "read_public_keys",
@@ -183,9 +184,27 @@ def read_certificates(data: bytes) -> tuple[bytes, ...]:
 
     try:
         found = x509.load_pem_x509_certificates(data)
-    except ValueError:
+        return tuple(one.public_bytes(serialization.Encoding.DER) for one in found)
+    except certificate_errors():
         raise UsageError("that is no certificate in PEM") from None
-    return tuple(one.public_bytes(serialization.Encoding.DER) for one in found)
+
+
+def certificate_errors() -> tuple[type[Exception], ...]:
+    """What `cryptography` raises for bytes that are no certificate, or one that it does not understand."""
+    from cryptography import x509
+
+    return (
+        ValueError,
+        TypeError,
+        OverflowError,
+        UnsupportedAlgorithm,
+        InternalError,
+        x509.AttributeNotFound,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.ExtensionNotFound,
+        x509.UnsupportedGeneralNameType,
+    )
 
 
 def check_certificates(chain: Sequence[bytes], fingerprint: bytes, at: int | None = None) -> None:
@@ -197,6 +216,7 @@ def check_certificates(chain: Sequence[bytes], fingerprint: bytes, at: int | Non
     """
     from cryptography import x509
 
+    wrong: tuple[type[Exception], ...] = (*certificate_errors(), InvalidSignature, UsageError)
     try:
         certificates = [x509.load_der_x509_certificate(one) for one in chain]
         if certificates and PublicKey(_on_a_curve(certificates[0].public_key())).fingerprint != fingerprint:
@@ -204,7 +224,7 @@ def check_certificates(chain: Sequence[bytes], fingerprint: bytes, at: int | Non
         for one, issuer in pairwise(certificates):
             one.verify_directly_issued_by(issuer)
         times = [(one.not_valid_before_utc, one.not_valid_after_utc) for one in certificates]
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, UsageError):
+    except wrong:
         raise SealError("the certificates are no chain from the signer's key") from None
     if at is not None:
         moment = datetime.fromtimestamp(at, UTC)

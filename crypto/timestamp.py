@@ -21,10 +21,13 @@ from rfc3161_client import (
 )
 
 from harmony4.crypto.errors import FormatError, SealError, UsageError
+from harmony4.crypto.signing import certificate_errors
 
 __all__ = ["TimeStamp", "imprint_of", "read_authorities", "request_for"]
 
 _SHA256: Final = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
+_ERRORS: Final = certificate_errors()
+_REFUSED: Final[tuple[type[Exception], ...]] = (*_ERRORS, VerificationError)
 _GRANTED: Final = b"\x30\x03\x02\x01\x00"
 """PKIStatusInfo of a request that was granted, in DER."""
 _SIGNED: Final = 144
@@ -49,7 +52,7 @@ def read_authorities(data: bytes) -> tuple[x509.Certificate, ...]:
     """The certificates in PEM text, at least one. Raises UsageError."""
     try:
         return tuple(x509.load_pem_x509_certificates(data))
-    except ValueError:
+    except _ERRORS:
         raise UsageError("not certificates in PEM") from None
 
 
@@ -73,7 +76,7 @@ class TimeStamp:
             imprint = info.message_imprint
             kind, digest, time = imprint.hash_algorithm, imprint.message, info.gen_time
             token = response.time_stamp_token()
-        except ValueError as error:
+        except _ERRORS as error:
             raise FormatError("not an RFC 3161 time stamp") from error
         if kind != _SHA256 or len(digest) != hashlib.sha256().digest_size:
             raise FormatError("a time stamp is not over a SHA-256", expected=_SHA256.dotted_string)
@@ -89,7 +92,7 @@ class TimeStamp:
             builder = builder.add_root_certificate(one)
         try:
             builder.build().verify(_decoded(self.token), self.imprint)
-        except (VerificationError, ValueError):
+        except _REFUSED:
             raise SealError("the time stamp does not hold, or its authority is not trusted") from None
 
 
@@ -98,7 +101,7 @@ def _decoded(data: bytes) -> Any:
     for form in (data, _wrapped(data)):
         try:
             return decode_timestamp_response(form)
-        except ValueError:
+        except _ERRORS:
             continue
     raise FormatError("not an RFC 3161 time stamp")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from harmony4.crypto.errors import OrderError, SealError, UsageError
@@ -41,19 +41,16 @@ class Diff:
     another token there."""
     partings: tuple[Parting, ...]
     """Blocks that differ, at most as many as were asked for, up to the end of the shorter one."""
-
-    @property
-    def continues(self) -> bool:
-        """Whether the second one goes on where the first one ended, as far as trees can show it."""
-        return (
-            self.same_tracks
-            and self.common >= min(self.ends, self.blocks[0])
-            and self.blocks[1] > self.common
-        )
+    continues: bool
+    """Whether the second one goes on where the first one ended: the tracks are the same, it has more blocks,
+    both begin with the same ones (one at least), and it has each block of the first. The block that ends a
+    track in the first one may lack LAST in the second, and may end at another time; blocks behind the first
+    one that differs may stand elsewhere in the file, as blocks of other tracks come in between."""
 
 
 def diff(first: H4MKReader, second: H4MKReader, *, most: int = 20) -> Diff:
-    """Compare two containers by their trees. Reads a few nodes; of unsealed ones all tokens.
+    """Compare two containers by their trees. Reads a few nodes; of unsealed ones all tokens; where the second
+    one may go on, also the first one's blocks from the first on that differs, up to one that it lacks.
 
     Raises UsageError for files of the original implementation, SealError where MERK does not give the root,
     FormatError and its kin.
@@ -77,6 +74,10 @@ def diff(first: H4MKReader, second: H4MKReader, *, most: int = 20) -> Diff:
         first.head is not None and first.head == second.head,
         _first_end(first),
         tuple(Parting(leaf, _token(first, leaf), _token(second, leaf)) for leaf in found),
+        first.trak == second.trak
+        and common > 0
+        and blocks[0] < blocks[1]
+        and all(_goes_on(first, second, leaf) for leaf in differences(*trees, *blocks)),
     )
 
 
@@ -138,6 +139,20 @@ def _token(reader: H4MKReader, leaf: int) -> TokenRecord | None:
     if leaf < reader.block_count:
         raise OrderError("RMAP lacks a block", where=f"leaf {leaf}")
     return None
+
+
+def _goes_on(first: H4MKReader, second: H4MKReader, leaf: int) -> bool:
+    """Whether the second one has this block of the first one, wherever it stands there."""
+    token = _token(first, leaf)
+    assert token is not None
+    rmap = second.range_map(token.track)
+    row = rmap.at_offset(token.offset) if len(rmap) else -1
+    if row < 0:
+        return False
+    other = second.leaf(row, token.track)[1]
+    if token.flags & LAST and not other.flags & LAST:
+        other = replace(other, flags=other.flags | LAST, end=token.end)
+    return other == token
 
 
 def _first_end(reader: H4MKReader) -> int:

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final, Self
 
-from harmony4.crypto.digest import sha256
+from harmony4.crypto.digest import Buffer, sha256
 from harmony4.crypto.errors import JSONError, SealError, UsageError
 from harmony4.crypto.merkle import EMPTY_ROOT, inclusion_root, leaf_hash
 from harmony4.crypto.token import LAST, MAX_BLOCKS, MAX_VALUE, NONE, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk import canonical
 from harmony4.h4mk.documents import Meta
 from harmony4.h4mk.layout import JSON_LIMIT
-from harmony4.h4mk.signature import CHECKPOINT, FINAL, NO_SUBJECT, Signature
+from harmony4.h4mk.signature import CHECKPOINT, FINAL, MOST_SIGNATURES, NO_SUBJECT, Signature
 from harmony4.h4mk.trust import Accepted, Trust
 
 __all__ = [
@@ -39,7 +39,6 @@ _NO_META: Final = bytes(32)
 _NO_TAG: Final = bytes(32)
 _HINT: Final = 4
 """Bytes of a key's fingerprint that a proof names it by; the verifier has the key, and with it the rest."""
-MOST_SIGNATURES: Final = 16
 
 
 def _hexadecimal(*sizes: int) -> canonical.Check:
@@ -55,9 +54,17 @@ def _hexadecimal(*sizes: int) -> canonical.Check:
     return check
 
 
+def _named(value: Any, path: str) -> bytes:
+    """A digest of something: where there is nothing the member is left out, so that a proof has one form."""
+    found = canonical.digest(value, path)
+    if not any(found):
+        raise JSONError("a digest of nothing is left out", where=path)
+    return found
+
+
 _SIGNATURE: Final = canonical.members(
     {"key": _hexadecimal(_HINT), "revision": canonical.integer(), "value": _hexadecimal(64)},
-    {"subject": canonical.digest},
+    {"subject": _named},
 )
 _SCHEMA: Final = canonical.members(
     {
@@ -70,7 +77,7 @@ _SCHEMA: Final = canonical.members(
     {
         "directory": canonical.text,
         "leaves": canonical.items(canonical.integer(0, MAX_BLOCKS - 1), least=1),
-        "meta": canonical.digest,
+        "meta": _named,
         "path": canonical.items(canonical.digest),
         "root": canonical.digest,
         "tokens": canonical.items(_hexadecimal(TOKEN_SIZE - len(_NO_TAG), TOKEN_SIZE), least=1),
@@ -218,6 +225,8 @@ class SeekAnswer:
     """`inside` a block; `before` the first one; `after` the track's end; `empty`: the track has no block."""
     token: TokenRecord | None
     """The block that holds the time; the first one, or the last one; None in an empty track."""
+    final: bool = True
+    """Whether a whole container is proven; else its beginning, by a checkpoint."""
 
     @property
     def keyframe(self) -> tuple[int, int] | None:
@@ -248,9 +257,9 @@ class CheckedProof:
             raise UsageError("a time is out of range", expected=f"0 to {MAX_VALUE}", found=pts)
         if self.proof.directory is not None:
             self._check_empty(track)
-            return SeekAnswer(pts, "empty", None)
+            return SeekAnswer(pts, "empty", None, self.final)
         found = [
-            SeekAnswer(pts, place, token)
+            SeekAnswer(pts, place, token, self.final)
             for token in self.tokens(track)
             for place in ("before", "inside", "after")
             if _answers(token, pts, place)
@@ -318,13 +327,13 @@ def _answers(token: TokenRecord, pts: int, place: str) -> bool:
     return bool(token.flags & LAST) and token.end <= pts
 
 
-def check_proof(proof: Proof | bytes, trust: Trust) -> CheckedProof:
+def check_proof(proof: Proof | Buffer, trust: Trust) -> CheckedProof:
     """Check everything in a proof but what it answers. Needs no container, no clock and no network.
 
     Raises SealError where something does not hold; JSONError, FormatError and its kin for a document that is
     none.
     """
-    proof = Proof.unpack(proof) if isinstance(proof, bytes) else proof
+    proof = proof if isinstance(proof, Proof) else Proof.unpack(bytes(memoryview(proof)))
     head = proof.head()
     candidates = [replace(one, key=name) for one in proof.signatures for name in trust.named(one.key[:_HINT])]
     if proof.signatures and not candidates and trust.keys:
@@ -334,13 +343,13 @@ def check_proof(proof: Proof | bytes, trust: Trust) -> CheckedProof:
     return CheckedProof(proof, sha256(head), trust.check(head, candidates))
 
 
-def verify_seek(proof: Proof | bytes, pts: int, track: int, trust: Trust) -> SeekAnswer:
+def verify_seek(proof: Proof | Buffer, pts: int, track: int, trust: Trust) -> SeekAnswer:
     """What answers a time (µs) in a track, proven (H4MK 22.2). Raises as `check_proof` and `seek` do."""
     return check_proof(proof, trust).seek(pts, track)
 
 
 def verify_range(
-    proof: Proof | bytes, start: int, stop: int, track: int, trust: Trust
+    proof: Proof | Buffer, start: int, stop: int, track: int, trust: Trust
 ) -> tuple[TokenRecord, ...]:
     """The blocks that a byte range of a track's stream is in, proven (H4MK 22.3).
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINT",
     "FINAL",
+    "MOST_SIGNATURES",
     "MOST_SIGNS",
     "NO_SUBJECT",
     "SignPayload",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 NO_SUBJECT: Final = bytes(32)
+MOST_SIGNATURES: Final = 16
+"""Final signatures that are put into a container, and that a proof has."""
 MOST_SIGNS: Final = 1000
 """Final signatures that are looked at without reading the whole file."""
 _ALGORITHM: Final = 1

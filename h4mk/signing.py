@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.digest import crc32, sha256
-from harmony4.crypto.errors import SealError, SourceChangedError, UsageError
+from harmony4.crypto.errors import SealError, SourceChangedError, StorageError, UsageError
 from harmony4.h4mk.layout import CHUNK_SIZE, chunk_header, head_bytes
 from harmony4.h4mk.opening import Opened, open_container
 from harmony4.h4mk.signature import (
     FINAL,
-    MOST_SIGNS,
+    MOST_SIGNATURES,
     Signature,
     SignPayload,
     final_chunks,
@@ -57,7 +58,8 @@ def sign_file(
 ) -> SignReport:
     """Sign the container under `path` where it stands; its mode stays.
 
-    The file is there at every moment, as it was or signed. Raises as `sign_container` does.
+    The file is there at every moment, as it was or signed. Raises as `sign_container` does, StorageError
+    where someone else signs it at the same time, SourceChangedError where another file took its place.
     """
     return _in_place(path, lambda source: _plan(source, signer, progress))
 
@@ -105,6 +107,7 @@ class _Plan:
 def _in_place(path: str | PathLike[str], plan_of: Callable[[FileSource], _Plan]) -> SignReport:
     source = FileSource(path)
     try:
+        _lock(source)
         plan = plan_of(source)
         if not plan.report.added:
             return plan.report
@@ -114,12 +117,40 @@ def _in_place(path: str | PathLike[str], plan_of: Callable[[FileSource], _Plan])
             file.take(source.fileno(), plan.keep)
             write_all(file, plan.rest)
             _check_unchanged(source, plan)
+            _check_in_place(path, source)
             file.commit()
         finally:
             file.abort()
         return plan.report
     finally:
         source.close()
+
+
+def _lock(source: FileSource) -> None:
+    """Let no other process sign the same file meanwhile. Raises StorageError where one does."""
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(source.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError("the container is being signed by someone else: try again") from None
+        except OSError:  # pragma: no cover - a file system that has no locks
+            return
+
+
+def _check_in_place(path: str | PathLike[str], source: FileSource) -> None:
+    """Raise SourceChangedError where another file, or other bytes, stand under `path` by now."""
+    try:
+        there: os.stat_result | None = os.stat(path)  # noqa: PTH116 - it may be any kind of path
+    except OSError:
+        there = None
+    if there is None or _identity(there) != _identity(os.fstat(source.fileno())):
+        raise SourceChangedError("another file took the container's place while it was signed")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _copied(source: ReadAt, out: Writable, plan: _Plan) -> SignReport:
@@ -178,8 +209,9 @@ def _plan(source: ReadAt, signer: SignPayload, progress: Callable[[int], object]
     if signature in known:
         same = read_exact(source, end, tail.length - end)
         return _Plan(end, same, SignReport(tail.head, signature, False, tail.signs, tail.length), before)
-    if tail.signs >= MOST_SIGNS:
-        raise UsageError("there are too many signatures already", expected=f"< {MOST_SIGNS}")
+    if tail.signs >= MOST_SIGNATURES:  # a proof could not show one more
+        said = "the container has as many signatures as it may"
+        raise UsageError(said, expected=f"< {MOST_SIGNATURES}", found=tail.signs)
     chunk = chunk_header(b"SIGN", len(payload), crc32(payload)) + payload
     new = replace(tail, length=tail.length + len(chunk), signs=tail.signs + 1)
     rest = chunk + chunk_header(b"TAIL", len(new.pack()), crc32(new.pack())) + new.pack()

@@ -6,17 +6,16 @@ the unfinished file is checked in the same way when a download goes on, so nothi
 
 from __future__ import annotations
 
-import http.client
 import os
 import re
+import stat
 import threading
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from heapq import merge
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
@@ -33,6 +32,7 @@ from harmony4.h4mk.signature import final_signatures
 from harmony4.h4mk.target import sync_folder
 from harmony4.h4mk.tokenrows import BEFORE
 from harmony4.h4mk.trust import Accepted, Trust
+from harmony4.server.exchange import Exchange, target_of
 from harmony4.server.remote import HTTPSource
 
 __all__ = ["Fetched", "LyingServerError", "fetch_container", "fetch_stream"]
@@ -49,7 +49,6 @@ _TIMEOUT: Final = 30.0
 _AHEAD: Final = 64 * 2**20
 """Bytes after which the file is synced while more of it comes."""
 _sync = getattr(os, "fdatasync", os.fsync)
-_OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _FRAMING: Final = 64 * 2**20
 _ROUTE: Final = re.compile(
     r"(?P<root>.*)/(?:video/range(?:/(?P<track>[0-9]{1,5})\.[A-Za-z0-9]+)?|video/(?:seek|info|proof)|container)"
@@ -110,21 +109,33 @@ class _Address:
 
 
 def fetch_stream(
-    url: str, out: Path, trust: Trust, *, jobs: int = 4, progress: Progress | None = None
+    url: str,
+    out: Path,
+    trust: Trust,
+    *,
+    jobs: int = 4,
+    progress: Progress | None = None,
+    token: str | None = None,
 ) -> Fetched:
     """Bring a track's stream: the address is that of `/video/range`, or any other of the container.
+
+    It is what the container stores and a signature is over: of masked media the masked bytes, whatever keys
+    the server has.
 
     Raises LyingServerError (which block it lied about), SealError for proofs that do not hold, SourceError,
     UsageError, StorageError. What has come stays beside `out` as `NAME.part`, for the next attempt.
     """
     address = _Address.parse(url)
-    with HTTPSource(address.url("video/range", f"&track={address.track}"), timeout=_TIMEOUT) as source:
-        proofs = _Proofs(address, trust)
+    stream = address.url("video/range", f"&track={address.track}&masked=1")
+    with (
+        HTTPSource(stream, timeout=_TIMEOUT, token=token) as source,
+        _Proofs(address, trust, token) as proofs,
+    ):
         with _Part(out, source, jobs, progress) as part:
             blocks = at = 0
-            for token in proofs.tokens():
-                part.take(_token_block(token))
-                blocks, at = blocks + 1, token.offset + token.size
+            for block in proofs.tokens():
+                part.take(_token_block(block))
+                blocks, at = blocks + 1, block.offset + block.size
             part.finish(at)
         return Fetched(at, blocks, part.received, proofs.head, proofs.accepted)
 
@@ -139,11 +150,18 @@ def _token_block(token: TokenRecord) -> _Block:
 class _Proofs:
     """All tokens of a track, proven in parts; all parts are of one container."""
 
-    def __init__(self, address: _Address, trust: Trust) -> None:
+    def __init__(self, address: _Address, trust: Trust, token: str | None) -> None:
         self._address = address
+        self._exchange = Exchange(address.root, timeout=_TIMEOUT, token=token)
         self._trust = trust
         self.head = b""
         self.accepted: Accepted | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exchange.close()
 
     def tokens(self) -> Iterator[TokenRecord]:
         track, at, ask = self._address.track, 0, _ASK
@@ -165,44 +183,47 @@ class _Proofs:
                 if at:
                     raise SealError("the proofs of a stream contradict each other", where=f"track {track}")
                 return
+            before = at
             for token in found:
                 if token.offset >= at:  # the first one may be known already
                     yield token
                     at = token.offset + token.size
+            if at == before:
+                raise SealError("the proofs of a stream contradict each other", where=f"track {track}")
             if found[-1].flags & LAST:
                 return
 
     def _ask(self, start: int, stop: int) -> bytes | None:
         """A proof document; None where it is too long for one."""
         query = f"&track={self._address.track}&range=bytes={start}-{stop - 1}"
-        try:
-            with _OPENER.open(self._address.url("video/proof", query), timeout=_TIMEOUT) as answer:
-                return bytes(answer.read(_MOST_PROOF))
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code == 413:
-                    return None
-                raise SourceError(
-                    "the server has no proof of that stream", found=f"HTTP {error.code}"
-                ) from None
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", None) or error
-            raise SourceError(f"cannot ask for a proof: {reason}") from None
+        target = target_of(self._address.url("video/proof", query))
+        status, _, data = self._exchange.request("GET", target, {}, _MOST_PROOF, whole=False)
+        if status == 413:
+            return None
+        if status != 200:
+            raise SourceError("the server has no proof of that stream", found=f"HTTP {status}")
+        return bytes(data)
 
 
 def fetch_container(
-    url: str, out: Path, trust: Trust, *, jobs: int = 4, progress: Progress | None = None
+    url: str,
+    out: Path,
+    trust: Trust,
+    *,
+    jobs: int = 4,
+    progress: Progress | None = None,
+    token: str | None = None,
 ) -> Fetched:
     """Bring the sealed file itself; at the end every check of `verify` is made. Raises as `fetch_stream`."""
     address = _Address.parse(url)
     with ExitStack() as stack:
-        source = stack.enter_context(HTTPSource(address.url("container"), timeout=_TIMEOUT))
+        source = stack.enter_context(HTTPSource(address.url("container"), timeout=_TIMEOUT, token=token))
         reader = stack.enter_context(H4MKReader(source))
         tail, meta = reader.tail, reader.meta
         if tail is None or meta is None:
             raise SealError("the container is not sealed", found=reader.state)
         head = head_bytes(tail.blocks, tail.duration, tail.root, reader.trak.pack(), meta.pack())
-        accepted = trust.check(head, islice(final_signatures(reader.read_file, tail), MOST_SIGNATURES))
+        trust.check(head, islice(final_signatures(reader.read_file, tail), MOST_SIGNATURES))
         if tail.length - tail.index > _FRAMING + 256 * tail.blocks:
             raise SealError("the container's index is longer than its blocks can make it")
         part = stack.enter_context(_Part(out, source, jobs, progress))
@@ -214,43 +235,45 @@ def fetch_container(
             part.take(block)
             at = block.start + block.size
         part.take_framing(at, tail.length)
-        part.finish(tail.length, lambda path: _check_whole(path, trust))
-        return Fetched(tail.length, tail.blocks, part.received, tail.head, accepted)
+        found: list[Accepted] = []
+        pinned = replace(trust, head=tail.head)
+        part.finish(tail.length, lambda path: found.extend(_check_whole(path, pinned)))
+        return Fetched(tail.length, tail.blocks, part.received, tail.head, found[0] if found else None)
 
 
-def _check_whole(path: Path, trust: Trust) -> None:
+def _check_whole(path: Path, trust: Trust) -> tuple[Accepted, ...]:
+    """What is accepted of the file on disk, which is the one thing that counts."""
     report = verify(path, trust=trust)
     if not report.ok:
         first = report.problems[0] if report.problems else report.state
         raise LyingServerError(f"what came is not sound: {first}")
+    return report.accepted
 
 
-def _leaves(reader: H4MKReader) -> bytes:
+def _leaves(reader: H4MKReader) -> bytearray:
     """All leaf hashes, compared with the root that is signed. Raises SealError."""
     tail = reader.tail
     assert tail is not None
-    tree, start, found = MerkleTree(), tail.merk + CHUNK_SIZE + 8, []
-    for at in range(0, 32 * tail.blocks, _PIECE):
-        piece = reader.read_file(start + at, min(_PIECE, 32 * tail.blocks - at))
-        found.append(piece)
+    tree, start, found = MerkleTree(), tail.merk + CHUNK_SIZE + 8, bytearray(32 * tail.blocks)
+    step = 32 * (_PIECE // 32)
+    for at in range(0, 32 * tail.blocks, step):
+        piece = reader.read_file(start + at, min(step, 32 * tail.blocks - at))
+        found[at : at + len(piece)] = piece
         for place in range(0, len(piece), 32):
             tree.append(piece[place : place + 32])
     if tree.root() != tail.root:
         raise SealError("MERK is not the tree that was signed", where=tail.merk)
-    return b"".join(found)
+    return found
 
 
-def _file_blocks(reader: H4MKReader, leaves: bytes) -> Iterator[_Block]:
+def _file_blocks(reader: H4MKReader, leaves: bytearray) -> Iterator[_Block]:
     """The blocks in file order, each with the headers before its payload."""
-    rows = sorted(
-        (entry.leaf, entry.position, entry.size, row, track)
-        for track in range(len(reader.tracks))
-        for row, entry in enumerate(reader.range_map(track))
-    )
-    if [one[0] for one in rows] != list(range(len(leaves) // 32)):
-        raise SealError("RMAP is not a map of the file")
-    for leaf, position, size, row, track in rows:
-        wanted = leaves[32 * leaf : 32 * leaf + 32]
+    count = 0
+    for leaf, position, size, row, track in merge(*(_rows(reader, one) for one in range(len(reader.tracks)))):
+        if leaf != count or count == len(leaves) // 32:
+            raise SealError("RMAP is not a map of the file", where=f"block {row} of track {track}")
+        count += 1
+        wanted = bytes(leaves[32 * leaf : 32 * leaf + 32])
 
         def check(data: memoryview, wanted: bytes = wanted) -> bool:
             token = bytes(data[CHUNK_SIZE : CHUNK_SIZE + TOKEN_SIZE])
@@ -259,6 +282,13 @@ def _file_blocks(reader: H4MKReader, leaves: bytes) -> Iterator[_Block]:
             return TokenRecord.unpack(token).digest == sha256(data[BEFORE:])
 
         yield _Block(position - BEFORE, BEFORE + size, check, f"block {row} of track {track}")
+    if count != len(leaves) // 32:
+        raise SealError("RMAP is not a map of the file")
+
+
+def _rows(reader: H4MKReader, track: int) -> Iterator[tuple[int, int, int, int, int]]:
+    for row, entry in enumerate(reader.range_map(track)):
+        yield entry.leaf, entry.position, entry.size, row, track
 
 
 class _Part:
@@ -277,11 +307,7 @@ class _Part:
         self._placed = False
         if out.is_dir():
             raise StorageError("cannot write the file: it is a folder")
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        try:
-            self._fd = os.open(self._path, flags, 0o666)
-        except (OSError, ValueError) as error:
-            raise StorageError(f"cannot write the file: {getattr(error, 'strerror', error)}") from error
+        self._fd = _open_own(self._path)
         self._lock()
         self._there = os.fstat(self._fd).st_size
         self._pool = ThreadPoolExecutor(jobs, "harmony4-fetch")
@@ -404,6 +430,32 @@ class _Part:
             return False
         data = os.pread(self._fd, block.size, block.start)
         return len(data) == block.size and _holds(block, memoryview(data))
+
+
+def _open_own(path: Path) -> int:
+    """Open or make a file of ours, to read and write. Raises StorageError for what leads somewhere else."""
+    flags = os.O_RDWR | os.O_CREAT
+    for name in ("O_CLOEXEC", "O_BINARY", "O_NOFOLLOW", "O_NONBLOCK"):
+        flags |= getattr(os, name, 0)
+    try:
+        fd = os.open(path, flags, 0o666)
+    except (OSError, ValueError) as error:
+        if path.is_symlink():
+            raise StorageError(
+                "the unfinished file is a link, and is not followed", where=path.name
+            ) from None
+        raise StorageError(f"cannot write the file: {getattr(error, 'strerror', error)}") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        said = "the unfinished file is no regular file"
+    elif status.st_nlink != 1:
+        said = "the unfinished file has another name, and what has it would be overwritten"
+    elif hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+        said = "the unfinished file is someone else's"
+    else:
+        return fd
+    os.close(fd)
+    raise StorageError(said, where=path.name)
 
 
 def _holds(block: _Block, data: memoryview) -> bool:

@@ -12,9 +12,10 @@ from aiohttp import web
 from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import CATALOGUE, GUARD, KEYRING
+from harmony4.server.keys import CATALOGUE, GUARD, KEYRING, SCRUB
 from harmony4.server.masking.unmasking import is_opened_by, may_use_keys, wants_masked
 from harmony4.server.query import REVALIDATE, json_response, page_limit
+from harmony4.server.scrubbing import Findings
 
 __all__ = ["get_media", "routes"]
 
@@ -38,8 +39,15 @@ async def get_media(request: web.Request) -> web.Response:
     items, last = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
     )
+    items = await asyncio.to_thread(_with_findings, items, request.app[SCRUB])
     items = [_shown(request, item) for item in items]
     return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
+
+
+def _with_findings(items: list[dict[str, Any]], findings: Findings) -> list[dict[str, Any]]:
+    """The items with what scrubbing found of those that it has seen as they are; in a thread."""
+    found = [(item, findings.of(item["name"], item["size"], item["modified"])) for item in items]
+    return [item if verified is None else item | {"verified": verified} for item, verified in found]
 
 
 def _shown(request: web.Request, item: dict[str, Any]) -> dict[str, Any]:

@@ -13,16 +13,17 @@ export { Trust, verifySign } from "./trust.js";
 const EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"; // root of a tree without leaves
 const ZERO = "00".repeat(32);
 const digits = (...sizes) => h4mk.text(new RegExp(`^(?:${sizes.map((size) => `[0-9a-f]{${2 * size}}`).join("|")})$`));
+const named = h4mk.text(/^(?!0{64})[0-9a-f]{64}$/); // a digest of something: of nothing it is left out, so that a proof has one form
 const SCHEMA = h4mk.record({
   blocks: h4mk.integer(0, h4mk.MOST_BLOCKS),
   "directory?": h4mk.text(/^/),
   duration: h4mk.integer(),
   format: h4mk.choice("h4mk proof 1"),
   "leaves?": h4mk.list(h4mk.integer(0, h4mk.MOST_BLOCKS - 1), 1),
-  "meta?": h4mk.digest,
+  "meta?": named,
   "path?": h4mk.list(h4mk.digest),
   "root?": h4mk.digest,
-  signatures: h4mk.list(h4mk.record({ key: digits(4), revision: h4mk.integer(), "subject?": h4mk.digest, value: digits(64) })),
+  signatures: h4mk.list(h4mk.record({ key: digits(4), revision: h4mk.integer(), "subject?": named, value: digits(64) })),
   "tokens?": h4mk.list(digits(96, 128), 1),
   trak: h4mk.digest,
 });
@@ -41,7 +42,8 @@ const endOf = (token) => plus(token.offset, token.size);
 /** A document's bytes: from these, from its text, or from what a JSON parser made of it. */
 function bytesOf(document) {
   if (document instanceof Uint8Array || typeof document === "string") {
-    const bytes = typeof document === "string" ? (need(document.length <= h4mk.MIB, "json", "a proof is too long"), encoder.encode(document)) : document;
+    need(document.length <= h4mk.MIB, "json", "a proof is too long"); // text has no more characters than bytes
+    const bytes = typeof document === "string" ? encoder.encode(document) : document;
     need(bytes.length <= h4mk.MIB, "json", "a proof is too long");
     return bytes;
   }
@@ -110,8 +112,8 @@ class CheckedProof {
    *
    * @param {number|bigint} pts
    * @param {number} [track]
-   * @returns {{pts: number|bigint, place: "inside"|"before"|"after"|"empty", token: object|null, keyframe: {pts, offset}|null}} `token`
-   *   is the block that holds the time; the first one, or the last one; null in an empty track
+   * @returns {{pts: number|bigint, place: "inside"|"before"|"after"|"empty", token: object|null, keyframe: {pts, offset}|null, final: boolean}}
+   *   `token` is the block that holds the time; the first one, or the last one; null in an empty track. `final`: of a whole container
    * @throws {Harmony4Error} `seal`: nothing is proven; `usage`: no time
    */
   seek(pts, track = 0) {
@@ -119,14 +121,14 @@ class CheckedProof {
     need(time >= 0 && time <= h4mk.WIDEST, "usage", "a time is out of range");
     if (this.#directory !== null) {
       this.#checkEmpty(track);
-      return { pts: time, place: "empty", token: null, keyframe: null };
+      return { pts: time, place: "empty", token: null, keyframe: null, final: this.final };
     }
     const found = this.tokens(track).flatMap((token) => places(token, time).map((place) => ({ pts: time, place, token })));
     need(found.length, "seal", `the proof does not answer the time ${time} of track ${track}`);
     need(found.length === 1, "seal", `the proof contradicts itself at the time ${time} of track ${track}`);
     const { place, token } = found[0];
     const keyed = place !== "before" && token.keyPts !== null;
-    return { ...found[0], keyframe: keyed ? { pts: token.keyPts, offset: token.keyOffset } : null };
+    return { ...found[0], keyframe: keyed ? { pts: token.keyPts, offset: token.keyOffset } : null, final: this.final };
   }
 
   /**

@@ -142,6 +142,8 @@ def opened(data, *, keys=(), pin=None, subject=None, revision=0):
             hexed(one.get("subject", "00" * 32), 32),
             whole(one["revision"]),
         )
+        need(any(hexed(one.get("subject", "ff" * 32), 32)))
+    need(any(hexed(document.get("meta", "ff" * 32), 32)))
     n, tokens = whole(document["blocks"], 2**26 - 1), []
     if "directory" in document:
         need(isinstance(document["directory"], str))

@@ -113,6 +113,61 @@ def test_one_continues_the_other(tracks):
     assert not compared(cut, long, most=0).partings
 
 
+def arranged(blocks, ends):
+    """A container of (track, payload, µs) in this order; a fourth number ends the track, as `ends` does."""
+    with H4MKBuilder.in_memory([TrackInfo(kind="data")] * 2, order="arrival") as builder:
+        for track, payload, pts, *end in blocks:
+            builder.add_block(payload, pts, track=track, key=True)
+            if end:
+                builder.end_track(track, end[0])
+        builder.finish(ends=ends)
+        return builder.getvalue()
+
+
+def test_a_stranger_does_not_continue():
+    """A track that ends early, and a container of one block, leave nothing in common to go on from."""
+    cover = (1, b"cover", 0, 500)
+    films = {
+        word: arranged([cover, *((0, b"%s %d" % (word, n), n * 1000) for n in range(50))], {0: 60_000})
+        for word in (b"one", b"other one")
+    }
+    one, other = films.values()
+    found = compared(one, other)
+    assert found.common == 1 and not found.continues
+    longer = arranged([cover, *((0, b"one %d" % n, n * 1000) for n in range(70))], {0: 90_000})
+    found = compared(one, longer)
+    assert found.continues and found.ends == 0 and found.common == 50
+    assert not compared(longer, one).continues
+    # One block: there is nothing that both have.
+    for stranger in (made([b"TOTALLY OTHER"] * 9), made([*BLOCKS[:1], b"more"])):
+        found = compared(made(BLOCKS[:1]), stranger)
+        assert found.common == 0 and not found.continues
+
+
+def test_what_ends_a_track_must_be_the_same_block():
+    short = made(BLOCKS[:6])
+    assert compared(short, made(BLOCKS)).continues
+    assert not compared(short, made([*BLOCKS[:5], b"another", *BLOCKS[6:]])).continues
+    # In the longer one that track ends there as well, but at another time.
+    begin = [(0, b"a", 0), (0, b"b", 1000), (1, b"c", 0)]
+    more = [*begin, (1, b"d", 1000)]
+    first = arranged(begin, {0: 2000, 1: 1000})
+    assert compared(first, arranged(more, {0: 2000, 1: 2000})).continues
+    assert not compared(first, arranged(more, {0: 3000, 1: 2000})).continues
+    # A block of the second track is gone, or another one stands in its place.
+    three = [(0, b"a", 0), (0, b"b", 1000), (1, b"c", 0), (0, b"e", 2000), (0, b"f", 3000)]
+    for changed in ([*three[:2], *three[3:]], [*three[:2], (1, b"C", 0), *three[3:]]):
+        assert not compared(first, arranged(changed, {0: 4000})).continues
+
+
+def test_other_tracks_come_in_between():
+    """Behind the first block that ends a track, blocks stand elsewhere."""
+    begin = [(0, b"a", 0), (0, b"b", 1000), (1, b"c", 0)]
+    longer = [*begin[:2], (0, b"d", 2000), (0, b"e", 3000), begin[2], (1, b"f", 500)]
+    found = compared(arranged(begin, {0: 2000, 1: 1000}), arranged(longer, {0: 4000, 1: 1000}))
+    assert found.common == 1 and found.continues and [one.leaf for one in found.partings] == [1, 2]
+
+
 def test_as_many_as_asked_for():
     other = made([b"other %d" % number for number in range(11)])
     assert [one.leaf for one in compared(made(BLOCKS), other, most=3).partings] == [0, 1, 2]

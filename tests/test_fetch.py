@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,30 @@ from typing import Any
 import pytest
 
 from commands import Done, here, refused, run
-from harmony4.crypto import HarmonyError, SealError, SourceError, StorageError, UsageError
+from harmony4.crypto import (
+    HarmonyError,
+    SealError,
+    SourceError,
+    StorageError,
+    TokenRecord,
+    UsageError,
+    sha256,
+)
+from harmony4.crypto.mask import MaskSpec
+from harmony4.crypto.merkle import inclusion_root, leaf_hash
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, recover
+from harmony4.h4mk.layout import head_bytes
 from harmony4.h4mk.proof import Proof, verify_seek
-from harmony4.h4mk.signature import Signer
+from harmony4.h4mk.signature import FINAL, Signature, Signer
+from harmony4.h4mk.signing import sign_file
 from harmony4.h4mk.trust import Trust
 from harmony4.server import fetching
 from harmony4.server.fetching import LyingServerError, fetch_container, fetch_stream
 from lying import lying
+from masking import ONE, keyring, masked_container
 from needs import ORIGINAL
+from samples import track_of
 from serving import VIDEO, Server, running
 
 KEY = SigningKey.from_number(5)
@@ -107,6 +123,27 @@ def test_the_container(server: Server, library: Path, tmp_path: Path, jobs: int)
     assert (tmp_path / "h").read_bytes() == b"".join(BLOCKS)
 
 
+@pytest.mark.parametrize("has_key", [True, False])
+def test_masked_media(tmp_path: Path, has_key: bool) -> None:
+    """What is stored is what was signed, whether the server could unmask it or not."""
+    library = tmp_path / "library"
+    library.mkdir()
+    write(tmp_path / "plain.h4mk", BLOCKS, 0)
+    masked_container(library / "m.h4mk", tmp_path / "plain.h4mk", MaskSpec((ONE,)))
+    sign_file(library / "m.h4mk", Signer(KEY, "talk", 3))
+    with H4MKReader(library / "m.h4mk") as reader:
+        stored = reader.read(0, reader.stream_size(0))
+    assert len(stored) == len(b"".join(BLOCKS)) and stored != b"".join(BLOCKS)
+    more = {"keyring": keyring(tmp_path / "ring", films=ONE)} if has_key else {}
+    with running(library, **more) as one:
+        for query in ("", "&masked=1"):
+            url = f"{one.url}/video/range?name=m.h4mk{query}"
+            assert fetch_stream(url, tmp_path / "f", TRUST).size == len(stored)
+            assert (tmp_path / "f").read_bytes() == stored
+        fetch_container(url, tmp_path / "g", TRUST)
+    assert (tmp_path / "g").read_bytes() == (library / "m.h4mk").read_bytes()
+
+
 # ---- servers that lie ------------------------------------------------------------------------------------
 
 
@@ -188,6 +225,30 @@ def test_another_container_in_the_middle(server: Server, tmp_path: Path) -> None
         fetch_stream(proxy + STREAM, tmp_path / "f", TRUST)
 
 
+def test_another_edition_once_it_is_opened(tmp_path: Path) -> None:
+    """What is reported is what is on disk: an edition with the same blocks is another one."""
+    library = tmp_path / "library"
+    library.mkdir()
+    write(library / "a.h4mk", BLOCKS, 7, title="new")
+    write(tmp_path / "b.h4mk", BLOCKS, 3, title="old")
+    new, old = (library / "a.h4mk").read_bytes(), (tmp_path / "b.h4mk").read_bytes()
+    assert len(new) == len(old)
+    opened = False
+
+    def lie(path: str, at: int, body: bytes) -> bytes:
+        nonlocal opened
+        opened = opened or (at == 0 and len(body) <= fetching._PIECE)  # the first piece of the file
+        return old[at : at + len(body)] if opened else body
+
+    with running(library) as one:
+        with lying(one.url, lie) as proxy, pytest.raises(LyingServerError, match="pinned"):
+            fetch_container(proxy + CONTAINER, tmp_path / "f", TRUST, jobs=1)
+        found = fetch_container(one.url + CONTAINER, tmp_path / "f", TRUST)
+    assert opened and found.accepted and found.accepted.revision == 7
+    with H4MKReader(tmp_path / "f") as reader:
+        assert found.head == reader.head and reader.meta and reader.meta.title == "new"
+
+
 def test_a_seek_is_answered_with_the_neighbouring_keyframe(server: Server) -> None:
     def neighbour(path: str) -> str:
         return path.replace("pts=10000000", "pts=7000000")
@@ -221,6 +282,35 @@ def test_proofs_that_are_none(server: Server, tmp_path: Path, change: Any) -> No
     with lying(server.url, lie) as proxy, pytest.raises(HarmonyError):
         fetch_stream(proxy + STREAM, tmp_path / "f", TRUST)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_proofs_that_lead_nowhere(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signer whose blocks overlap: the second proof brings nothing new, and nor would the next."""
+    monkeypatch.setattr(fetching, "_ASK", 10)
+    tokens = [
+        TokenRecord(
+            0, 1, size, index, 10 * index, 10 * index + 10, at, 10 * index, at, 10 * index, sha256(b"")
+        )
+        for index, (at, size) in enumerate([(0, 10), (5, 15)])
+    ]
+    hashes = [leaf_hash(one.pack()) for one in tokens]
+    head = head_bytes(2, 20, inclusion_root(dict(enumerate(hashes)), 2, []), b"t", b"m")
+    signature = Signature.unpack(Signer(KEY, "talk", 3)(FINAL, head), FINAL)
+    proofs = [
+        Proof(2, 20, sha256(b"t"), sha256(b"m"), (signature,), (n,), (tokens[n],), (hashes[1 - n],)).pack()
+        for n in (0, 1)
+    ]
+    asked: list[str] = []
+
+    def lie(path: str, at: int, body: bytes) -> bytes:
+        if not path.startswith("/video/proof"):
+            return body
+        asked.append(path)
+        return proofs[min(len(asked), 2) - 1]
+
+    with lying(server.url, lie) as proxy, pytest.raises(SealError, match="contradict"):
+        fetch_stream(proxy + STREAM, tmp_path / "f", TRUST)
+    assert len(asked) == 2
 
 
 def test_a_stream_that_is_cut_short(server: Server, tmp_path: Path) -> None:
@@ -296,6 +386,30 @@ def test_only_one_at_a_time(server: Server, tmp_path: Path) -> None:
             fetch_stream(server.url + STREAM, tmp_path / "f", TRUST)
 
 
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard link", "fifo", "someone else's"])
+def test_an_unfinished_file_that_leads_elsewhere(server: Server, tmp_path: Path, kind: str) -> None:
+    precious, part = tmp_path / "precious", tmp_path / "f.part"
+    precious.write_bytes(b"precious " * 1000)
+    match kind:
+        case "link":
+            part.symlink_to(precious)
+        case "dangling":
+            part.symlink_to(tmp_path / "new")
+        case "hard link":
+            part.hardlink_to(precious)
+        case "fifo":
+            os.mkfifo(part)
+        case _:
+            if os.geteuid():
+                pytest.skip("only root can give a file away")
+            part.write_bytes(b"")
+            os.chown(part, 12345, -1)
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(StorageError, match="the unfinished file"):
+        fetch_stream(server.url + STREAM, tmp_path / "f", TRUST)
+    assert precious.read_bytes() == b"precious " * 1000 and sorted(tmp_path.iterdir()) == before
+
+
 # ---- what is refused -------------------------------------------------------------------------------------
 
 
@@ -369,3 +483,45 @@ def test_the_command(
     refused(here(capsys, "fetch", server.url + STREAM, "-o", out), "--trust")
     refused(here(capsys, *fetch[:3], "-", *fetch[4:]), "-o FILE")
     refused(run("fetch", "http://127.0.0.1:1/video/range?name=a", "-o", out, "--trust", public), "remote")
+
+
+def test_a_server_that_asks_for_a_token(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public, out, file, root = tmp_path / "k.pub.pem", tmp_path / "f", tmp_path / "token", tmp_path / "library"
+    public.write_bytes(KEY.public.pem())
+    root.mkdir()
+    (root / "a.h4mk").write_bytes((library / "a.h4mk").read_bytes())
+    token = json.loads(here(capsys, "token", "add", "reader", "--scope", "read", "-l", root, "--json").out)[
+        "token"
+    ]
+    with running(root, auth=True) as one:
+        fetch = ("fetch", one.url + STREAM, "-o", out, "--trust", public)
+        refused(here(capsys, *fetch), "401")
+        file.write_text(token + "\n")
+        assert here(capsys, *fetch, "--token-file", file).status == 0
+        monkeypatch.setenv("HARMONY4_TOKEN", token)
+        assert here(capsys, *fetch, "--container").status == 0
+        monkeypatch.setenv("HARMONY4_TOKEN", token[:-1])
+        wrong = here(capsys, *fetch)
+        refused(wrong, "401")
+        assert token[:-1] not in wrong.err
+        file.write_bytes(b"\xff")
+        refused(here(capsys, *fetch, "--token-file", file), "no token")
+    assert out.read_bytes() == (library / "a.h4mk").read_bytes()
+
+
+def test_memory_follows_the_leaves_alone() -> None:
+    """The tree's leaves, 32 bytes for each block; of the map of the file one row of each track."""
+    count = 20_000
+    with H4MKReader(track_of(count, size=1)) as reader:
+        for entry in reader.range_map(0):
+            assert entry.size == 1
+        tracemalloc.start()
+        try:
+            leaves = fetching._leaves(reader)
+            found = sum(block.size > 1 for block in fetching._file_blocks(reader, leaves))
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert found == count and peak < 48 * count

@@ -202,6 +202,8 @@ def _changes(document):
             for place in (0, len(one.get(name, "")) - 1):
                 if name in one:
                     yield changed(signatures=[*rest[0], {**one, name: _flip(one[name], place)}, *rest[1]])
+        if "subject" not in one:
+            yield changed(signatures=[*rest[0], {**one, "subject": "00" * 32}, *rest[1]])
         yield changed(signatures=[*rest[0], {**one, "revision": one["revision"] + 1}, *rest[1]])
         yield changed(signatures=[*rest[0], {**one, "revision": one["revision"] - 1}, *rest[1]])
         high = ORDER - int(one["value"][64:], 16)
@@ -223,6 +225,8 @@ def _changes(document):
         other[at], other[at - 1] = other[at - 1], other[at]
         if other != document["path"]:
             yield changed(path=other)
+    if len(document.get("leaves", ())) > 1:
+        yield changed(leaves=document["leaves"][::-1], tokens=document["tokens"][::-1])
     if "path" in document:
         yield changed(path=[*document["path"], "00" * 32])
 
@@ -242,6 +246,28 @@ def test_one_change_and_nothing_is_proven(content, data):
         with pytest.raises(independent_proof.Refused):
             independent_proof.verify(spoilt, pts, track, keys=KEYS, subject="talk", revision=3)
     assert both(proof, pts, track) == found
+
+
+@pytest.mark.parametrize("kind", [FINAL, CHECKPOINT])
+@pytest.mark.parametrize("subject", ["talk", None])
+def test_one_change_in_checkpoints_and_without_a_subject(kind, subject):
+    """Documents with several blocks; each has one form only."""
+    signer = Signer(KEY_A, subject, 3 if subject else 0)
+    trust = Trust((KEY_A.public,), subject=subject, revision=3 if subject else 0)
+    tokens = [_token(0, 0, 40), _token(1, 40, 80), _token(2, 80, 120)]
+    proof = _whole(tokens, kind=kind, signer=signer).pack()
+    more = {"subject": subject, "revision": 3} if subject else {}
+    assert verify_seek(proof, 50, 0, trust).keyframe == (40, 10)
+    assert independent_proof.verify(proof, 50, 0, keys=KEYS, **more) == ("inside", (40, 10))
+    count = 0
+    for document in _changes(json.loads(proof)):
+        spoilt = independent.canonical(document)
+        with pytest.raises(HarmonyError):
+            verify_seek(spoilt, 50, 0, trust)
+        with pytest.raises(independent_proof.Refused):
+            independent_proof.verify(spoilt, 50, 0, keys=KEYS, **more)
+        count += 1
+    assert count > 50
 
 
 @settings(max_examples=30)
@@ -358,6 +384,10 @@ def test_a_checkpoint_is_not_a_whole_container():  # H4MK 13.4
     assert not checked.final and checked.accepted.kind == CHECKPOINT
     assert both(proof.pack(), 50, 0) == ("inside", (40, 10))
     assert both(proof.pack(), 80, 0) is None  # it may go on
+    for form in (bytes, bytearray, memoryview):
+        answer = verify_seek(form(proof.pack()), 50, 0, TRUST)
+        assert answer.keyframe == (40, 10) and not answer.final
+    assert verify_seek(_whole(tokens), 50, 0, TRUST).final
     # Neither can be shown as the other one.
     for wrong in (
         dataclasses.replace(_whole(tokens), meta=bytes(32)),

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import independent_proof
 from harmony4.crypto import SealError, sha256
 from harmony4.crypto.signing import SigningKey
-from harmony4.h4mk import H4MKBuilder
+from harmony4.h4mk import H4MKBuilder, H4MKReader
 from harmony4.h4mk.proof import Proof, check_proof, verify_range, verify_seek
 from harmony4.h4mk.prove import MOST_BLOCKS
 from harmony4.h4mk.signature import Signer
+from harmony4.h4mk.signing import sign_file
 from harmony4.h4mk.trust import Trust
 from needs import ORIGINAL
 from serving import VIDEO, Server, running
@@ -128,7 +130,7 @@ def test_the_ends_of_ranges(server: Server) -> None:
         assert verify_range(server.get(url + behind).body, 45, 10**9, 0, TRUST) == ()
     assert verify_range(server.get(f"{url}0-&track=1").body, 0, 1, 1, TRUST) == ()
     version = server.get("/video/seek?name=a.h4mk&pts=1000000").json["range_url"].rpartition("v=")[2]
-    assert "immutable" in server.get(f"{url}0-&v={version}").headers["Cache-Control"]
+    assert server.get(f"{url}0-&v={version}").headers["Cache-Control"] == "no-cache"
 
 
 @pytest.mark.parametrize(
@@ -156,3 +158,28 @@ def test_ranges_that_are_refused(server: Server, asked: str, status: int, proble
 def test_as_many_blocks_as_a_proof_holds(server: Server) -> None:
     url = f"/video/proof?name=many.h4mk&range=bytes=0-{2 * MOST_BLOCKS - 1}"
     assert len(verify_range(server.get(url).body, 0, 2 * MOST_BLOCKS, 0, TRUST)) == MOST_BLOCKS
+
+
+def test_a_new_signature_is_seen_in_what_is_cached(tmp_path: Path) -> None:  # H4MK 12.3
+    """Signing changes neither the container's identity nor its version, and yet its proofs."""
+    path = tmp_path / "a.h4mk"
+    with H4MKBuilder.to_path(path, [VIDEO]) as builder:
+        builder.add_block(b"one", 0, key=True)
+        builder.finish(ends={0: 1})
+    with H4MKReader(path) as reader:
+        version = (reader.etag(0) or "")[:16]
+    with running(tmp_path) as one:
+        for address in ("/video/proof?range=bytes=0-1", "/video/seek?pts=0&proof=1"):
+            url = f"{address}&name=a.h4mk&v={version}"
+            before = one.get(url)
+            tag = before.headers["ETag"]
+            assert before.status == 200 and before.headers["Cache-Control"] == "no-cache"
+            again = one.get(url, If_None_Match=tag)
+            assert (again.status, again.body, again.headers["ETag"]) == (304, b"", tag)
+            assert one.get(url, If_Match='"other"').problem == "precondition"
+            key = SigningKey.from_number(len(address))
+            sign_file(path, Signer(key))
+            after = one.get(url, If_None_Match=tag)
+            assert after.status == 200 and after.headers["ETag"] != tag
+            document = after.json.get("proof", after.json)
+            assert check_proof(Proof.of(document), Trust((key.public,))).final

@@ -22,7 +22,7 @@ from harmony4.crypto.signing import ORDER
 from harmony4.h4mk import H4MKReader
 from harmony4.h4mk.proof import Proof, verify_range, verify_seek
 from harmony4.h4mk.prove import prove_range, prove_seek
-from harmony4.h4mk.signature import CHECKPOINT, Signer
+from harmony4.h4mk.signature import CHECKPOINT, FINAL, Signer
 from harmony4.h4mk.trust import Trust, TrustedKey
 from needs import needs_chromium
 from serving import running
@@ -54,8 +54,8 @@ SCRIPT = """async () => {
     const bytes = Uint8Array.from(atob(document), (letter) => letter.charCodeAt(0));
     const trust = trustOf(wanted);
     if (stop === null) {
-      const { place, keyframe } = await verifySeek(bytes, wide(start), track, trust);
-      return [place, keyframe && [String(keyframe.pts), String(keyframe.offset)]];
+      const { place, keyframe, final } = await verifySeek(bytes, wide(start), track, trust);
+      return [place, keyframe && [String(keyframe.pts), String(keyframe.offset)], final];
     }
     const tokens = await verifyRange(bytes, wide(start), wide(stop), track, trust);
     return tokens.map((one) => [String(one.offset), one.size, hex(one.digest)]);
@@ -94,7 +94,7 @@ class Cases:
     def seek(self, data: bytes, pts: int, track: int = 0, trust: Trust = TRUST) -> Any:
         def answer() -> Any:
             found = verify_seek(data, pts, track, trust)
-            return [found.place, found.keyframe and [str(one) for one in found.keyframe]]
+            return [found.place, found.keyframe and [str(one) for one in found.keyframe], found.final]
 
         return self._ask(answer, data, trust, track, pts, None)
 
@@ -174,6 +174,20 @@ def test_one_change_and_nothing_is_proven(page: Page) -> None:
                     spoilt = independent.canonical(document)
                     assert isinstance(cases.seek(spoilt, content[2][track] // 2, track), str)
     assert len(cases.asked) > 1000
+    cases.check(page)
+
+
+def test_one_change_in_checkpoints_and_without_a_subject(page: Page) -> None:
+    cases = Cases()
+    tokens = [_token(0, 0, 40), _token(1, 40, 80), _token(2, 80, 120)]
+    for subject in ("talk", None):
+        revision = 3 if subject else 0
+        trust = Trust((KEY_A.public,), subject=subject, revision=revision)
+        for kind in (FINAL, CHECKPOINT):
+            proof = _whole(tokens, kind=kind, signer=Signer(KEY_A, subject, revision)).pack()
+            assert cases.seek(proof, 50, 0, trust) == ["inside", ["40", "10"], kind == FINAL]
+            for document in _changes(json.loads(proof)):
+                assert isinstance(cases.seek(independent.canonical(document), 50, 0, trust), str)
     cases.check(page)
 
 
@@ -261,7 +275,7 @@ def test_leaves_increase(page: Page) -> None:
     """A document has one form only, though the root does not depend on the order."""
     cases = Cases()
     proof = _whole([_token(0, 0, 40, flags=KEY | LAST), _token(0, 0, 40, flags=KEY | LAST, track=1)])
-    assert cases.seek(proof.pack(), 3) == ["inside", ["0", "0"]]
+    assert cases.seek(proof.pack(), 3) == ["inside", ["0", "0"], True]
     for leaves in ((1, 0), (0, 0), (1, 1)):
         tokens = tuple(proof.tokens[leaf] for leaf in leaves)
         assert cases.seek(dataclasses.replace(proof, leaves=leaves, tokens=tokens).pack(), 3) == "seal"
@@ -274,7 +288,7 @@ def test_half_of_another_tree(page: Page) -> None:
     whole, hashes = _whole(tokens), [leaf_hash(one.pack()) for one in tokens]
     pair = inclusion_root({0: hashes[2], 1: hashes[3]}, 2, [])
     good = dataclasses.replace(whole, leaves=(1,), tokens=(tokens[1],), path=(hashes[0], pair))
-    assert cases.seek(good.pack(), 50) == ["inside", ["40", "10"]]
+    assert cases.seek(good.pack(), 50) == ["inside", ["40", "10"], True]
     for change in (
         {"path": (hashes[0], hashes[2])},
         {"blocks": 3},
@@ -355,6 +369,7 @@ def test_documents_are_strict(page: Page) -> None:  # H4MK 22.5
         {"blocks": 2**26},
         {"blocks": "3"},
         {"duration": str(2**53)},
+        {"meta": "00" * 32},
         {"duration": None},
         {"format": 1},
         {"format": "h4mk proof 2"},

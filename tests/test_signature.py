@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import struct
+from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,9 +21,12 @@ from harmony4.crypto import (
     StorageError,
     UsageError,
 )
+from harmony4.crypto.digest import crc32
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import BytesSource, FileSource, H4MKBuilder, H4MKReader, TrackInfo, recover, target, verify
-from harmony4.h4mk import signing as signing_module
+from harmony4.h4mk.layout import chunk_header, head_bytes
+from harmony4.h4mk.proof import verify_seek
+from harmony4.h4mk.prove import prove_seek
 from harmony4.h4mk.signature import CHECKPOINT, FINAL, Signature, Signer, final_signatures, subject_hash
 from harmony4.h4mk.signing import sign_container, sign_file
 from harmony4.h4mk.trust import SignatureAudit, Trust, TrustedKey
@@ -355,11 +359,34 @@ def test_what_is_not_signed(plain, tmp_path):
     assert [one.name for one in tmp_path.iterdir()] == ["a.h4mk"]
 
 
-def test_too_many_signatures(plain, monkeypatch):
-    monkeypatch.setattr(signing_module, "MOST_SIGNS", 1)
-    sign_file(plain, EXAMPLE)
-    with pytest.raises(UsageError, match="too many"):
-        sign_file(plain, Signer(OTHER))
+def test_too_many_signatures(plain):  # H4MK 13.4, 24.1
+    keys = [SigningKey.from_number(number) for number in range(100, 117)]
+    for key in keys[:-1]:
+        report = sign_file(plain, Signer(key))
+    assert report.signatures == 16
+    before = plain.read_bytes()
+    with pytest.raises(UsageError, match="as many signatures as it may"):
+        sign_file(plain, Signer(keys[-1]))
+    assert plain.read_bytes() == before
+    # Each of them is of use.
+    with H4MKReader(plain) as reader:
+        proof = prove_seek(reader, 0).pack()
+    for key in keys[:-1]:
+        assert verify_seek(proof, 0, 0, Trust((key.public,))).token
+    # One that another writer added is read, and can be trusted.
+    more = with_signature(before, Signer(keys[-1]))
+    assert verify(more, trust=Trust((keys[-1].public,))).ok
+
+
+def with_signature(data, signer):
+    """The container with one more signature, whatever it has."""
+    with H4MKReader(data) as reader:
+        tail, trak, meta = reader.tail, reader.trak.pack(), reader.meta.pack()
+    payload = signer(FINAL, head_bytes(tail.blocks, tail.duration, tail.root, trak, meta))
+    chunk = chunk_header(b"SIGN", len(payload), crc32(payload)) + payload
+    end = tail.length - 12 - len(tail.pack())
+    new = replace(tail, length=tail.length + len(chunk), signs=tail.signs + 1).pack()
+    return data[:end] + chunk + chunk_header(b"TAIL", len(new), crc32(new)) + new
 
 
 def test_a_file_that_changes_is_not_replaced(plain):
@@ -372,6 +399,38 @@ def test_a_file_that_changes_is_not_replaced(plain):
     with pytest.raises(SourceChangedError):
         sign_file(plain, meddling)
     assert plain.read_bytes().endswith(b"more") and [one.name for one in plain.parent.iterdir()] == ["a.h4mk"]
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_that_takes_its_place_is_not_lost(plain, there):
+    other = made(None, payload=b"%d-%d")
+
+    def meddling(kind, head):
+        if there:
+            new = plain.with_name("new")
+            new.write_bytes(other)
+            os.utime(new, ns=(plain.stat().st_atime_ns, plain.stat().st_mtime_ns))
+            new.replace(plain)
+        else:
+            plain.unlink()
+        return EXAMPLE(kind, head)
+
+    with pytest.raises(SourceChangedError, match="another file took"):
+        sign_file(plain, meddling)
+    assert (plain.read_bytes() == other) if there else not plain.exists()
+    assert len(list(plain.parent.iterdir())) == there
+
+
+def test_two_who_sign_at_the_same_time(plain):
+    """One is refused while the other is at it; nobody's signature is lost."""
+
+    def meddling(kind, head):
+        with pytest.raises(StorageError, match="by someone else"):
+            sign_file(plain, Signer(OTHER))
+        return EXAMPLE(kind, head)
+
+    assert sign_file(plain, meddling).signatures == 1
+    assert sign_file(plain, Signer(OTHER)).signatures == 2
 
 
 def test_a_container_that_is_exchanged_meanwhile():

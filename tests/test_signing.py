@@ -1,5 +1,7 @@
 """ECDSA P-256: known answers, Wycheproof, and keys as others write them (H4MK 13.3)."""
 
+import base64
+import contextlib
 import json
 import pickle
 import subprocess
@@ -22,6 +24,7 @@ from harmony4.crypto.signing import (
     read_certificates,
     read_public_keys,
 )
+from harmony4.crypto.timestamp import read_authorities
 from needs import needs_openssl
 
 # RFC 6979, A.2.5: the key, and what SHA-256 signatures of two messages are.
@@ -285,3 +288,39 @@ def test_chains():  # H4MK 13.1
             check_certificates(chain, name, at)
     with pytest.raises(SealError, match="another key"):
         check_certificates([leaf], bytes(32))
+
+
+def mutations(data):
+    """Each byte replaced by some others, and the beginnings."""
+    for at in range(len(data)):
+        for value in {0, 1, 9, 0x30, 0x80, 0xFF, data[at] ^ 1, data[at] ^ 0x40} - {data[at]}:
+            yield data[:at] + bytes([value]) + data[at + 1 :]
+        yield data[:at]
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_certificates_that_are_spoilt():
+    """Thousands of them: each is taken or refused, and nothing else happens."""
+    root, ours = ec.generate_private_key(ec.SECP256R1()), ec.derive_private_key(SECRET, ec.SECP256R1())
+    leaf = certificate("signer", ours.public_key(), "root", root)
+    top = certificate("root", root.public_key(), "root", root)
+    version = leaf.index(bytes.fromhex("a003020102")) + 4
+    with pytest.raises(SealError, match="no chain"):
+        check_certificates([leaf[:version] + b"\x09" + leaf[version + 1 :]], KEY.public.fingerprint)
+    refused = tried = 0
+    for spoilt in mutations(leaf):
+        wrapped = b"-----BEGIN CERTIFICATE-----\n%s\n-----END CERTIFICATE-----\n" % base64.b64encode(spoilt)
+        for act in (
+            lambda spoilt=spoilt: check_certificates([spoilt, top], KEY.public.fingerprint),
+            lambda wrapped=wrapped: read_certificates(wrapped),
+            lambda wrapped=wrapped: read_authorities(wrapped),
+        ):
+            tried += 1
+            try:
+                act()
+            except (SealError, UsageError):
+                refused += 1
+    assert tried > 5000 and refused > tried // 3
+    for spoilt in mutations(top):
+        with contextlib.suppress(SealError):
+            check_certificates([leaf, spoilt], KEY.public.fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import subprocess
@@ -243,6 +244,60 @@ def test_each_bit_of_a_token(authority: Authority) -> None:
         assert (found.imprint, found.time) == (stamp.imprint, stamp.time)
         free += 1
     assert free < 40
+
+
+def tlv(data: bytes, at: int = 0) -> tuple[int, int, int]:
+    """Tag, and where the contents of a DER value begin and end."""
+    size, start = data[at + 1], at + 2
+    if size & 0x80:
+        start += size & 0x7F
+        size = int.from_bytes(data[at + 2 : start], "big")
+    return data[at], start, start + size
+
+
+def children(data: bytes) -> list[bytes]:
+    """The values in one."""
+    _, at, end = tlv(data)
+    found = []
+    while at < end:
+        stop = tlv(data, at)[2]
+        found.append(data[at:stop])
+        at = stop
+    return found
+
+
+def joined(tag: int, parts: list[bytes]) -> bytes:
+    """A DER value of others."""
+    body = b"".join(parts)
+    length = len(body).to_bytes((len(body).bit_length() + 7) // 8 or 1, "big")
+    return bytes([tag, *([0x80 | len(length)] if len(body) > 127 else []), *length]) + body
+
+
+def with_certificates(token: bytes, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
+    """A token with other certificates in it; they are not signed."""
+    kind, content = children(token)
+    signed = children(children(content)[0])
+    signed = [joined(0xA0, change(children(one))) if one[0] == 0xA0 else one for one in signed]
+    return joined(0x30, [kind, joined(0xA0, [joined(0x30, signed)])])
+
+
+def version_9(certificate: bytes) -> bytes:
+    at = certificate.index(bytes.fromhex("a003020102")) + 4
+    return certificate[:at] + b"\x09" + certificate[at + 1 :]
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_certificates_that_are_spoilt(authority: Authority, signed: Path) -> None:
+    stamp = TimeStamp.parse(authority.stamp(sign_of(signed, 0)[:144]))
+    stamp_file(signed, stamp)
+    token = with_certificates(stamp.token, lambda known: sorted([*known, version_9(known[0])]))
+    data = rewritten(signed, lambda _: token)
+    assert [type(one) for one in verify(data, trust=trust(authority)).problems] == [SealError]
+    for at in range(0, len(stamp.token), 3):
+        for value in {0, 3, 9, 0x30, 0x80, 0xFF} - {stamp.token[at]}:
+            with contextlib.suppress(FormatError, SealError):
+                spoilt = stamp.token[:at] + bytes([value]) + stamp.token[at + 1 :]
+                TimeStamp.parse(spoilt).check(roots(authority))  # type: ignore[arg-type]
 
 
 def rewritten(path: Path, change: Callable[[bytes], bytes]) -> bytes:

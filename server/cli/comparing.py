@@ -87,7 +87,8 @@ def _verdict(found: Diff) -> str:
         return f"A and B have the same {format_count(found.common, 'block')}; what is around them differs"
     tracks = "" if found.same_tracks else "; the tracks are described differently (TRAK)"
     if found.continues:
-        end = "" if found.common == found.blocks[0] else f" (A ends its first track at block {found.ends})"
+        at_end = found.common == found.ends < found.blocks[0]
+        end = f" (A ends its first track at block {found.ends})" if at_end else ""
         return f"B continues A: {common}{end}"
     return f"A and B part: {common}{tracks}"
 

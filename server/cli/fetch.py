@@ -9,7 +9,16 @@ from typing import Annotated, Final
 import typer
 
 from harmony4.crypto.errors import FormatError, UsageError
-from harmony4.server.cli.keys import Head, Revision, Revoked, Subject, Trusted, accepted_facts, make_trust
+from harmony4.server.cli.keys import (
+    Head,
+    Revision,
+    Revoked,
+    Subject,
+    Trusted,
+    accepted_facts,
+    make_trust,
+    read_file,
+)
 from harmony4.server.cli.options import EPILOG, Json, Output, Quiet, flag, prose
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
@@ -47,6 +56,15 @@ def fetch_command(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", metavar="N", min=1, max=64, help="Requests at the same time.")
     ] = 4,
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="A file with the token that the server asks for; without it, the variable HARMONY4_TOKEN.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -69,7 +87,7 @@ def fetch_command(
     path = Path(os.path.realpath(output))
     try:
         with Meter("fetching", quiet=quiet) as meter:
-            found = bring(url, path, wanted, jobs=jobs, progress=meter)
+            found = bring(url, path, wanted, jobs=jobs, progress=meter, token=_token(token_file))
     except FormatError as error:
         say(f"error: {plain(error)}", to_stderr=True)
         raise typer.Exit(LOST) from None
@@ -95,3 +113,13 @@ def fetch_command(
         if head is None and subject is None:
             lines.append("note: any container by this key passes; --head or --subject say which one is meant")
         say(*lines)
+
+
+def _token(path: str | None) -> str | None:
+    """What the server is shown, if anything; no error quotes it. Raises SourceError, UsageError."""
+    if path is None:
+        return os.environ.get("HARMONY4_TOKEN") or None
+    try:
+        return read_file(path, "the token").decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise UsageError("that is no token", where=path) from None

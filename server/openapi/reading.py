@@ -13,6 +13,7 @@ from harmony4.server.openapi.parts import (
     PROOF,
     TIME,
     TIME_HEADERS,
+    TITLES,
     TRACK,
     TRACKS,
     VERSION,
@@ -25,6 +26,7 @@ from harmony4.server.openapi.parts import (
     playlist,
     problems,
     query,
+    request_header,
 )
 from harmony4.server.players.dash import MEDIA_TYPE as DASH
 from harmony4.server.players.hls import MEDIA_TYPE as HLS
@@ -73,12 +75,15 @@ def paths() -> dict[str, Any]:
                     PROOF,
                     MASKED,
                     VERSION,
+                    request_header("If-None-Match"),
+                    request_header("If-Match"),
                 ],
                 {
                     "200": answer(
                         "The keyframe at or before `pts`", "Seek", "Aligned", "Seeks", "Proven", "ManyProven"
                     ),
-                    **problems("400", "404", "410", "413", "500", "503"),
+                    "304": {"description": TITLES["304"]},
+                    **problems("400", "404", "410", "412", "413", "500", "503"),
                 },
             ),
             "post": operation(
@@ -106,10 +111,13 @@ def paths() -> dict[str, Any]:
                         True,
                     ),
                     VERSION,
+                    request_header("If-None-Match"),
+                    request_header("If-Match"),
                 ],
                 {
                     "200": answer("The proof", "Proof"),
-                    **problems("400", "404", "410", "413", "500", "503"),
+                    "304": {"description": TITLES["304"]},
+                    **problems("400", "404", "410", "412", "413", "500", "503"),
                 },
             )
         },
@@ -169,6 +177,19 @@ def paths() -> dict[str, Any]:
         },
         "/health": {
             "get": operation("health", "The process answers", [], {"200": answer("It does", "Status")})
+        },
+        "/metrics": {
+            "get": operation(
+                "metrics",
+                "Numbers of all workers, for Prometheus",
+                [],
+                {
+                    "200": {
+                        "description": "Text of Prometheus, or OpenMetrics for who accepts it",
+                        "content": {"text/plain": {}, "application/openmetrics-text": {}},
+                    }
+                },
+            )
         },
         "/ready": {
             "get": operation(

@@ -9,15 +9,18 @@ from typing import Final
 
 from aiohttp import web
 
+from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk.proof import Proof
 from harmony4.server import facts
+from harmony4.server.errors import Problem
 from harmony4.server.facts import SeekCard
 from harmony4.server.keys import LIBRARY
 from harmony4.server.library import Container
-from harmony4.server.query import asked_track, cache_control, container_name, natural
+from harmony4.server.query import REVALIDATE, asked_track, cache_control, container_name, natural
+from harmony4.server.reading.ranges import Representation, decide
 
-__all__ = ["asked_proof", "get_proof", "proven_seek", "routes"]
+__all__ = ["asked_proof", "get_proof", "proof_answer", "proven_seek", "routes"]
 
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,19})-([0-9]{0,19})", re.ASCII)
 
@@ -41,16 +44,28 @@ async def get_proof(request: web.Request) -> web.Response:
     start, stop = _range(request)
     with await request.app[LIBRARY].open(name) as container:
         track = asked_track(request, container.reader)
-        cache = cache_control(request, container.reader.etag(track))
+        cache_control(request, container.reader.etag(track))
 
         def find() -> bytes:
             # Without an end: to that of the stream, or what shows that it ends before.
             end = max(container.reader.stream_size(track), start + 1) if stop is None else stop
             return container.prover().range(start, end, track).pack()
 
-        data = await asyncio.to_thread(find)
-        headers = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": cache}
-        return web.Response(body=data, headers=headers)
+        return proof_answer(request, await asyncio.to_thread(find))
+
+
+def proof_answer(request: web.Request, data: bytes) -> web.Response:
+    """A proof as it is sent, or 304. Whatever `v` says it is asked for again each time: a container that is
+    signed once more is the same container, and its proofs are other ones. Raises Problem (412).
+    """
+    tag = sha256(data).hex()
+    decision = decide("HEAD", request.headers, Representation(len(data), tag))
+    if decision.status == 412:
+        raise Problem("precondition", "the proof is another one by now")
+    headers = {"Cache-Control": REVALIDATE, "ETag": f'"{tag}"'}
+    if decision.status == 304:
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=data, headers=headers | {"Content-Type": "application/json; charset=utf-8"})
 
 
 def _range(request: web.Request) -> tuple[int, int | None]:

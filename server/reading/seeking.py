@@ -29,7 +29,7 @@ from harmony4.server.query import (
     natural,
 )
 from harmony4.server.reading.express import offer_seek
-from harmony4.server.reading.proving import asked_proof, proven_seek
+from harmony4.server.reading.proving import asked_proof, proof_answer, proven_seek
 
 __all__ = ["MAX_TARGETS", "get_seek", "parse_targets", "post_seek", "routes"]
 
@@ -210,14 +210,15 @@ async def _proven(
     if request.query.get("track") == _ALL:
         raise UsageError("a proof is of one track", expected="track=0, 1, …")
     track = asked_track(request, container.reader)
-    cache = _cache(request, container, track)
+    _cache(request, container, track)
     own, unmasked = _addressing(request), shows_unmasked(request, container)
 
     def find() -> str:
         card = own(container.card(track, unmasked=unmasked))
         return proven_seek(container, track, targets, card, many=many)
 
-    return json_text(await asyncio.to_thread(find), "no-store" if request.method == "POST" else cache)
+    text = await asyncio.to_thread(find)
+    return json_text(text, "no-store") if request.method == "POST" else proof_answer(request, text.encode())
 
 
 def _one(reader: H4MKReader, targets: list[int], card: SeekCard) -> str:
