@@ -1,5 +1,5 @@
 # HarmonyØ4. `make demo` shows it, `make test` checks it; both set everything up first, in .venv.
-# Needed: Python >= 3.11 with its venv module, make, git, and a package source that pip can reach.
+# Needed: Python >= 3.11 with its venv module, make, git, and a package source that pip can reach (for one test npm, too).
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help

@@ -23,6 +23,7 @@ from harmony4.crypto.errors import (
 from harmony4.crypto.kdf import hkdf, hkdf_expand, hkdf_extract
 from harmony4.crypto.mask import FileKey, MaskSpec, MasterKey, xor_mask, xor_mask_into
 from harmony4.crypto.merkle import EMPTY_ROOT, MerkleTree, leaf_hash, node_hash
+from harmony4.crypto.passphrase import Stretch, lock_key, unlock_key
 from harmony4.crypto.token import (
     DEFAULT_BLOCK,
     HEADER,
@@ -66,6 +67,7 @@ __all__ = [
     "SourceChangedError",
     "SourceError",
     "StorageError",
+    "Stretch",
     "TokenRecord",
     "TokenSequencer",
     "TruncatedError",
@@ -76,8 +78,10 @@ __all__ = [
     "hkdf_expand",
     "hkdf_extract",
     "leaf_hash",
+    "lock_key",
     "node_hash",
     "sha256",
+    "unlock_key",
     "xor_mask",
     "xor_mask_into",
 ]

@@ -18,7 +18,6 @@ from harmony4.crypto.digest import Buffer
 from harmony4.crypto.errors import KeyRefusedError, LimitError, UsageError
 from harmony4.crypto.kdf import hkdf, hkdf_expand
 from harmony4.crypto.mac import equal, mac
-from harmony4.crypto.token import MAX_VALUE
 
 __all__ = [
     "KEY_SIZE",
@@ -50,7 +49,7 @@ def xor_mask_into(data: Buffer, out: Buffer, key: bytes, offset: int = 0) -> Non
     used for this block alone (AES-256-CTR, NIST SP 800-38A; the counter begins at 0 and is big-endian).
     Raises UsageError.
     """
-    if len(key) != KEY_SIZE or not 0 <= offset <= MAX_VALUE or len(out) != len(data):
+    if len(key) != KEY_SIZE or not 0 <= offset < _AES << 128 or len(out) != len(data):
         raise UsageError("not a block key, a place in a block and room for the result")
     stream = Cipher(algorithms.AES(key), modes.CTR((offset // _AES).to_bytes(_AES))).encryptor()
     stream.update(bytes(offset % _AES))

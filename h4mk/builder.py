@@ -39,6 +39,7 @@ from harmony4.h4mk.layout import (
     head_bytes,
 )
 from harmony4.h4mk.masking import KeptMask, Masker, Masking
+from harmony4.h4mk.signature import CHECKPOINT, FINAL, SignPayload
 from harmony4.h4mk.tables import Tables
 from harmony4.h4mk.target import AtomicFile, Writable, write_all
 
@@ -78,6 +79,8 @@ class H4MKBuilder:
         spill: str | None = None,
         streams: Sequence[bytes] | None = None,
         masking: Masking | KeptMask | None = None,
+        signer: SignPayload | None = None,
+        sign_every: int = 0,
     ) -> None:
         """Begin a container on `out` (anything with `write`).
 
@@ -85,6 +88,7 @@ class H4MKBuilder:
         holes go into META.lost. `spill`: folder for large tables, default the system's. `streams`: the
         SHA-256 of each track's stream, which is not computed then: for those who check the whole (`finish`).
         `masking`: blocks come plain and are masked here, or they are masked already (KeptMask).
+        `signer`: makes the final signature, and a checkpoint after every `sign_every` blocks (0: none).
         Raises UsageError, LimitError, JSONError or CriticalError for impossible facts, StorageError.
         """
         if not 1 <= block <= MAX_BLOCK:
@@ -95,6 +99,9 @@ class H4MKBuilder:
             raise UsageError("masked tracks need their mask")
         if streams is not None and len(streams) != len(tracks):
             raise UsageError("a digest for each track", expected=len(tracks), found=len(streams))
+        if sign_every < 0 or (sign_every and signer is None):
+            raise UsageError("checkpoints need a signer, and a number of blocks from one to the next")
+        self._signer, self._sign_every = signer, sign_every
         self._out = out
         self._file: AtomicFile | None = None
         plain = Trak(tuple(tracks), origin, block, order, rule)
@@ -144,6 +151,8 @@ class H4MKBuilder:
         streams: Sequence[bytes] | None = None,
         ahead: bool = False,
         masking: Masking | KeptMask | None = None,
+        signer: SignPayload | None = None,
+        sign_every: int = 0,
     ) -> H4MKBuilder:
         """A builder for a file that appears under `path` complete or not at all; `ahead`: see AtomicFile."""
         file = AtomicFile(path, ahead=ahead)
@@ -160,6 +169,8 @@ class H4MKBuilder:
                 spill=str(file.path.parent),
                 streams=streams,
                 masking=masking,
+                signer=signer,
+                sign_every=sign_every,
             )
         except BaseException:
             file.abort()
@@ -177,10 +188,20 @@ class H4MKBuilder:
         order: str = "end",
         title: str | None = None,
         masking: Masking | KeptMask | None = None,
+        signer: SignPayload | None = None,
+        sign_every: int = 0,
     ) -> H4MKBuilder:
         """A builder whose bytes come from `getvalue()` after `finish`."""
         return cls(
-            io.BytesIO(), tracks, origin=origin, block=block, order=order, title=title, masking=masking
+            io.BytesIO(),
+            tracks,
+            origin=origin,
+            block=block,
+            order=order,
+            title=title,
+            masking=masking,
+            signer=signer,
+            sign_every=sign_every,
         )
 
     def getvalue(self) -> bytes:
@@ -358,7 +379,8 @@ class H4MKBuilder:
         )
         meta_bytes = meta.pack()
         root = self._tables.tree.root()
-        head = sha256(head_bytes(meta.blocks, meta.duration, root, self._trak_bytes, meta_bytes))
+        whole = head_bytes(meta.blocks, meta.duration, root, self._trak_bytes, meta_bytes)
+        head = sha256(whole)
         if expected is not None and head != expected:
             raise SealError("another container has come out", expected=expected.hex(), found=head.hex())
         at_meta = self._chunk(b"META", meta_bytes)
@@ -370,6 +392,8 @@ class H4MKBuilder:
                 "another container has come out", expected=(expected_veri or b"").hex(), found=veri.hex()
             )
         at_veri = self._chunk(b"VERI", veri)
+        if self._signer is not None:
+            self._chunk(b"SIGN", self._signer(FINAL, whole))
         tail = Tail(
             length=self._length + TAIL_CHUNK,
             index=index,
@@ -379,7 +403,7 @@ class H4MKBuilder:
             blocks=meta.blocks,
             duration=meta.duration,
             tracks=len(self._trak.tracks),
-            signs=0,
+            signs=int(self._signer is not None),
             root=root,
             head=head,
         )
@@ -412,6 +436,10 @@ class H4MKBuilder:
         self._tables.add(token, packed, position)
         if self._known is None:
             self._stream_lane.put(self._streams[token.track].update, payload)
+        if self._signer is not None and self._sign_every and self._sequence.leaf % self._sign_every == 0:
+            blocks, duration, root = self._sequence.leaf, self._sequence.duration, self._tables.tree.root()
+            head = head_bytes(blocks, duration, root, self._trak_bytes, None)
+            self._chunk(b"SIGN", self._signer(CHECKPOINT, head))
 
     def _table(self, tag: bytes, pieces: Callable[[], Iterator[bytes]]) -> int:
         """Write a chunk whose payload comes in pieces, twice the same; returns its file offset."""

@@ -35,6 +35,7 @@ from harmony4.h4mk.rewrite import (
     rewritable,
     stored_blocks,
 )
+from harmony4.h4mk.signature import SignPayload
 from harmony4.h4mk.target import Writable
 
 __all__ = ["PART", "ContainerInput", "Input", "Part", "bundle", "parts", "split"]
@@ -205,11 +206,14 @@ def bundle(
     title: str | None = None,
     masking: Masking | None = None,
     progress: Progress | None = None,
+    signer: SignPayload | None = None,
+    sign_every: int = 0,
 ) -> Seal:
     """Write one container with all tracks of the inputs, in their order; each keeps its own beginning at 0.
 
-    A path appears complete or not at all. `masking`: for inputs that are no containers, whose parts would
-    tell what is masked. Raises UsageError, and what reading and H4MKBuilder raise.
+    `masking`: for inputs that are no containers, whose parts would tell what is masked. `signer` and
+    `sign_every` are H4MKBuilder's. A path appears complete or not at all. Raises UsageError, and what reading
+    and H4MKBuilder raise.
     """
     if not inputs:
         raise UsageError("a bundle needs at least one source")
@@ -227,6 +231,7 @@ def bundle(
         for hole in one.lost()
     ]
     options: dict[str, Any] = {"origin": origin, "block": block, "title": title, "masking": masking}
+    options |= {"signer": signer, "sign_every": sign_every}
     with builder_on(out, tracks, gaps=bool(lost), **options) as builder:
         streams = [
             _renumbered(_stored(one, number), first + number)

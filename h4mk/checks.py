@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from operator import itemgetter
 from types import TracebackType
 from typing import Any
@@ -22,15 +22,19 @@ from harmony4.crypto.errors import (
     OrderError,
     SealError,
 )
+from harmony4.crypto.mask import MasterKey
 from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import ChunkEnd, ChunkInfo, Event, Header
 from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak, steps_fit
 from harmony4.h4mk.layout import MOST_ANCILLARY, Tail, chunk_header, head_bytes, is_critical
-from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_keys, check_sign
+from harmony4.h4mk.seals import CHECKPOINT, FINAL
 from harmony4.h4mk.seek import SeekTable
 from harmony4.h4mk.sequence import Sequence, check_payload
+from harmony4.h4mk.signature import Signature
 from harmony4.h4mk.tables import Tables
+from harmony4.h4mk.tags import Tags
+from harmony4.h4mk.trust import SignatureAudit, Trust
 
 __all__ = ["Checker"]
 
@@ -59,9 +63,12 @@ class _Body:
 class Checker:
     """Takes the events of one ChunkStream. A context manager: leaving it ends its threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, masters: Iterable[MasterKey] = (), trust: Trust | None = None) -> None:
+        """`masters`: with one that opens a masked container, the tags of its blocks are checked as well."""
+        self.tags = Tags(masters)
         self.head: bytes | None = None
         """As recomputed."""
+        self.seals = SignatureAudit(trust) if trust is not None else None
         self.chunks = 0
         self.signatures = 0
         """SIGN chunks."""
@@ -115,6 +122,11 @@ class Checker:
         """Root of the tree over these blocks."""
         return self._body.tables.tree.root() if self._body else None
 
+    @property
+    def masked(self) -> bool:
+        """Whether TRAK says that something is masked."""
+        return self._body is not None and self._body.trak.mask is not None
+
     def problem(self, error: HarmonyError) -> None:
         """Note what is wrong with the current chunk or behind it."""
         if len(self._problems) < _MOST:
@@ -123,6 +135,17 @@ class Checker:
     def incomplete(self, error: HarmonyError) -> None:
         """Note that the last chunk is missing, unless something that was noted already says why."""
         if not self._problems:
+            self.problem(error)
+
+    def require(self) -> None:
+        """Note that what is to be trusted has not shown itself in a file that is whole (H4MK 19, V22)."""
+        # One of the original implementation has no signatures, and is not what somebody pinned either.
+        if self.seals is None or not (self._original or self._tail):
+            return
+        try:
+            self.seals.require(self.head)
+        except SealError as error:
+            error.where = self._info.offset
             self.problem(error)
 
     def conclude(self) -> tuple[HarmonyError, ...]:
@@ -244,15 +267,19 @@ class Checker:
             self._token = TokenRecord.unpack(data)
             if not body.broken:
                 body.sequence.accept(self._token)
+            try:
+                self.tags.check(self._token, data)
+            except SealError as error:  # which says nothing against the sequence
+                self.problem(error)
         elif info.tag in ("CORE", "SAFE"):
             self._check_block(info, body)
         elif info.tag in _DERIVED:
             if self._expected is not None and not self._expected.equal():
                 raise SealError(f"{info.tag} is not what the blocks give", where=info.offset)
         elif info.tag == "KEYS":
-            check_keys(data)
+            self.tags.open(data, body.trak)
         elif info.tag == "SIGN":
-            check_sign(data, FINAL if self._sealed else CHECKPOINT)
+            self._check_sign(Signature.unpack(data, FINAL if self._sealed else CHECKPOINT), body)
         elif info.tag == "META":
             self._check_meta(data, body)
         elif info.tag == "VERI":
@@ -277,6 +304,14 @@ class Checker:
                 self._damaged.append((info.offset, error))
 
         self._block_lane.put(compare, b"")
+
+    def _check_sign(self, signature: Signature, body: _Body) -> None:
+        # Where the blocks or META are unsound there is no HEAD to check with; that is a problem already.
+        if self.seals is None or body.broken or (self._sealed and self._meta_bytes is None):
+            return
+        blocks, duration = body.sequence.leaf, body.sequence.duration
+        root, meta = body.tables.tree.root(), self._meta_bytes if self._sealed else None
+        self.seals.take(signature, blocks, head_bytes(blocks, duration, root, body.trak_bytes, meta))
 
     def _check_meta(self, data: bytes, body: _Body) -> None:
         meta = Meta.unpack(data)

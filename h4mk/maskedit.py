@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from harmony4.crypto.digest import Buffer, sha256
 from harmony4.crypto.errors import UsageError
@@ -16,7 +17,8 @@ from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Meta, Trak
 from harmony4.h4mk.masking import Masking, Plain, shown_history
 from harmony4.h4mk.reader import H4MKReader
-from harmony4.h4mk.rewrite import PART, Progress, Target, builder_on, file_order, lost_tracks
+from harmony4.h4mk.rewrite import PART, Progress, Target, builder_on, file_order, in_order, lost_tracks
+from harmony4.h4mk.signature import SignPayload
 from harmony4.h4mk.unmasked import Unmasked
 
 __all__ = ["MaskReport", "mask_container", "unmask_container"]
@@ -39,10 +41,16 @@ class MaskReport:
 
 
 def mask_container(
-    reader: H4MKReader, out: Target, spec: MaskSpec, *, progress: Progress | None = None
+    reader: H4MKReader,
+    out: Target,
+    spec: MaskSpec,
+    *,
+    progress: Progress | None = None,
+    signer: SignPayload | None = None,
+    sign_every: int = 0,
 ) -> MaskReport:
     """Write the container with all its tracks masked; the same content, options and first key give the same
-    bytes, unless `spec` is random.
+    bytes, unless `spec` is random. `signer` and `sign_every` are H4MKBuilder's.
 
     Raises UsageError for one that is not sealed or is masked already; ChecksumError, SealError and their kin
     for a damaged one; SourceChangedError, StorageError.
@@ -58,11 +66,13 @@ def mask_container(
     plain = _plain_of(reader, trak, None if parts else reader.head)
     masking = Masking.of(spec, plain, tracks=range(count) if copies else None)
     gone = lost_tracks(meta.lost)
-    with _builder(out, trak, meta, masking=masking) as builder:
+    with _builder(out, trak, meta, masking=masking, signer=signer, sign_every=sign_every) as builder:
         blocks = _in_order(reader, partial(_stored, reader), range(count), copies)
         _add(builder, blocks, progress, sum(one.bytes for one in reader.tracks) * (2 if copies else 1))
         seal = builder.finish(
-            steps=(*meta.steps, *(replace(one, track=one.track + count) for one in meta.steps if copies)),
+            steps=in_order(
+                (*meta.steps, *(replace(one, track=one.track + count) for one in meta.steps if copies))
+            ),
             history=meta.history,
             ancillary=kept,
             structure_only=meta.structure_only,
@@ -122,7 +132,7 @@ def _sealed(reader: H4MKReader, done: str) -> Meta:
     return reader.meta
 
 
-def _builder(out: Target, trak: Trak, meta: Meta, masking: Masking | None = None) -> H4MKBuilder:
+def _builder(out: Target, trak: Trak, meta: Meta, **more: Any) -> H4MKBuilder:
     return builder_on(
         out,
         trak.tracks,
@@ -132,7 +142,7 @@ def _builder(out: Target, trak: Trak, meta: Meta, masking: Masking | None = None
         rule=trak.rule,
         title=meta.title,
         gaps=bool(meta.lost),
-        masking=masking,
+        **more,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Final, Self
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import NotFoundError, SealError
 from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
-from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, KEYS_SIZE, ChunkInfo
+from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, KEYS_SIZE, ChunkInfo, Tail
 from harmony4.h4mk.opening import open_container
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
 from harmony4.h4mk.tokenrows import BEFORE
@@ -53,6 +53,7 @@ class OpenFile:
         self.size: int = self._source.size()
         self.trak: Trak = opened.trak
         self.meta: Meta | None = opened.meta
+        self.tail: Tail | None = opened.tail
         self.original_meta: dict[str, object] | None = opened.original_meta
         self.head: bytes | None = opened.tail.head if opened.tail else None
         self.root: bytes | None = opened.tail.root if opened.tail else None

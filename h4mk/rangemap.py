@@ -14,7 +14,7 @@ from harmony4.h4mk.seek import CopiedTable, Table
 
 __all__ = ["FlatMap", "KeyMap", "RangeMap"]
 
-_PTS, _OFFSET, _POSITION = 0, 8, 16
+_PTS, _OFFSET, _POSITION, _LEAF = 0, 8, 16, 24
 _END = np.dtype({"names": ["size", "zero"], "formats": [">u4", ">u2"], "offsets": [32, 38], "itemsize": 40})
 
 
@@ -125,6 +125,10 @@ class RangeMap:
     def at_time(self, pts: int) -> int:
         """The number of the last block whose PTS is ≤ `pts` µs; -1 if there is none."""
         return self._table.find(_PTS, pts)
+
+    def at_leaf(self, leaf: int) -> int:
+        """The number of the last block that stands in the file at or before `leaf`; -1 if there is none."""
+        return self._table.find(_LEAF, leaf)
 
     def flat(self, size: int) -> FlatMap | None:
         """The map as columns, for a file of `size` bytes; None where it is read by pages or is not sound.

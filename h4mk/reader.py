@@ -25,7 +25,7 @@ from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
 from harmony4.h4mk.openfile import OpenFile, TrackState
 from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
 from harmony4.h4mk.seek import Playing, SeekEntry, SeekResult, SeekTable
-from harmony4.h4mk.source import ReadAt, read_exact
+from harmony4.h4mk.source import ReadAt, read_exact, read_into
 from harmony4.h4mk.timerange import TimeRange, find_time_range
 from harmony4.h4mk.tokenrows import BEFORE, TOKEN_DTYPE, read_rows
 
@@ -177,6 +177,11 @@ class H4MKReader(OpenFile):
             raise NotFoundError("no such block", where=f"track {track}", found=index)
         return self._check_entry(row, rmap[row], track)
 
+    def leaf(self, row: int, track: int = 0) -> tuple[int, TokenRecord]:
+        """Leaf number and token of a stored block, by its row in the range map. Raises as `token` does."""
+        entry = self.range_map(track)[row]
+        return entry.leaf, self._check_entry(row, entry, track)
+
     def tokens(self, track: int = 0, start: int = 0) -> Iterator[TokenRecord]:
         """The tokens of a track from index `start` on, read as they are asked for. Raises as `token` does."""
         self._check_tokens()
@@ -321,6 +326,10 @@ class H4MKReader(OpenFile):
     def read_file(self, position: int, size: int) -> bytes:
         """Bytes of the container's own file, as `extents` names them. Raises TruncatedError, SourceError."""
         return read_exact(self._source, position, size)
+
+    def read_file_into(self, position: int, out: memoryview) -> None:
+        """Fill `out`, which is writable, with bytes of the container's own file; raises as `read_file`."""
+        read_into(self._source, position, out)
 
     def read_checked(self, start: int, length: int, track: int = 0) -> Iterator[memoryview]:
         """The pieces of a byte range, out of blocks that are read whole and checked as `blocks` does.

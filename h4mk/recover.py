@@ -6,15 +6,16 @@ It never invents, joins or changes a block.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
 
 from harmony4.crypto.digest import crc32, sha256
-from harmony4.crypto.errors import FormatError, LimitError, TruncatedError, UsageError
+from harmony4.crypto.errors import FormatError, KeyRefusedError, LimitError, TruncatedError, UsageError
 from harmony4.crypto.token import MASKED, MAX_BLOCK, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, TrackInfo, Trak, steps_fit
+from harmony4.h4mk.keyslots import pack_slots, read_keys
 from harmony4.h4mk.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
@@ -24,6 +25,7 @@ from harmony4.h4mk.layout import (
     known,
     parse_header,
 )
+from harmony4.h4mk.masking import KeptMask
 from harmony4.h4mk.opening import read_directory
 from harmony4.h4mk.source import ReadAt, open_source
 from harmony4.h4mk.target import Writable
@@ -67,7 +69,8 @@ def recover(
     """Copy every complete block of `source` into a new container at `out` (a path: atomically).
 
     `progress` is called with the file offset reached. Raises FormatError where the source is no container
-    of this specification at all, SourceError, StorageError.
+    of this specification at all, KeyRefusedError where all of it is masked and KEYS is lost, SourceError,
+    StorageError.
     """
     opened, owned = open_source(source)
     try:
@@ -85,11 +88,13 @@ def _recover(
     rebuilt = trak is None
     if trak is None:
         trak = _generic_trak(source)
-    if any(track.masked for track in trak.tracks):
-        raise UsageError("masked containers cannot be recovered yet")
+    masking = _kept_mask(source, trak)
+    if masking is None:
+        trak = _unmasked(trak)
     directory = read_directory(source)
     meta, head = directory or (None, None)
-    history = meta.history if meta else ()
+    # Where META is lost, TRAK still says that it was masked, and unmasking asks the history.
+    history = meta.history if meta else (HistoryEntry("mask", {}, ()),) if masking else ()
     inputs = ({"head": head.hex()},) if head else ()
     args: dict[str, str | int | bool] = {"trak": "rebuilt"} if rebuilt else {}
     found = _Found(source)
@@ -102,6 +107,7 @@ def _recover(
         rule=trak.rule,
         title=meta.title if meta else None,
         gaps=True,
+        masking=masking,
     ) as builder:
         kept = left_out = 0
         seen = set()
@@ -156,9 +162,30 @@ def _read_trak(source: ReadAt) -> Trak | None:
         return None
 
 
+def _kept_mask(source: ReadAt, trak: Trak) -> KeptMask | None:
+    """The mask that the blocks have; None where there is none, or no key could open it any more."""
+    if trak.mask is None:
+        return None
+    try:
+        return KeptMask(trak.mask, pack_slots(read_keys(source, len(trak.pack()))))
+    except (FormatError, LimitError) as error:
+        if all(track.masked for track in trak.tracks):
+            raise KeyRefusedError(
+                "KEYS is damaged: no key could open what is left", where=error.where
+            ) from None
+        return None
+
+
+def _unmasked(trak: Trak) -> Trak:
+    """TRAK without its mask: blocks that are masked do not fit any more, and their tracks are empty."""
+    return replace(trak, mask=None, tracks=tuple(replace(track, masked=False) for track in trak.tracks))
+
+
 def _generic_trak(source: ReadAt) -> Trak:
-    numbers = {token.track for token, _, _ in _Found(source).blocks() if not token.flags & MASKED}
-    tracks = {number for number in numbers if number < _GENERIC_TRACKS}
+    found = {(token.track, token.flags & MASKED) for token, _, _ in _Found(source).blocks()}
+    tracks = {number for number, masked in found if number < _GENERIC_TRACKS and not masked}
+    if found and not tracks:
+        raise TruncatedError("TRAK is damaged, and masked blocks say nothing without it", where=HEADER_SIZE)
     if not tracks:
         raise TruncatedError("neither TRAK nor a complete block is left", where=HEADER_SIZE)
     return Trak(tuple(TrackInfo() for _ in range(max(tracks) + 1)), 0, MAX_BLOCK, "arrival")

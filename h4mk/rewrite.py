@@ -57,7 +57,9 @@ def rewritable(reader: H4MKReader, done: str, where: str | None = None) -> Meta:
         raise UsageError(f"only a sealed container can be {done}", where=where, found=reader.state)
     if any(track.info.masked for track in reader.tracks):
         raise UsageError(
-            f"a masked container cannot be {done}: its blocks are bound to their numbers", where=where
+            f"a masked container cannot be {done}, as its blocks are bound to their numbers; "
+            "`harmony4 unmask` makes the plain one first",
+            where=where,
         )
     if not reader.is_plain():
         raise UsageError(

@@ -25,6 +25,7 @@ __all__ = [
     "impatient",
     "open_source",
     "read_exact",
+    "read_into",
     "read_places",
 ]
 
@@ -120,6 +121,17 @@ class FileSource:
         except OSError as error:
             raise SourceError(f"cannot read the source: {error.strerror}", where=offset) from error
         return b"".join(pieces)
+
+    def read_into(self, offset: int, out: memoryview) -> None:
+        """Fill `out`. Raises TruncatedError where the file ends before, SourceError on an I/O error."""
+        done = 0
+        try:
+            while done < len(out) and (count := os.preadv(self._fd, [out[done:]], offset + done)):
+                done += count
+        except OSError as error:
+            raise SourceError(f"cannot read the source: {error.strerror}", where=offset) from error
+        if done < len(out):
+            raise TruncatedError("the file ends too early", where=offset + done, expected=offset + len(out))
 
     def read_places(self, offsets: Sequence[int], count: int) -> bytes:
         """`count` bytes from each offset, joined, up to the first place that is not whole.
@@ -220,6 +232,17 @@ def read_exact(source: ReadAt, offset: int, count: int) -> bytes:
     if len(data) != count:
         raise TruncatedError("the file ends too early", where=offset + len(data), expected=offset + count)
     return data
+
+
+def read_into(source: ReadAt, offset: int, out: memoryview) -> None:
+    """Fill `out`, which is writable, from `offset` on; from a file without a copy.
+
+    Raises TruncatedError where the source ends before, SourceError.
+    """
+    if isinstance(source, FileSource) and hasattr(os, "preadv"):
+        source.read_into(offset, out)
+    else:
+        out[:] = read_exact(source, offset, len(out))
 
 
 def read_places(source: ReadAt, offsets: Sequence[int], count: int) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from harmony4.crypto.digest import Buffer
-from harmony4.crypto.errors import StorageError
+from harmony4.crypto.errors import SourceError, StorageError
 
 __all__ = ["AtomicFile", "Writable", "sync_folder", "write_all"]
 
@@ -20,6 +20,9 @@ _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 """What file systems answer that cannot sync a folder (some network and FUSE ones)."""
 
 
+_NO_COPY: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
+"""What systems answer that cannot copy between these two files."""
+_PIECE: Final = 2**20
 _AHEAD: Final = 64 * 2**20
 """Bytes after which a file is synced while it is written on."""
 _sync = getattr(os, "fdatasync", os.fsync)
@@ -85,6 +88,31 @@ class AtomicFile:
             self._unsynced = 0
         return self._file.write(data)
 
+    def keep_mode(self, descriptor: int) -> None:
+        """Give the file the permissions of another one, where the system can. Raises StorageError."""
+        if hasattr(os, "fchmod"):
+            try:
+                os.fchmod(self._file.fileno(), os.fstat(descriptor).st_mode & 0o7777)
+            except OSError as error:
+                raise StorageError(f"cannot write the container: {error.strerror}") from error
+
+    def take(self, descriptor: int, count: int) -> None:
+        """Write the first `count` bytes of another file, without reading them where the system can do that.
+
+        File systems that share blocks between files copy nothing. Raises StorageError, SourceError.
+        """
+        done = 0
+        try:
+            self._file.flush()
+            while done < count:
+                step = _copy_range(descriptor, self._file.fileno(), min(count - done, _AHEAD), done)
+                if not step:
+                    raise SourceError("the source ends too early", where=done)
+                done += step
+            self._file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise StorageError(f"cannot write the container: {error.strerror}") from error
+
     def _synced(self) -> None:
         """Wait for the thread. Raises OSError, which no later sync would tell again."""
         if self._syncing is not None:
@@ -118,6 +146,18 @@ class AtomicFile:
             self._close()  # flushes, which fails where the disk is full
         with suppress(OSError):
             self.part.unlink(missing_ok=True)
+
+
+def _copy_range(source: int, target: int, count: int, at: int) -> int:
+    """Copy up to `count` bytes from offset `at` to the same offset; returns how many. Raises OSError."""
+    if hasattr(os, "copy_file_range"):
+        try:
+            return os.copy_file_range(source, target, count, at, at)
+        except OSError as error:
+            if error.errno not in _NO_COPY:
+                raise
+    data = os.pread(source, min(count, _PIECE), at)
+    return os.pwrite(target, data, at)
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, cast
+from typing import BinaryIO, Final, cast
 
 from harmony4.crypto.digest import Buffer, sha256
-from harmony4.crypto.errors import SealError, UsageError
+from harmony4.crypto.errors import HarmonyError, SealError, UsageError
 from harmony4.crypto.mac import equal
-from harmony4.crypto.mask import FileKey, MasterKey, xor_mask
+from harmony4.crypto.mask import FileKey, MasterKey, xor_mask, xor_mask_into
 from harmony4.crypto.token import MASKED, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.keyslots import open_slots
 from harmony4.h4mk.reader import H4MKReader
 
 __all__ = ["Unmasked"]
+
+_Place = tuple[int, int, int]
+"""A row of the range map, a byte in its block, and where that stands in the file."""
+_STEP: Final = 2**18
+"""Bytes that are read and unmasked at a time, while they are in the processor's cache."""
+_PIECE: Final = 2**20
+"""Bytes of the largest piece that `pieces` gives."""
 
 
 class Unmasked:
@@ -52,26 +59,65 @@ class Unmasked:
     def pieces(self, start: int, length: int, track: int = 0) -> Iterator[memoryview]:
         """A byte range of a track's stream, block by block, each checked before anything of it is given.
 
-        Cut to the end of the stream. Memory: one block at a time. Raises, before the first piece, as
-        `H4MKReader.extents` does; then ChecksumError, SealError and their kin.
+        Pieces have 1 MiB at most. Cut to the end of the stream. Memory: a piece, and a block the first time
+        that something of it is read. Raises, before the first piece, as `H4MKReader.extents` does; then
+        ChecksumError, SealError and their kin.
         """
+        for place, size in self._places(start, length, track):
+            for at in range(0, size, _PIECE):
+                out = memoryview(bytearray(min(_PIECE, size - at)))
+                self._fill(place, at, out, track)
+                yield out
+
+    def read_into(self, start: int, out: memoryview, track: int = 0) -> int:
+        """Fill `out`, which is writable, with the bytes of a track's stream from `start` on.
+
+        Returns how many there are: fewer at the end of the stream, and where a block behind the first one is
+        damaged. Raises as `pieces` does where the first one is.
+        """
+        done = 0
+        for place, size in self._places(start, len(out), track):
+            try:
+                self._fill(place, 0, out[done : done + size], track)
+            except HarmonyError:
+                if not done:
+                    raise
+                break
+            done += size
+        return done
+
+    def _places(self, start: int, length: int, track: int) -> Iterator[tuple[_Place, int]]:
+        """The blocks that hold a byte range, where it begins in each, and how much of it is there."""
         rmap = self.reader.range_map(track)
-        checked = self._checked.setdefault(track, bytearray(-(-len(rmap) // 8)))
         for position, size in self.reader.extents(start, length, track):
             row = rmap.at_offset(start)
-            bit = 1 << (row & 7)
-            skip = start - rmap.offset_of(row)
-            if checked[row >> 3] & bit:
-                token = self.reader.stored(row, track)
-                data = self._open(token, self.reader.read_file(position, size), skip)
-                yield memoryview(data)
-            else:
-                block = self.reader.stored_block(row, track)
-                assert block.token is not None
-                data = self._open(block.token, memoryview(block.payload)[skip : skip + size], skip)
-                checked[row >> 3] |= bit
-                yield memoryview(data)
+            yield (row, start - rmap.offset_of(row), position), size
             start += size
+
+    def _fill(self, place: _Place, at: int, out: memoryview, track: int) -> None:
+        """Bytes of one block, from byte `at` behind a place on. `out` holds nothing of use after an error."""
+        row, skip, position = place
+        checked = self._checked.get(track)
+        if checked is None:
+            count = -(-len(self.reader.range_map(track)) // 8)
+            checked = self._checked.setdefault(track, bytearray(count))
+        bit = 1 << (row & 7)
+        if checked[row >> 3] & bit:
+            token = self.reader.stored(row, track)
+            key = self._block_key(token)
+            for done in range(0, len(out), _STEP):
+                part = out[done : done + _STEP]
+                self.reader.read_file_into(position + at + done, part)
+                if key is not None:
+                    xor_mask_into(part, part, key, skip + at + done)
+        else:
+            block = self.reader.stored_block(row, track)
+            assert block.token is not None
+            key = self._block_key(block.token)
+            checked[row >> 3] |= bit
+            out[:] = memoryview(block.payload)[skip + at : skip + at + len(out)]
+            if key is not None:
+                xor_mask_into(out, out, key, skip + at)
 
     def read(self, start: int, length: int, track: int = 0) -> bytes:
         """`pieces` in one."""
@@ -81,12 +127,17 @@ class Unmasked:
         """A track's stream as a read-only, seekable, buffered file object; see `H4MKReader.open`."""
         return cast(BinaryIO, io.BufferedReader(BlockFile(self, track), 2**18))
 
-    def _open(self, token: TokenRecord, data: bytes | memoryview, skip: int = 0) -> Buffer:
-        """Stored bytes from byte `skip` of a block on, as they were. Raises SealError for a wrong tag."""
+    def _open(self, token: TokenRecord, data: Buffer) -> Buffer:
+        """A stored block as it was. Raises SealError for a wrong tag."""
+        key = self._block_key(token)
+        return data if key is None else xor_mask(data, key)
+
+    def _block_key(self, token: TokenRecord) -> bytes | None:
+        """The key of a block; None where it is not masked. Raises SealError for a wrong tag."""
         if not token.flags & MASKED:
-            return data
+            return None
         if not equal(self.key.tag(self._trak, token.pack()), token.tag):
             raise SealError(
                 "a block's tag is not one of this key", where=f"track {token.track} block {token.index}"
             )
-        return xor_mask(data, self.key.block_key(token.track, token.index), skip)
+        return self.key.block_key(token.track, token.index)

@@ -5,16 +5,18 @@ The checks themselves are in `checks`. Memory follows one block; large derived t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from typing import BinaryIO, Protocol, cast
 
 from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, SourceError, TruncatedError
+from harmony4.crypto.mask import MasterKey
 from harmony4.h4mk.checks import Checker
 from harmony4.h4mk.chunks import ChunkStream
 from harmony4.h4mk.documents import Digest
 from harmony4.h4mk.source import ReadAt, open_source
+from harmony4.h4mk.trust import Accepted, Trust
 
 __all__ = ["VerifyReport", "verify"]
 
@@ -43,9 +45,19 @@ class VerifyReport:
     root: Digest | None
     """Of a sealed file, as recomputed."""
     signatures: int
-    """SIGN chunks. They are counted here, not checked."""
+    """SIGN chunks, whoever made them."""
     holes: int
     """Holes that a recovered container admits to."""
+    masked: bool
+    """Whether anything is masked: then only a key shows who made the blocks."""
+    tags: int
+    """Blocks whose tag is what a key gives; none without a key."""
+    checked: int = 0
+    """Of the signatures, those that hold and are by keys that are trusted."""
+    covered: int = 0
+    """Blocks that these cover, from the first on."""
+    accepted: tuple[Accepted, ...] = ()
+    """The final ones among them."""
 
     @property
     def ok(self) -> bool:
@@ -56,19 +68,23 @@ class VerifyReport:
 def verify(
     source: str | PathLike[str] | bytes | ReadAt | BinaryIO,
     *,
+    masters: Iterable[MasterKey] = (),
     progress: Callable[[int], object] | None = None,
+    trust: Trust | None = None,
 ) -> VerifyReport:
     """Check a container, whole. Content never makes it raise: what is wrong stands in the report.
 
-    A stream (anything with `read` and no `read_at`) is read once, in order. `progress` is called with the
-    number of bytes read so far. Raises SourceError where the source cannot be read, StorageError where a
-    large derived table cannot be spilled.
+    `masters`: for the tags of a masked container, which say that whoever made it had the key. With `trust`,
+    all that it wants must hold, and all signatures by its keys. A stream (anything with `read` and no
+    `read_at`) is read once, in order. `progress` is called with the number of bytes read so far. Raises
+    KeyRefusedError where none of `masters` is one of the container's, SourceError where the source cannot be
+    read, StorageError where a large derived table cannot be spilled.
     """
     if hasattr(source, "read") and not hasattr(source, "read_at"):
-        return _run(_read_stream(cast(_Readable, source)), None, progress)
+        return _run(_read_stream(cast(_Readable, source)), None, masters, progress, trust)
     opened, owned = open_source(cast(ReadAt, source))
     try:
-        return _run(_read_source(opened), opened.size(), progress)
+        return _run(_read_source(opened), opened.size(), masters, progress, trust)
     finally:
         if owned:
             opened.close()
@@ -91,11 +107,15 @@ def _read_source(source: ReadAt) -> Iterator[bytes]:
 
 
 def _run(
-    pieces: Iterator[bytes], length: int | None, progress: Callable[[int], object] | None
+    pieces: Iterator[bytes],
+    length: int | None,
+    masters: Iterable[MasterKey],
+    progress: Callable[[int], object] | None,
+    trust: Trust | None,
 ) -> VerifyReport:
     done = 0
     stream = ChunkStream(length)
-    with Checker() as checker:
+    with Checker(masters, trust) as checker:
         try:
             for data in pieces:
                 stream.feed(data)
@@ -112,6 +132,7 @@ def _run(
         if not finished:
             expects = grammar.expects if grammar is not None else "a header"
             checker.incomplete(TruncatedError("the file ends too early", where=done, expected=expects))
+        checker.require()
         problems = checker.conclude()
         state = checker.state(done)
         return VerifyReport(
@@ -125,4 +146,9 @@ def _run(
             root=checker.root if state == "sealed" else None,
             signatures=checker.signatures,
             holes=checker.holes,
+            masked=checker.masked,
+            tags=checker.tags.count,
+            checked=checker.seals.checked if checker.seals else 0,
+            covered=checker.seals.covered if checker.seals else 0,
+            accepted=tuple(checker.seals.accepted) if checker.seals else (),
         )

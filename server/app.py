@@ -26,6 +26,7 @@ from harmony4.server.intake import changes, events, exports, tus
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.keys import (
+    BUFFERS,
     CATALOGUE,
     CONFIG,
     DESK,
@@ -34,6 +35,7 @@ from harmony4.server.keys import (
     FINISHER,
     GUARD,
     KEEPING,
+    KEYRING,
     LIBRARY,
     PLAYLISTS,
     STATE,
@@ -42,9 +44,12 @@ from harmony4.server.keys import (
     Status,
 )
 from harmony4.server.library import Library
+from harmony4.server.masking import streams as masking
+from harmony4.server.masking.keys import Keyring
 from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
-from harmony4.server.reading import seeking, timed, video
+from harmony4.server.reading import proving, seeking, timed, video
+from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
 from harmony4.server.serving import descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
@@ -61,6 +66,8 @@ _JOIN: Final = 5.0
 """Seconds that the end waits for what reads ahead: a disk that does not answer must not hold it up."""
 _READ: Final = 2**18
 """Bytes of a body that a connection may read ahead, half of them."""
+_LOOKS: Final = 1.0
+"""Seconds between two questions to the keyring whether it is time to look."""
 _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
@@ -81,10 +88,12 @@ def create_app(config: Config) -> web.Application:
     app[STATE] = state
     app[STATUS] = Status()
     app[TURNS] = Turns()
+    app[BUFFERS] = Buffers()
     app[KEEPING] = set()
     app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express
-    app[DESK] = Desk(config, library, state)
+    app[KEYRING] = Keyring(config.keyring)
+    app[DESK] = Desk(config, library, state, app[KEYRING])
     app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library, app[DESK].jobs)
     guard.changed = app[EVENTS].look_around
@@ -95,16 +104,19 @@ def create_app(config: Config) -> web.Application:
     app.on_response_prepare.append(tus.name_version)
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(guard.watch)
+    app.cleanup_ctx.append(_keys)
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
     app.cleanup_ctx.append(_intake)
     app.cleanup_ctx.append(_keeping)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
+    app.add_routes(proving.routes())
     app.add_routes(players.routes())
     app.add_routes(stored.routes())
     app.add_routes(arriving.routes())
     app.add_routes(computed.routes())
+    app.add_routes(masking.routes())
     app.add_routes(media.routes())
     app.add_routes(exports.routes())
     app.add_routes(tus.routes())
@@ -115,6 +127,21 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(openapi.routes())
     app.add_routes(pages.routes(pages.load_static()))
     return app
+
+
+async def _keys(app: web.Application) -> AsyncIterator[None]:
+    """Look whether keys come and go."""
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(_LOOKS)
+            if app[KEYRING].due and await asyncio.to_thread(app[KEYRING].reload):
+                app[EXPRESS].drop()  # answers say whether somebody may unmask
+
+    task = asyncio.create_task(look())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _readers(app: web.Application) -> AsyncIterator[None]:

@@ -195,6 +195,8 @@ def _read(entry: Entry) -> tuple[dict[str, Any], bool]:
             item |= facts.summary_facts(reader)
             if reader.tracks:
                 item["range_url"] = facts.range_url(reader, entry.name)
+                if item["mask"] is not None:
+                    item["mask"]["range_url"] = facts.range_url(reader, entry.name, unmasked=True)
     except SourceError as error:
         return item | {"error": {"code": error.code, "message": "the file cannot be read"}}, False
     except HarmonyError as error:

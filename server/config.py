@@ -21,10 +21,13 @@ from typing import Any, Final
 
 from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.server.guard.origins import check_host, check_origin
+from harmony4.server.masking.keys import KEY, KEY_FILE, PASSPHRASE
 
 __all__ = ["PREFIX", "Config", "load_config"]
 
 PREFIX: Final = "HARMONY4_"
+_NO_SETTINGS: Final = frozenset({KEY, KEY_FILE, PASSPHRASE})
+"""Variables with the prefix that are no settings: secrets, and what leads to them."""
 
 
 def _setting(default: object, text: str, within: tuple[float, float] | None = None) -> Any:
@@ -43,6 +46,7 @@ class Config:
     max_open: int = _setting(256, "containers kept open while nobody reads them", (1, 100_000))
     cache: Path | None = _setting(None, "folder for what is known of containers; none: only in memory")
     state: Path | None = _setting(None, "the server's own folder; none: `.harmony4`, hidden in the library")
+    keyring: Path | None = _setting(None, "folder with master keys, one in each `NAME.key`; none: no keys")
     write_timeout: float = _setting(
         30.0, "seconds without progress until a reader is cut off", (0.05, 86_400)
     )
@@ -126,7 +130,7 @@ def load_config(
                 # A relative folder in a file is relative to that file, wherever the server is started.
                 merged[key] = file.parent / value
     for name, text in (environ or {}).items():
-        if name.startswith(PREFIX):
+        if name.startswith(PREFIX) and name not in _NO_SETTINGS:
             key = name.removeprefix(PREFIX).lower()
             merged[key] = _convert(key, text, name)
     for key, value in (flags or {}).items():

@@ -42,6 +42,7 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "source-changed": (503, "The container changed while it was being read"),
     "storage": (507, "The result cannot be stored"),
     "media": (422, "The media cannot be read"),
+    "key": (403, "The key is not here or not yours"),
     "usage": (400, "The request is not valid"),
     "not-found": (404, "Not found"),
     # Codes that exist in HTTP only.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from harmony4.crypto.errors import NotFoundError
+from harmony4.crypto.errors import FormatError, NotFoundError
 from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
 from harmony4.h4mk import H4MKReader
 
@@ -27,10 +27,12 @@ __all__ = [
     "SeekCard",
     "aligned_text",
     "content_type",
+    "etags",
     "export_facts",
     "extension",
     "info_facts",
     "keyframe_facts",
+    "mask_facts",
     "range_url",
     "readdressed",
     "seek_card",
@@ -89,16 +91,29 @@ def extension(media_type: str) -> str:
     return EXTENSIONS.get(media_type, "bin")
 
 
-def range_url(reader: H4MKReader, name: str, track: int = 0) -> str:
+def range_url(reader: H4MKReader, name: str, track: int = 0, *, unmasked: bool = False) -> str:
     """The address of a track's bytes, relative to the server: it ends in the true extension and names the
-    version."""
-    path = f"/video/range/{track}.{extension(reader.tracks[track].info.media_type)}"
-    return versioned(path, reader, name, track)
+    version.
+
+    Of a masked track: of its bytes as they are stored, or `unmasked`; the address says which.
+    """
+    info = reader.tracks[track].info
+    path = f"/video/range/{track}.{extension(info.media_type)}"
+    if not info.masked:
+        return versioned(path, reader, name, track)
+    return f"{versioned(path, reader, name, track, unmasked=unmasked)}&masked={not unmasked:d}"
 
 
-def versioned(path: str, reader: H4MKReader, name: str, track: int = 0) -> str:
+def etags(reader: H4MKReader, track: int) -> tuple[str | None, ...]:
+    """The entity tags of a track's stream: as it is stored, and unmasked where it is masked."""
+    stored = reader.etag(track)
+    masked = track < len(reader.tracks) and reader.tracks[track].info.masked
+    return (stored, reader.etag(track, unmasked=True)) if masked else (stored,)
+
+
+def versioned(path: str, reader: H4MKReader, name: str, track: int = 0, *, unmasked: bool = False) -> str:
     """The address of something that is made of a container's track, with the version it is of."""
-    etag = reader.etag(track)
+    etag = reader.etag(track, unmasked=unmasked)
     version = f"&v={etag[:16]}" if etag is not None else ""
     return f"{path}?name={quote(name, safe='/')}{version}"
 
@@ -140,10 +155,10 @@ class SeekCard:
     """The end of the JSON text of an answer."""
 
 
-def seek_card(reader: H4MKReader, name: str, track: int) -> SeekCard:
-    """Make a track's card. Raises NotFoundError, FormatError and its kin."""
+def seek_card(reader: H4MKReader, name: str, track: int, *, unmasked: bool = False) -> SeekCard:
+    """Make a track's card; `unmasked` as for `range_url`. Raises NotFoundError, FormatError and its kin."""
     check_track(reader, track)
-    url = range_url(reader, name, track)
+    url = range_url(reader, name, track, unmasked=unmasked)
     headers = json.dumps(_ranges(reader.header_ranges(track)))
     tail = f', "header_ranges": {headers}, "range_url": {json.dumps(url)}}}'
     return SeekCard(track, url, tail)
@@ -256,6 +271,20 @@ def export_facts(result: ExportResult) -> Json:
     }
 
 
+def mask_facts(reader: H4MKReader) -> Json | None:
+    """How a container is masked, and the ids of the keys that open it; None where nothing is masked.
+
+    `keys` is null where they are damaged. Reads the file.
+    """
+    if reader.trak.mask is None:
+        return None
+    try:
+        keys = [name.hex() for name, _ in reader.key_slots()]
+    except FormatError:
+        return {"mode": reader.trak.mask["mode"], "keys": None}
+    return {"mode": reader.trak.mask["mode"], "keys": keys}
+
+
 def summary_facts(reader: H4MKReader) -> Json:
     """What a listing says of a container."""
     return {
@@ -263,6 +292,7 @@ def summary_facts(reader: H4MKReader) -> Json:
         "duration": _number(reader.duration),
         "blocks": reader.block_count,
         "title": reader.meta.title if reader.meta is not None else None,
+        "mask": mask_facts(reader),
         "tracks": [
             {
                 "kind": one.info.kind,
@@ -295,6 +325,7 @@ def info_facts(reader: H4MKReader) -> Json:
         "root": reader.root.hex() if reader.root is not None else None,
         "origin": str(trak.origin),
         "cut": {"block": trak.block, "order": trak.order, "rule": trak.rule},
+        "mask": mask_facts(reader),
         "tracks": [track_facts(reader, number) for number in range(len(reader.tracks))],
         "steps": [
             {"pts": _number(one.pts), "shift": _number(one.shift), "track": one.track}

@@ -23,8 +23,8 @@ _PAUSE: Final = 0.25
 """Seconds between two rounds."""
 _LOOKS: Final = 8
 """Looks at a connection within the write time limit."""
-_Seen = dict[Connection, tuple[int, float]]
-"""Bytes that a client had still to take, and the loop's time since when."""
+_Seen = dict[Connection, tuple[tuple[int, int], float]]
+"""Bytes that a client had still to take, and those of a body that it had sent; the loop's time since when."""
 
 
 async def keep_house(manager: web.Server, library: Library, limit: float, patience: float) -> None:
@@ -47,7 +47,9 @@ async def keep_house(manager: web.Server, library: Library, limit: float, patien
 def _look_after(
     connections: list[Connection], before: _Seen, now: float, limit: float, patience: float
 ) -> _Seen:
-    """Cut off who takes nothing for `limit` seconds; what each one has still to take, and since when."""
+    """Cut off who takes nothing for `limit` seconds, and sends nothing of a body either; what each one has
+    still to take, and since when.
+    """
     seen: _Seen = {}
     for one in connections:
         try:
@@ -56,7 +58,8 @@ def _look_after(
             if not left:
                 continue
             known, since = before.get(one, (None, now))
-            seen[one] = left, (since if known == left else now)
+            state = left, one.received
+            seen[one] = state, (since if known == state else now)
             if now - seen[one][1] >= limit:
                 _cut_off(one, limit)
         except Exception:  # that one must not keep the others, or itself, for ever

@@ -35,6 +35,7 @@ from harmony4.h4mk import (
     TrackInfo,
     mask_container,
 )
+from harmony4.h4mk.signature import SignPayload
 from harmony4.server.sandbox import default_demuxer
 from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import discard
@@ -91,6 +92,10 @@ class ExportOptions:
     """Mask every track. In the deterministic mode the source is read twice."""
     masking: Masking | None = field(default=None, repr=False)
     """The one mask of the one container that `export` makes of `mask`; not for its callers."""
+    signer: SignPayload | None = field(default=None, repr=False)
+    """Signs the container."""
+    sign_every: int = 0
+    """With `signer`: a checkpoint after so many blocks, and again; 0: none."""
 
     def __post_init__(self) -> None:
         """Raises UsageError for options that exclude each other, and for a profile that is none."""
@@ -194,7 +199,9 @@ def export(
                 return _export(opened, target, masked, progress, *how)
             with on_disk(opened, spool_folder) as file:
                 first, second = _halves(progress)
-                seal = _export(file, cast(BinaryIO, _Nowhere()), plain, first, *how).seal
+                # What signs signs the masked container, and a checkpoint moves the blocks behind it.
+                bare = replace(plain, signer=None, sign_every=0)
+                seal = _export(file, cast(BinaryIO, _Nowhere()), bare, first, *how).seal
                 _rewind(file)
                 known = Plain(seal.trak, seal.blocks, seal.root, seal.head)
                 masked = replace(plain, masking=Masking.of(options.mask, known))
@@ -239,10 +246,13 @@ def _export_beside(
     spool = make_spool(spool_folder)
     try:
         first, second = _halves(progress)
-        made = _export(source, spool, replace(options, mask=None), first, demuxer, decoder, spool_folder)
+        plain = replace(options, mask=None, signer=None, sign_every=0)
+        made = _export(source, spool, plain, first, demuxer, decoder, spool_folder)
         _put(spool, b"")
         with H4MKReader(FileSource(os.dup(spool.fileno()))) as reader:
-            report = mask_container(reader, target, spec, progress=second)
+            report = mask_container(
+                reader, target, spec, progress=second, signer=options.signer, sign_every=options.sign_every
+            )
         return replace(made, seal=report.seal)
     finally:
         discard(spool)
@@ -339,6 +349,8 @@ def _builder(
         block=options.block_size,
         title=options.title,
         masking=options.masking,
+        signer=options.signer,
+        sign_every=options.sign_every,
     )
 
 

@@ -14,6 +14,8 @@ from harmony4.server.guard.guard import Guard
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
+from harmony4.server.masking.keys import Keyring
+from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
 from harmony4.server.state import State
 from harmony4.server.streams.turns import Turns
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from harmony4.server.players.routes import Playlists
 
 __all__ = [
+    "BUFFERS",
     "CATALOGUE",
     "CONFIG",
     "DESK",
@@ -31,6 +34,7 @@ __all__ = [
     "FINISHER",
     "GUARD",
     "KEEPING",
+    "KEYRING",
     "LIBRARY",
     "PLAYLISTS",
     "STATE",
@@ -49,6 +53,7 @@ class Status:
     """When that must be over, on the loop's clock."""
 
 
+BUFFERS: Final = web.AppKey("buffers", Buffers)
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
 DESK: Final = web.AppKey("desk", Desk)
@@ -61,5 +66,6 @@ STATE: Final = web.AppKey("state", State)
 STATUS: Final = web.AppKey("status", Status)
 KEEPING: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("keeping")
 """What goes on without anybody who waits: tokens that are kept for others to read."""
+KEYRING: Final = web.AppKey("keyring", Keyring)
 TURNS: Final = web.AppKey("turns", Turns)
 PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")

@@ -25,7 +25,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, SourceChangedError, SourceError
-from harmony4.h4mk import H4MKReader, TimeRange
+from harmony4.crypto.mask import MasterKey
+from harmony4.h4mk import H4MKReader, TimeRange, Unmasked
+from harmony4.h4mk.prove import Prover
 from harmony4.server.facts import SeekCard, seek_card
 from harmony4.server.reading.residency import let_go, mapped_bytes
 from harmony4.server.serving.descriptors import is_exhausted
@@ -73,7 +75,8 @@ class Container:
 
     Attributes: `name`, `reader` (shared, thread-safe), `identity` of the file it was opened from; `times`:
     time ranges that were looked up, by track and times asked for (`server.timed`); `cards`: those that are
-    made already.
+    made already; `provers`: the one of `prover`, once it is made. Of a masked one: `key_ids`, whose keys open
+    it, and `unmasked`, by which key somebody has opened it, and its media.
     """
 
     __slots__ = (
@@ -82,31 +85,49 @@ class Container:
         "checked",
         "closed",
         "identity",
+        "key_ids",
         "name",
+        "provers",
         "reader",
         "retired",
         "times",
+        "unmasked",
         "users",
     )
 
-    def __init__(self, library: Library, name: str, reader: H4MKReader, identity: Identity) -> None:
+    def __init__(
+        self, library: Library, name: str, reader: H4MKReader, identity: Identity, key_ids: tuple[bytes, ...]
+    ) -> None:
         self._library = library
         self.name = name
         self.reader = reader
         self.identity = identity
+        self.key_ids = key_ids
+        self.unmasked: tuple[MasterKey, Unmasked] | None = None
         self.users = 0
         self.checked = -1.0
         self.retired = False
         self.closed = False
         self.times: dict[tuple[int, int, int | None], TimeRange] = {}
-        self.cards: dict[int, SeekCard] = {}
+        self.cards: dict[tuple[int, bool], SeekCard] = {}
+        self.provers: list[Prover] = []
 
-    def card(self, track: int) -> SeekCard:
-        """What all seeks in a track have in common; may read the disk. Raises as `seek_card` does."""
-        card = self.cards.get(track)
+    def card(self, track: int, *, unmasked: bool = False) -> SeekCard:
+        """What all seeks in a track have in common; may read the disk. Raises as `seek_card` does.
+
+        `unmasked`: with the address of the unmasked bytes, where the track is masked.
+        """
+        card = self.cards.get((track, unmasked))
         if card is None:
-            self.cards[track] = card = seek_card(self.reader, self.name, track)
+            card = seek_card(self.reader, self.name, track, unmasked=unmasked)
+            self.cards[track, unmasked] = card
         return card
+
+    def prover(self) -> Prover:
+        """What makes proofs of it, made once; reads the disk. Raises as Prover does."""
+        if not self.provers:
+            self.provers.append(Prover(self.reader))
+        return self.provers[0]
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +150,10 @@ class _Opening:
     def __init__(self) -> None:
         self.container: Container | None = None
         self.waiters = 0
+
+
+_Read = tuple[H4MKReader, Identity, tuple[bytes, ...]]
+"""What is known of a container when it is open."""
 
 
 class Library:
@@ -275,9 +300,9 @@ class Library:
     async def _load(self, name: str, opening: _Opening) -> None:
         known = self._broken.get(name)
         try:
-            reader, identity = await self._read_relieved(name, known)
+            reader, identity, ids = await self._read_relieved(name, known)
             self._broken.pop(name, None)
-            opening.container = self._containers[name] = Container(self, name, reader, identity)
+            opening.container = self._containers[name] = Container(self, name, reader, identity, ids)
             # Leases for all who wait, before it could be pushed out again.
             opening.container.users = opening.waiters
             self._evict()
@@ -291,9 +316,7 @@ class Library:
         finally:
             del self._opening[name]
 
-    async def _read_relieved(
-        self, name: str, known: tuple[Identity, HarmonyError] | None
-    ) -> tuple[H4MKReader, Identity]:
+    async def _read_relieved(self, name: str, known: tuple[Identity, HarmonyError] | None) -> _Read:
         """`_read`; where descriptors have run out, readers that nobody uses make room for it."""
         while True:
             try:
@@ -303,7 +326,7 @@ class Library:
                     raise
                 await asyncio.gather(*self._closing)
 
-    def _read(self, name: str, known: tuple[Identity, HarmonyError] | None) -> tuple[H4MKReader, Identity]:
+    def _read(self, name: str, known: tuple[Identity, HarmonyError] | None) -> _Read:
         """Open a container; in a thread. A failure that is known already is not tried again."""
         for _ in range(_ATTEMPTS):
             path = self.resolve(name)
@@ -321,7 +344,7 @@ class Library:
             descriptor = reader.fileno()
             if descriptor is not None and Identity.of(os.fstat(descriptor)) == before:
                 _warm(reader)
-                return reader, before
+                return reader, before, _key_ids(reader)
             reader.close()
         raise SourceChangedError("the container changes while it is being opened")
 
@@ -354,6 +377,14 @@ class Library:
         future = asyncio.get_running_loop().run_in_executor(None, container.reader.close)
         self._closing.add(future)
         future.add_done_callback(self._closing.discard)
+
+
+def _key_ids(reader: H4MKReader) -> tuple[bytes, ...]:
+    """Whose keys open a masked container; none where nobody can tell any more."""
+    if reader.trak.mask is not None:
+        with suppress(HarmonyError):
+            return tuple(name for name, _ in reader.key_slots())
+    return ()
 
 
 def _warm(reader: H4MKReader) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+from typing import Any
 
 from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import CATALOGUE, GUARD
+from harmony4.server.keys import CATALOGUE, GUARD, KEYRING
+from harmony4.server.masking.unmasking import is_opened_by, may_use_keys
 from harmony4.server.query import REVALIDATE, json_response, page_limit
 
 __all__ = ["get_media", "routes"]
@@ -35,14 +37,23 @@ async def get_media(request: web.Request) -> web.Response:
     items, last = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
     )
-    if request[CALLER].signed is not None:
-        inherited = request.app[GUARD].inherited
-        # Copies: the catalogue keeps its own for the next request.
-        items = [
-            item | {"range_url": inherited(request, item["range_url"])} if "range_url" in item else item
-            for item in items
-        ]
+    items = [_shown(request, item) for item in items]
     return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
+
+
+def _shown(request: web.Request, item: dict[str, Any]) -> dict[str, Any]:
+    """An item for one caller: a copy where it differs, for the catalogue keeps its own."""
+    url, mask = item.get("range_url"), item.get("mask")
+    if mask is not None:
+        ids = tuple(bytes.fromhex(one) for one in mask["keys"] or ())
+        opened = may_use_keys(request) and is_opened_by(request.app[KEYRING], ids) is not None
+        url = mask.get("range_url", url) if opened else url
+        item = item | {"mask": {"mode": mask["mode"], "keys": mask["keys"], "unmaskable": opened}}
+        if url is not None:
+            item["range_url"] = url
+    if url is not None and request[CALLER].signed is not None:
+        item = item | {"range_url": request.app[GUARD].inherited(request, url)}
+    return item
 
 
 def _cursor(key: Key) -> str:

@@ -86,11 +86,14 @@ def asked_track(request: web.Request, reader: H4MKReader) -> int:
     return track
 
 
-def cache_control(request: web.Request, etag: str | None) -> str:
-    """How long an answer may be kept. Raises Problem (410) for an address that names another version."""
+def cache_control(request: web.Request, *etags: str | None) -> str:
+    """How long an answer may be kept. Raises Problem (410) for an address that names another version.
+
+    `etags`: those of all forms that the address may mean.
+    """
     version = request.query.get("v")
     if version is None:
         return REVALIDATE
-    if etag is None or version != etag[:16]:
+    if all(etag is None or version != etag[:16] for etag in etags):
         raise Problem("stale", "the container was replaced", headers={"Cache-Control": "no-store"})
     return IMMUTABLE

@@ -98,7 +98,15 @@ def export_remuxed(
                     for one in (moved, file)
                 ]
                 told = None if progress is None else lambda done, _: progress(done, None)
-                seal = bundle(inputs, target, title=options.title, masking=options.masking, progress=told)
+                seal = bundle(
+                    inputs,
+                    target,
+                    title=options.title,
+                    masking=options.masking,
+                    progress=told,
+                    signer=options.signer,
+                    sign_every=options.sign_every,
+                )
                 track = inputs[0].tracks[0]
                 note = joined(*dict.fromkeys(one.note() for one in inputs), left_out(notes))
                 return ExportResult(seal, track, track.timing, note)

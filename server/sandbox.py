@@ -30,7 +30,7 @@ from harmony4.crypto.errors import MediaError, SourceError, StorageError
 from harmony4.server import sandbox_worker as wire
 from harmony4.server.remux import StreamNote
 from harmony4.tokenize.demux import BUFFER, Demuxer, Readable, StreamFacts, demux, refusal
-from harmony4.tokenize.packet import Packet
+from harmony4.tokenize.packettable import PacketTable
 
 __all__ = ["Limits", "Remuxer", "Sandbox", "Worker", "default_demuxer"]
 
@@ -49,7 +49,7 @@ class Limits:
     cpu: int = 600
     """CPU seconds."""
     output: int = 64 * 2**20
-    """Bytes that it may say (45 a packet), and 8 more for each byte of the medium: packets are not that small
+    """Bytes that it may say (48 a packet), and 8 more for each byte of the medium: packets are not that small
     (5 bytes, silence included), but tables can promise any number of them. Sound is limited by `samples`."""
     samples: int = 2**32
     """Samples that it may decode, all channels together: 12 hours of 48 kHz stereo."""
@@ -339,15 +339,19 @@ class _Demuxer(Worker):
     def describe(self, streams: list[object]) -> None:
         self.streams = tuple(map(_stream, streams))
 
-    def __iter__(self) -> Iterator[Packet]:
+    def __iter__(self) -> Iterator[PacketTable]:
         count = len(self.streams)
         while (payload := self.next(wire.PACKETS)) is not None:
-            if len(payload) % wire.RECORD.size:
+            if not payload:
+                continue
+            try:
+                packets = PacketTable.unpack(payload)
+            except ValueError as error:
+                raise self.nonsense() from error
+            streams, sizes = packets.stream, packets.size
+            if streams.min() < 0 or streams.max() >= count or sizes.min() < 0 or sizes.max() >= 2**31:
                 raise self.nonsense()
-            for stream, pos, pts, dts, duration, size, flags in wire.RECORD.iter_unpack(payload):
-                if not 0 <= stream < count or not 0 <= size < 2**31:
-                    raise self.nonsense()
-                yield Packet(stream, _known(pos), _known(pts), _known(dts), duration, size, bool(flags & 1))
+            yield packets
 
 
 class Remuxer(Worker):
@@ -376,10 +380,6 @@ def _on_disk(source: Readable) -> IO[bytes]:
     except OSError as error:
         raise StorageError(f"the medium cannot be put on disk: {error.strerror or error}") from error
     return copy
-
-
-def _known(value: int) -> int | None:
-    return None if value == wire.NOTHING else value
 
 
 def _stream(entry: object) -> StreamFacts:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +34,7 @@ class SoundSandbox:
         """`look` is called a few times a second while a worker is silent, and raises where nobody wants its
         samples any more.
         """
-        self._limits = limits or Limits()
+        self.limits: Final = limits or Limits()
         self._look = look or (lambda: None)
 
     def __call__(self, source: Readable, name: str, stream: int | None = None) -> _Decoder:
@@ -42,7 +43,7 @@ class SoundSandbox:
         Raises MediaError, SourceError where no process can be started, StorageError.
         """
         wanted = () if stream is None else (str(stream),)
-        return _Decoder(source, name, self._limits, self._look, wire.SOUND, *wanted)
+        return _Decoder(source, name, self.limits, self._look, wire.SOUND, *wanted)
 
 
 def default_decoder(limits: Limits | None = None, look: Callable[[], object] | None = None) -> SoundDecoder:

@@ -15,13 +15,19 @@ import contextlib
 import ctypes
 import dataclasses
 import json
+import operator
 import os
 import select
 import signal
 import struct
 import sys
 import tempfile
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 # PyAV imports these when it meets the first stream of their kind; by then no file can be opened any more.
 import av.audio.codeccontext
@@ -33,8 +39,9 @@ import av.video.stream  # noqa: F401
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server.remux import ALL, remux
-from harmony4.tokenize.demux import Readable, demux
-from harmony4.tokenize.packet import Packet
+from harmony4.server.thinning import Thinner
+from harmony4.tokenize.demux import Readable, clock_of, demux
+from harmony4.tokenize.packet import NOTHING
 
 __all__ = [
     "DATA",
@@ -42,9 +49,7 @@ __all__ = [
     "FAILED",
     "FRAME",
     "MISSING",
-    "NOTHING",
     "PACKETS",
-    "RECORD",
     "SOUND",
     "STOPPED",
     "STREAMS",
@@ -53,12 +58,9 @@ __all__ = [
 
 FRAME = struct.Struct(">cI")
 """Every frame: kind, then how many bytes follow."""
-RECORD = struct.Struct(">iqqqqqB")
-"""A packet: stream, pos, pts, dts, duration, size, flags (1: keyframe)."""
-NOTHING = -(2**63)
-"""A position or time that is missing."""
 STREAMS, PACKETS, DATA, STOPPED, FAILED = b"S", b"P", b"D", b"X", b"E"
-"""JSON list of streams (of sound: of rate, channels, decoder, whether it is exact, start in µs) · records ·
+"""JSON list of streams (of sound: of rate, channels, decoder, whether it is exact, start in µs) · records of
+packets (none: only to say that work goes on) ·
 bytes of a remuxed file, or samples of 24 bits as little-endian integers of 32 · the end (UTF-8 reason, may be
 empty) · refused (UTF-8 reason)."""
 EVERY = "all"
@@ -69,6 +71,9 @@ MISSING = 71
 """Exit status where the limits could not be set."""
 
 _BATCH = 512
+_ROW = operator.attrgetter("stream_index", "pos", "pts", "duration", "size", "is_keyframe")
+_Row = tuple[int, int | None, int | None, int | None, int, bool]
+_QUIET = 2**22  # bytes of a file between two signs of life
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 
@@ -97,10 +102,17 @@ class _File:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._pos = 0
+        self._quiet = 0
+        self.out: _Output | None = None
+        """Is told now and then that work goes on, where there may be no packets for long."""
 
     def read(self, n: int, /) -> bytes:
         data = os.pread(self._fd, n, self._pos)
         self._pos += len(data)
+        self._quiet += len(data)
+        if self._quiet > _QUIET and self.out is not None:
+            self._quiet = 0
+            self.out.frame(PACKETS, b"")
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
@@ -116,31 +128,51 @@ class _Output:
     """Frames onto standard output, packets in batches."""
 
     def __init__(self) -> None:
-        self.pending = bytearray()
+        self.pending: deque[_Row] = deque()
+        """What is said of packets, and waits."""
 
-    def frame(self, kind: bytes, payload: bytes | bytearray) -> None:
+    def frame(self, kind: bytes, payload: bytes | bytearray | memoryview) -> None:
         data = memoryview(FRAME.pack(kind, len(payload)) + payload)
         while data:
             data = data[os.write(1, data) :]
 
     def flush(self) -> None:
-        if self.pending:
-            self.frame(PACKETS, self.pending)
-            self.pending.clear()
+        """Send the packets that wait."""
+        while self.pending:
+            rows = [self.pending.popleft() for _ in range(len(self.pending))]
+            try:
+                records = array("q", chain.from_iterable(rows))
+            except TypeError:
+                records = array("q", chain.from_iterable(map(_row, filter(_real, rows))))
+            if sys.byteorder != "little":
+                records.byteswap()
+            if records:
+                self.frame(PACKETS, records.tobytes())
 
-    def packet(self, packet: Packet) -> None:
-        stream, pos, pts, dts, duration, size, key = packet
-        self.pending += RECORD.pack(
-            stream,
-            NOTHING if pos is None else pos,
-            NOTHING if pts is None else pts,
-            NOTHING if dts is None else dts,
-            duration,
-            size,
-            key,
-        )
-        if len(self.pending) >= _BATCH * RECORD.size:
+    def packets(self, packets: Iterator[Any]) -> None:
+        """PyAV's packets, as records. The reader below them may flush in the middle of this."""
+        rows = map(_ROW, packets)
+        for row in rows:
+            self.pending.append(row)
+            self.pending.extend(islice(rows, _BATCH - 1))  # a loop in C, for all but the first
             self.flush()
+
+
+def _real(row: _Row) -> bool:
+    """False: one of PyAV's flushing packets."""
+    return bool(row[4]) or row[2] is not None
+
+
+def _row(row: _Row) -> tuple[int, ...]:
+    stream, pos, pts, duration, size, key = row
+    return (
+        stream,
+        NOTHING if pos is None else pos,
+        NOTHING if pts is None else pts,
+        duration or 0,
+        size,
+        key,
+    )
 
 
 def _confine(memory: int, cpu: int, parent: int) -> None:
@@ -180,7 +212,7 @@ def main(arguments: list[str]) -> int:
         import harmony4.tokenize.decode  # noqa: F401
     reserve = bytearray(2**20)  # so that a MemoryError can be reported
     _confine(memory, cpu, parent)
-    source = _File(fd) if fd else _Pipe(out)
+    source: _File | _Pipe = _File(fd) if fd else _Pipe(out)
     try:
         if arguments[5:6] == [SOUND]:
             _decode(source, name, int(arguments[6]) if len(arguments) > 6 else None, out)
@@ -199,13 +231,21 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _demux(source: Readable, name: str, out: _Output) -> None:
-    with demux(source, name) as media:
+def _demux(source: _File | _Pipe, name: str, out: _Output) -> None:
+    # Packets of streams other than the clock decide nothing: not in a file that the demuxer seeks in, and not
+    # in the plain fragments of a pipe.
+    thinner = Thinner(source.read) if isinstance(source, _Pipe) and name == "mp4" else None
+    with demux(thinner or source, name) as media:
         out.frame(STREAMS, json.dumps([dataclasses.astuple(stream) for stream in media.streams]).encode())
-        for packet in media:
-            out.packet(packet)
-        out.flush()
-        out.frame(STOPPED, (media.stopped or "").encode())
+        clock, only = clock_of(media.streams), None
+        if isinstance(source, _File):
+            source.out = out
+            only = None if clock is None else clock.index
+        elif thinner is not None and clock is not None:
+            thinner.keep(clock.id)
+        out.packets(media.raw(only))
+        stopped = None if thinner is not None and thinner.broken else media.stopped
+        out.frame(STOPPED, (stopped or "").encode())
 
 
 def _remux(source: Readable, name: str, streams: str, out: _Output) -> None:

@@ -33,7 +33,7 @@ from harmony4.server.ingest import (
     joined,
     make_spool,
 )
-from harmony4.server.sandbox_sound import default_decoder
+from harmony4.server.sandbox_sound import SoundSandbox, default_decoder
 from harmony4.tokenize.audio import PROFILES, AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.decode import SoundDecoder
 from harmony4.tokenize.demux import Demuxer
@@ -64,7 +64,8 @@ class SpectrumInput:
     ) -> None:
         """Reads up to the first token. `options.spectrum`: the profile; `origin`: that of the media, µs.
 
-        A regular file stays where it stands for others. `decoder`: default a confined process.
+        A regular file stays where it stands for others. `decoder`: default a confined process; the samples
+        that a given one may make are as many as PCM may hold, which needs no decoder.
         Raises MediaError for what holds no sound, LimitError, SourceError, StorageError, UsageError.
         """
         assert options.spectrum is not None
@@ -72,6 +73,7 @@ class SpectrumInput:
         self._tokenizer = AudioFFTTokenizer(
             profile=options.spectrum,
             decoder=decoder or default_decoder(),
+            max_samples=decoder.limits.samples if isinstance(decoder, SoundSandbox) else None,
             spool=lambda: make_spool(spool_folder),
         )
         self._tokens = self._tokenizer.encode(_side(source))
@@ -217,7 +219,15 @@ def export_spectrum(
         clock = media[0]
         spectrum = stack.enter_context(SpectrumInput(sound, options, clock.origin, decoder, spool_folder))
         told = None if progress is None else lambda _done, _: progress(clock.consumed, sources[0].size)
-        seal = bundle([*media, spectrum], target, title=options.title, masking=options.masking, progress=told)
+        seal = bundle(
+            [*media, spectrum],
+            target,
+            title=options.title,
+            masking=options.masking,
+            progress=told,
+            signer=options.signer,
+            sign_every=options.sign_every,
+        )
         note = joined(*dict.fromkeys(one.note() for one in media), spectrum.note())
         track = clock.tracks[0]
         return ExportResult(seal, track, track.timing, note, sources[0].broken() is not None)

@@ -50,8 +50,32 @@ export const containerUrl = (name) => `container?${new URLSearchParams({ name })
 
 export const jobUrl = (id) => `jobs/${id}`;
 
-/** What happens to jobs and in the library. */
-export const listen = () => new EventSource("events");
+/** Milliseconds until it is asked again, where an EventSource would not do so. */
+const AGAIN = 5000;
+
+/** What happens to jobs and in the library: events "open", "job", "media", until it is closed. */
+class Listening extends EventTarget {
+  constructor() {
+    super();
+    this.open();
+  }
+
+  open() {
+    const source = (this.source = new EventSource("events"));
+    for (const kind of ["open", "job", "media"])
+      source.addEventListener(kind, ({ type, data }) => this.dispatchEvent(new MessageEvent(type, { data })));
+    // Any answer but 200 is the end for it, that of a proxy too, whose server is only being restarted.
+    source.addEventListener("error", () => {
+      if (source.readyState === EventSource.CLOSED) this.timer = setTimeout(() => this.open(), AGAIN);
+    });
+  }
+
+  close() {
+    clearTimeout(this.timer);
+    this.source.close();
+  }
+}
+export const listen = () => new Listening();
 
 /** An address from the server ("/video/range/…") as one that is relative to this page. */
 export const local = (url) => new URL("." + url, document.baseURI).href;

@@ -230,7 +230,7 @@ export const TRAK = record({
   ),
 });
 export const META = record({
-  ancillary: list(record({ sha256: digest, size: integer(0, 2 ** 32 - 1), tag: text(/^[a-z][A-Za-z]{3}$/) })),
+  ancillary: list(record({ sha256: digest, size: integer(0, 2 ** 32 - 1), tag: text(/^(?!time)[a-z][A-Za-z]{3}$/) })),
   blocks,
   duration: integer(),
   history: list(record({ args, inputs: list(record({ head: digest, "sign?": digest })), op: text(/^[a-z][a-z0-9-]*$/) })),

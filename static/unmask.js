@@ -102,7 +102,7 @@ async function send({ container, track }, start, stop, answer, port) {
  * What a Range header asks for of `size` bytes: {start, stop}, null for the whole, undefined for what there is not
  * (RFC 9110 14.2). An open end gets one piece: answers stay short, so that a worker never has to live long.
  */
-export function parseRange(value, size) {
+function parseRange(value, size) {
   const found = /^bytes=(\d{0,15})-(\d{0,15})$/i.exec(value?.replaceAll(" ", "") ?? "");
   if (!found || (!found[1] && !found[2])) return null;
   const [first, last] = found.slice(1);

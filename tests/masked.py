@@ -1,88 +1,82 @@
-"""Masked containers for tests, made without the project's masking: `independent.build` and single AES blocks.
-
-data = masked(trak, blocks, [master], ends={0: 5})
-"""
+"""Small masked containers in memory, and what an attacker without the key can make of one."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import struct
-from collections.abc import Mapping, Sequence
-from typing import Any
+import io
+from collections.abc import Callable
+from dataclasses import replace
 
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from harmony4.crypto import MaskSpec, MasterKey, TokenRecord, sha256
+from harmony4.h4mk import (
+    H4MKBuilder,
+    H4MKReader,
+    KeptMask,
+    TrackInfo,
+    mask_container,
+    unmask_container,
+)
+from harmony4.h4mk.keyslots import pack_slots
 
-import independent
-
-Blocks = Sequence[Mapping[str, Any]]
-
-
-def aes(key: bytes, block: bytes) -> bytes:
-    """AES-256 of single blocks."""
-    return Cipher(algorithms.AES(key), modes.ECB()).encryptor().update(block)
-
-
-def mac(key: bytes, data: bytes) -> bytes:
-    return hmac.digest(key, data, "sha256")
+KEY = MasterKey(bytes(range(32)))
+OTHER = MasterKey(bytes(range(32, 64)))
+SOUND = TrackInfo(codec="opus", kind="audio", media_type="audio/ogg", timing="demux")
 
 
-def expand(key: bytes, info: bytes, length: int = 32) -> bytes:
-    """RFC 5869 2.3, one round."""
-    return mac(key, info + b"\1")[:length]
+def plain_container(*, blocks: int = 6, title: str | None = None) -> bytes:
+    """Two tracks with blocks that are all different."""
+    builder = H4MKBuilder.in_memory([TrackInfo(), SOUND], title=title)
+    for number in range(blocks):
+        builder.add_block(b"picture %03d " % number * 40, number * 1000, key=number % 2 == 0)
+        builder.add_block(b"sound %03d" % number, number * 1000, track=1, key=True)
+    builder.finish(ends={0: blocks * 1000, 1: blocks * 1000})
+    return builder.getvalue()
 
 
-def xor(a: bytes, b: bytes) -> bytes:
-    return (int.from_bytes(a) ^ int.from_bytes(b)).to_bytes(len(a))
+def tiny_container() -> bytes:
+    """As little as a container can be that has a block."""
+    builder = H4MKBuilder.in_memory([TrackInfo()])
+    builder.add_block(b"ab", 0, key=True)
+    builder.finish()
+    return builder.getvalue()
 
 
-def mask(key: bytes, data: bytes) -> bytes:
-    """H4MK 21.4"""
-    count = -(-len(data) // 16)
-    counters = b"".join(number.to_bytes(16) for number in range(count))
-    return xor(data, aes(key, counters)[: len(data)])
+def masked(data: bytes, *keys: MasterKey, mode: str = "deterministic", keep_plaintext: bool = False) -> bytes:
+    """The container, masked; by default for KEY."""
+    out = io.BytesIO()
+    with H4MKReader(data) as reader:
+        mask_container(reader, out, MaskSpec(keys or (KEY,), mode, keep_plaintext))
+    return out.getvalue()
 
 
-def wrap(key: bytes, data: bytes) -> bytes:
-    """RFC 3394 2.2.1"""
-    a, rows = b"\xa6" * 8, [data[at : at + 8] for at in range(0, len(data), 8)]
-    for step in range(6 * len(rows)):
-        row = step % len(rows)
-        block = aes(key, a + rows[row])
-        a, rows[row] = xor(block[:8], (step + 1).to_bytes(8)), block[8:]
-    return a + b"".join(rows)
+def unmasked(data: bytes, *keys: MasterKey) -> bytes:
+    """The container that was masked."""
+    out = io.BytesIO()
+    with H4MKReader(data) as reader:
+        unmask_container(reader, out, keys or (KEY,))
+    return out.getvalue()
 
 
-def key_id(master: bytes) -> bytes:
-    return expand(master, b"h4mk/1 id", 16)
+Block = tuple[TokenRecord, bytes]
 
 
-def masked(
-    trak: Mapping[str, Any],
-    blocks: Blocks,
-    masters: Sequence[bytes],
-    *,
-    file_key: bytes = bytes(32),
-    **rest: Any,
-) -> bytes:
-    """A sealed container of plain `blocks` (as `independent.build` takes them), masked where TRAK says so."""
-    commit = expand(file_key, b"h4mk/1 commit")
-    trak = {**trak, "mask": {"commit": commit.hex(), "mode": "random"}}
-    slots = sorted(
-        key_id(master) + wrap(expand(master, b"h4mk/1 kek"), file_key) + bytes(8) for master in masters
-    )
-    keys = (bytes([len(slots)]) + bytes(7) + b"".join(slots)).ljust(520, b"\0")
-    stored, counts = [], dict.fromkeys(range(len(trak["tracks"])), 0)
-    for block in blocks:
-        track = block.get("track", 0)
-        key = expand(file_key, b"h4mk/1 enc" + struct.pack(">HQ", track, counts[track]))
-        hidden = trak["tracks"][track]["masked"]
-        stored.append({**block, "payload": mask(key, block["payload"]) if hidden else block["payload"]})
-        counts[track] += 1
-    digest = hashlib.sha256(independent.canonical(trak)).digest()
-    tokens = independent.tokens_of(trak, stored, rest.get("ends"))
-    for block, token in zip(stored, tokens, strict=True):
-        if token["flags"] & independent.MASKED:
-            message = b"h4mk/1 tag\0" + digest + independent.pack_token(token)[:96]
-            block["tag"] = mac(expand(file_key, b"h4mk/1 mac"), message)
-    return independent.build(trak, stored, keys=keys, **rest)
+def forged(data: bytes, change: Callable[[list[Block]], list[Block]], *, gaps: bool = False) -> bytes:
+    """The masked container with other blocks and a seal that fits them: everything but the tags is right.
+
+    `gaps`: it may admit that blocks are missing.
+    """
+    with H4MKReader(data) as reader:
+        assert reader.meta is not None
+        assert reader.trak.mask is not None
+        blocks: list[Block] = []
+        for track in range(len(reader.tracks)):
+            for one in reader.blocks(track):
+                assert one.token is not None
+                blocks.append((one.token, bytes(one.payload)))
+        blocks.sort(key=lambda one: (one[0].end, one[0].track))
+        kept = KeptMask(reader.trak.mask, pack_slots(reader.key_slots()))
+        out = io.BytesIO()
+        builder = H4MKBuilder(out, reader.trak.tracks, title=reader.meta.title, masking=kept, gaps=gaps)
+        for token, payload in change(blocks):
+            builder.add_token(replace(token, digest=sha256(payload)), payload)
+        builder.finish(history=reader.meta.history)
+    return out.getvalue()

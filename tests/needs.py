@@ -33,8 +33,11 @@ PROGRAMS: Final = {
     "wrk": ("wrk",),
     "aria2": ("aria2c",),
     "mpv": ("mpv",),
+    "openssl": ("openssl",),
+    "node": ("node", "nodejs"),
+    "npm": ("npm",),
 }
-PACKAGES: Final = {"aria2c": "aria2"}  # Debian's, where it is not called as its program is
+PACKAGES: Final = {"aria2c": "aria2", "node": "nodejs"}  # Debian's, where it is not called as its program is
 
 needs_chromium: Final = pytest.mark.chromium
 needs_ffmpeg: Final = pytest.mark.ffmpeg
@@ -44,6 +47,9 @@ needs_curl: Final = pytest.mark.curl
 needs_wrk: Final = pytest.mark.wrk
 needs_aria2: Final = pytest.mark.aria2
 needs_mpv: Final = pytest.mark.mpv
+needs_openssl: Final = pytest.mark.openssl
+needs_node: Final = pytest.mark.node
+needs_npm: Final = pytest.mark.npm
 
 
 def program(marker: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import random
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -288,6 +289,40 @@ def test_memory_follows_the_frame() -> None:
 
     peak(2)  # tables are made
     assert abs(peak(60) - peak(6)) < 2**18
+
+
+@pytest.mark.parametrize("rate", [48_000, 2**31 - 1])
+def test_memory_follows_the_frame_with_every_channel(rate: int) -> None:
+    """One frame of 512 channels is 32 MiB, at any rate: they are averaged as they come, and cut in groups."""
+    analysis = _Analysis(STRUCTURE, SoundFormat(rate, 512, "s16le", True, 0), each=True)
+    count = 0
+    tracemalloc.start()
+    try:
+        for number in range(150):  # 128 samples of each channel, as a decoder gives them
+            count += sum(1 for _ in analysis.feed(np.full((128, 512), number, np.int32)))
+        count += sum(1 for _ in analysis.finish())
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 512 * (2 if rate == 48_000 else 1)
+    assert most < (48 if rate == 48_000 else 16) * 2**20
+
+
+@pytest.mark.parametrize(("rate", "count", "most"), [(192_000, 3000, 9), (2**31 - 1, 200_000, 40_000)])
+def test_steps_may_come_in_pieces(rate: int, count: int, most: int) -> None:
+    """A mean of samples that came one by one is that of all of them at once."""
+    sound = SoundFormat(rate, 3, "s16le", True, 0)
+    samples = np.random.default_rng(count).integers(-(2**23), 2**23, (count, 3)).astype(np.int32)
+    whole = _Analysis(STRUCTURE, sound, each=True)
+    expected = [*whole.feed(samples), *whole.finish()]
+    assert len(expected) == 3
+    pieces = _Analysis(STRUCTURE, sound, each=True)
+    sizes, at, found = random.Random(rate), 0, []
+    while at < count:
+        size = sizes.randint(1, most)
+        found += pieces.feed(samples[at : at + size])
+        at += size
+    assert [*found, *pieces.finish()] == expected
 
 
 def test_what_is_known_when() -> None:

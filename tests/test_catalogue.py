@@ -345,7 +345,7 @@ def test_items_that_are_kept(library: Path, tmp_path: Path) -> None:
     item = everything(Catalogue(library))[0]
     assert factstore.FORM == 2
     assert list(item) == [
-        "name", "size", "modified", "state", "duration", "blocks", "title", "tracks", "range_url"
+        "name", "size", "modified", "state", "duration", "blocks", "title", "mask", "tracks", "range_url"
     ]  # fmt: skip
     assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "masked", "keyframes", "bytes"]
 

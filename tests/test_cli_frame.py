@@ -27,6 +27,10 @@ COMMANDS = (
     "seek",
     "tokens",
     "verify",
+    "keygen",
+    "mask",
+    "unmask",
+    "rekey",
     "token",
     "sign-url",
 )

@@ -134,6 +134,12 @@ def test_tokens_are_a_json_line_each(container: Path, capsys: pytest.CaptureFixt
     assert len(text(capsys, "tokens", "-t", "1", container).splitlines()) == 10
 
 
+def test_spectral_tokens_that_are_not_there(container: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is printed where they are: tests/test_sound_http.py, beside the stream."""
+    refused(here(capsys, "tokens", "--spectrum", container), "holds no spectral tokens")
+    refused(here(capsys, "tokens", "--spectrum", "-t", "1", container), "no such track of spectral tokens")
+
+
 @pytest.mark.parametrize("command", [["tokens", "-t", "2"], ["seek", "-t", "2"], ["extract", "-t", "2"]])
 def test_a_track_that_is_not_there(
     command: list[str], container: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -78,11 +78,11 @@ def run(
 
 
 def key(pos: int | None, pts: int | None, duration: int = 40, stream: int = 0, size: int = 1) -> Packet:
-    return Packet(stream, pos, pts, pts, duration, size, True)
+    return Packet(stream, pos, pts, duration, size, True)
 
 
 def delta(pos: int | None, pts: int | None, duration: int = 40, stream: int = 0, size: int = 1) -> Packet:
-    return Packet(stream, pos, pts, pts, duration, size, False)
+    return Packet(stream, pos, pts, duration, size, False)
 
 
 def shown(blocks: list[Block]) -> list[tuple[int, int, int, str]]:
@@ -139,7 +139,7 @@ def test_against_the_specification(
     for stream, step, pts, duration, size, is_key, hide, late in drawn:
         pos += step
         here = None if hide else max(0, pos - late)
-        made.append(Packet(stream, here, pts, pts, duration, size, is_key))
+        made.append(Packet(stream, here, pts, duration, size, is_key))
     length = pos + tail + 6
     units = sorted(starts)
     theirs = independent.Timeline(1, 1000, 0)

@@ -83,6 +83,7 @@ def test_what_everybody_may_see_where_reading_is_free(tmp_path: Path) -> None:
                 "/video/keyframes",
                 "/video/info",
                 "/video/seek",
+                "/video/proof",
                 "/video/hls",
                 "/video/hls/index.m3u8",
                 "/video/hls/{track}.m3u8",

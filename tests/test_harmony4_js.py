@@ -1,6 +1,6 @@
 """static/harmony4.js in Debian's Chromium: derivations, any range of masked and plain streams, refusals.
 
-The containers come from a second implementation of masking (tests/masked.py).
+The containers come from a second implementation of masking (tests/independent_masks.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 import independent
-import masked
+import independent_masks
 from chromium import chromium
 from needs import ROOT, needs_chromium
 from serving import Server, running
@@ -53,7 +53,9 @@ HISTORY = [{"args": {}, "inputs": [], "op": "export"}, {"args": {"heads": "00"},
 
 
 def tiny(blocks: Any = TINY, masters: Any = (MASTER, OTHER), **rest: Any) -> bytes:
-    return masked.masked(TRAK, blocks, masters, ends={0: 1_080_000}, history=HISTORY, title="Zwölf", **rest)
+    return independent_masks.masked(
+        TRAK, blocks, masters, ends={0: 1_080_000}, history=HISTORY, title="Zwölf", **rest
+    )
 
 
 def large() -> tuple[bytes, list[bytes]]:
@@ -68,7 +70,7 @@ def large() -> tuple[bytes, list[bytes]]:
                 {"track": track, "payload": payload, "pts": number * 40_000, "key": number % 5 == 0}
             )
     trak = {**TRAK, "tracks": [TRACK, {**TRACK, "kind": "audio"}, {**TRACK, "masked": False}]}
-    data = masked.masked(trak, blocks, [MASTER], ends=dict.fromkeys(range(3), 2_400_000))
+    data = independent_masks.masked(trak, blocks, [MASTER], ends=dict.fromkeys(range(3), 2_400_000))
     return data, [b"".join(one["payload"] for one in blocks if one["track"] == track) for track in range(3)]
 
 
@@ -198,7 +200,7 @@ def test_tags(page: Page) -> None:  # H4MK A.4, 21.5
     ]
     mac = bytes.fromhex(VALUES["K_mac"])
     packed = [
-        independent.pack_token({**one, "tag": masked.mac(mac, text)}).hex()
+        independent.pack_token({**one, "tag": independent_masks.mac(mac, text)}).hex()
         for one, text in zip(tokens, message, strict=True)
     ]
     found = page.evaluate(
@@ -251,7 +253,7 @@ def test_any_range(page: Page, limit: int) -> None:
     assert found["sizes"] == [len(STREAMS[track]) for track in (2, 0, 1)]
     expected = [independent.sha(STREAMS[track][start:end]).hex() for track, start, end in ranges]
     assert found["digests"] == expected
-    assert found["facts"] == [True, False, [masked.key_id(MASTER).hex()], [True, True, False]]
+    assert found["facts"] == [True, False, [independent_masks.key_id(MASTER).hex()], [True, True, False]]
 
 
 def test_many_at_once(page: Page) -> None:
@@ -273,7 +275,7 @@ def test_a_part_of_a_block_that_was_checked(page: Page) -> None:
     """It needs 64 KiB around it, and is compared with what the block was."""
     payload = random.Random(1).randbytes(2**20)
     # Nine other blocks push the first one's bytes out of what is held.
-    data = masked.masked(
+    data = independent_masks.masked(
         TRAK, [{"payload": payload, "pts": n, "key": True} for n in range(10)], [MASTER], ends={0: 10}
     )
     found = page.evaluate(
@@ -532,7 +534,7 @@ def test_wide_integers(page: Page) -> None:
     """Times beyond 2^53 are exact."""
     late = 2**53 + 1
     blocks = [{"payload": b"a", "pts": late, "key": True}, {"payload": b"b", "pts": late + 2, "key": True}]
-    data = masked.masked(TRAK, blocks, [MASTER], ends={0: 2**62 + 1})
+    data = independent_masks.masked(TRAK, blocks, [MASTER], ends={0: 2**62 + 1})
     found = page.evaluate(
         """async ({ data, key }) => {
           const container = await Container.open("x", { fetch: memory(base64(data)) });
@@ -542,3 +544,22 @@ def test_wide_integers(page: Page) -> None:
         {"data": text(data), "key": MASTER.hex()},
     )
     assert found == [str(2**62 + 1), "bigint", b"ab".hex()]
+
+
+def test_what_is_exported_is_described(page: Page) -> None:
+    """In docs/API.md, with the members of Container."""
+    names = page.evaluate(
+        """async () => {
+          const usual = ["constructor", "length", "prototype", "name"];
+          const members = (one) => Object.getOwnPropertyNames(one).filter((name) => !usual.includes(name));
+          const container = await Container.open("container?name=tiny.h4mk");
+          const modules = [await import("./static/harmony4.js"), await import("./static/unmask.js")];
+          const facts = Object.keys(container.tracks[0]);
+          const made = [...members(Container), ...members(Container.prototype), ...Object.keys(container)];
+          return [...modules.flatMap(Object.keys), ...made, ...facts];
+        }"""
+    )
+    text = (ROOT / "docs" / "API.md").read_text(encoding="utf-8").split("\n## JavaScript API\n")[1]
+    missing = [name for name in names if not re.search(rf"[`.]{name}\b", text)]
+    assert missing == []
+    assert {"Container", "publish", "read", "unlock", "mediaType", "duration"} <= set(names)

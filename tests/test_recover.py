@@ -287,15 +287,6 @@ def test_nothing_to_recover(data, kind, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_masked_containers_wait_for_their_keys():
-    trak = {**TRAK, "tracks": [{**TRACK, "masked": True}], "mask": {"commit": "0a" * 32, "mode": "random"}}
-    data = container(trak, keys=bytes([1]) + bytes(519))
-    with pytest.raises(UsageError):
-        recover(data, io.BytesIO())
-    with pytest.raises(TruncatedError):  # without TRAK their keys are gone for good
-        recover(flip(data, 40), io.BytesIO())
-
-
 def test_signatures_are_dropped_and_counted():  # H4MK 20.3
     sign = b"\1\1" + bytes(142)
     data = container(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -20,10 +19,12 @@ import pytest
 from harmony4.crypto.errors import MediaError, SourceError
 from harmony4.server import sandbox, sandbox_worker
 from harmony4.server.sandbox import Limits, Sandbox, default_demuxer
+from harmony4.tokenize import packet
 from harmony4.tokenize.demux import demux
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import PLAIN, media
 from needs import BUNNY, needs_ffmpeg, program
+from sandboxes import at_rest, frame, leaving_nothing, limits_of, says, workers
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are confined on POSIX systems only")
 
@@ -34,27 +35,10 @@ def tokens(source: Any, **options: Any) -> list[Any]:
     return [tokenizer.track, tokenizer.origin, tokenizer.steps, tokenizer.note, *found]
 
 
-def children() -> set[int]:
-    """Our worker processes."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            text = (entry / "cmdline").read_bytes()
-            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-        except (OSError, IndexError, ValueError):
-            continue
-        if b"sandbox_worker" in text and parent == os.getpid():
-            found.add(int(entry.name))
-    return found
-
-
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    before = set(Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else set()
-    yield
-    if sys.platform == "linux":
-        assert children() == set()
-        assert len(set(Path("/proc/self/fd").iterdir())) <= len(before)
+    with leaving_nothing():
+        yield
 
 
 @needs_ffmpeg
@@ -118,11 +102,10 @@ def test_confined(tmp_path: Path) -> None:
 
     def source() -> Iterator[bytes]:
         yield data[:100_000]
-        (pid,) = children()
-        seen["limits"] = {
-            name: resource.prlimit(pid, getattr(resource, name))
-            for name in ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CORE")
-        }
+        (pid,) = workers()
+        seen["limits"] = limits_of(
+            pid, "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_FSIZE", "RLIMIT_CORE"
+        )
         status = Path(f"/proc/{pid}/status").read_text()
         seen["privileges"] = [line for line in status.splitlines() if line.startswith("NoNewPrivs")]
         seen["environment"] = Path(f"/proc/{pid}/environ")
@@ -183,7 +166,7 @@ def test_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
     def source() -> Iterator[bytes]:
         for at in range(0, len(data), 5_000):
             if at == 100_000:
-                for pid in children():
+                for pid in workers():
                     os.kill(pid, signal.SIGSTOP)
             yield data[at : at + 5_000]
 
@@ -214,7 +197,7 @@ def test_crashed(number: signal.Signals) -> None:
     def source() -> Iterator[bytes]:
         for at in range(0, len(data), 5_000):
             if at == 100_000:
-                for pid in children():
+                for pid in workers():
                     os.kill(pid, number)
             yield data[at : at + 5_000]
 
@@ -234,23 +217,7 @@ def test_crashed_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a worker that was taken over says what it likes
 
 FACTS = [0, "video", "h264", 1, 1000, 0, 256]
-RECORD = sandbox_worker.RECORD.pack(0, 5, 0, 0, 40, 10, 1)
-
-
-def frame(kind: bytes, payload: bytes) -> bytes:
-    return sandbox_worker.FRAME.pack(kind, len(payload)) + payload
-
-
-def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, *, linger: bool = False) -> None:
-    """Put a program in the worker's place that writes `data`."""
-    (tmp_path / "data").write_bytes(data)
-    script = tmp_path / "python"
-    script.write_text(
-        f"#!/bin/sh\ncat {tmp_path}/data\n"
-        + ("exec >&-\nexec sleep 1000\n" if linger else "cat >/dev/null\n")
-    )
-    script.chmod(0o755)
-    monkeypatch.setattr(sandbox.sys, "executable", str(script))
+RECORD = packet.RECORD.pack(0, 5, 0, 40, 10, 1)
 
 
 STREAMS = frame(b"S", json.dumps([FACTS]).encode())
@@ -276,9 +243,9 @@ STREAMS = frame(b"S", json.dumps([FACTS]).encode())
         STREAMS,
         STREAMS + frame(b"S", b"[]"),
         STREAMS + frame(b"P", RECORD[:-1]),
-        STREAMS + frame(b"P", sandbox_worker.RECORD.pack(1, 5, 0, 0, 40, 10, 1)),
-        STREAMS + frame(b"P", sandbox_worker.RECORD.pack(-1, 5, 0, 0, 40, 10, 1)),
-        STREAMS + frame(b"P", sandbox_worker.RECORD.pack(0, 5, 0, 0, 40, -10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(1, 5, 0, 40, 10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(-1, 5, 0, 40, 10, 1)),
+        STREAMS + frame(b"P", packet.RECORD.pack(0, 5, 0, 40, -10, 1)),
         STREAMS + frame(b"E", b"\xff\xfe my own words"),
     ],
 )
@@ -292,7 +259,7 @@ def test_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) 
 def test_lies_about_places_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = b"\0\0\0\x18ftypisom" + bytes(90_000)
     lies = b"".join(
-        sandbox_worker.RECORD.pack(0, pos, pts, pts, duration, 2**31 - 1, 255)
+        packet.RECORD.pack(0, pos, pts, duration, 2**31 - 1, 255)
         for pos in (-5, 0, 10_000, 2**62)
         for pts in (-(2**63) + 1, 0, 2**63 - 1)
         for duration in (-(2**63), 2**63 - 1)
@@ -328,12 +295,8 @@ def test_a_busy_caller_holds_the_worker_back(monkeypatch: pytest.MonkeyPatch) ->
     # A caller who does not come for more: what has been read stays near what it got.
     found = VideoTransportTokenizer(block_size=10_000, demuxer=Sandbox()).encode(source())
     got = sum(next(found).record.size for _ in range(3))
-    before, deadline = -1, time.monotonic() + 10
-    while before != read and time.monotonic() < deadline:
-        before = read
-        threading.Event().wait(0.3)
     # tone.wav: FFmpeg itself looks at 426 kB before it gives the first packet.
-    assert read < got + 426_000 + 50_000 + 3 * 32_768
+    assert at_rest(lambda: read) < got + 426_000 + 50_000 + 3 * 32_768
     assert sum(one.record.size for one in found) + got == len(data)
 
 

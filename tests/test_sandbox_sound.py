@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from harmony4.tokenize.decode import decode
 from harmony4.tokenize.sound import Sound, SoundFormat, open_sound
 from media_factory import media
 from needs import BUNNY, needs_ffmpeg
-from processes import demuxers
+from sandboxes import at_rest, frame, leaving_nothing, limits_of, says, workers
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="processes are confined on POSIX systems only")
 
@@ -47,11 +45,8 @@ ALL = [
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
-    before = set(Path("/proc/self/fd").iterdir()) if sys.platform == "linux" else set()
-    yield
-    if sys.platform == "linux":
-        assert demuxers(os.getpid()) == []
-        assert len(set(Path("/proc/self/fd").iterdir())) <= len(before)
+    with leaving_nothing():
+        yield
 
 
 def opened(source: Any, limits: Limits | None = None, **options: Any) -> Sound:
@@ -163,11 +158,8 @@ def test_confined() -> None:
 
     def source() -> Iterator[bytes]:
         yield data[:200_000]  # more than a pipe holds: it has begun to read, so it is confined
-        (pid,) = demuxers(os.getpid())
-        seen["limits"] = {
-            name: resource.prlimit(pid, getattr(resource, name))
-            for name in ("RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_FSIZE")
-        }
+        (pid,) = workers()
+        seen["limits"] = limits_of(pid, "RLIMIT_AS", "RLIMIT_CPU", "RLIMIT_NOFILE", "RLIMIT_FSIZE")
         yield data[200_000:300_000]
 
     assert list(opened(source(), Limits(memory=2**30, cpu=77)))
@@ -202,7 +194,7 @@ def test_a_worker_that_ends_or_stalls(number: signal.Signals, message: str) -> N
 
     def source() -> Iterator[bytes]:
         yield data[:200_000]  # more than a pipe holds: it is at work
-        (pid,) = demuxers(os.getpid())
+        (pid,) = workers()
         os.kill(pid, number)
         yield data[200_000:]
 
@@ -219,24 +211,11 @@ def test_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- a worker that was taken over says what it likes
 
 
-def frame(kind: bytes, payload: bytes) -> bytes:
-    return sandbox_worker.FRAME.pack(kind, len(payload)) + payload
-
-
 def described(*values: object) -> bytes:
     return frame(b"S", json.dumps(values).encode())
 
 
 STEREO = described(48_000, 2, "flac", True, 0)
-
-
-def says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
-    """Put a program in the worker's place that writes `data`."""
-    (tmp_path / "data").write_bytes(data)
-    script = tmp_path / "python"
-    script.write_text(f"#!/bin/sh\nexec cat {tmp_path}/data\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(sandbox.sys, "executable", str(script))
 
 
 @pytest.mark.parametrize(
@@ -334,11 +313,7 @@ def test_a_busy_caller_holds_the_source_back() -> None:
 
     found = iter(opened(source()))
     next(found)
-    before, deadline = -1, time.monotonic() + 10
-    while before != read and time.monotonic() < deadline:
-        before = read
-        threading.Event().wait(0.3)
-    assert read < 400_000 < len(data)
+    assert at_rest(lambda: read) < 400_000 < len(data)
     found.close()  # type: ignore[attr-defined]
 
 

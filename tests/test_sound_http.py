@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import struct
 import subprocess
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import Any
 
 import pytest
 
+from commands import here
 from harmony4.h4mk import H4MKReader
 from harmony4.server.ingest import ExportOptions, export
-from harmony4.server.keys import STATE
+from harmony4.server.keys import LIBRARY, STATE, STATUS
+from harmony4.server.streams import computed
 from harmony4.tokenize.audio import AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
 from media_factory import media
 from needs import needs_espeak, needs_ffmpeg
-from processes import until
+from processes import demuxers, until
 from serving import LOOPS, Answer, Server, running
 from test_arriving_http import duplex
 from test_sse import parse
@@ -190,6 +194,21 @@ def test_a_bomb(tmp_path: Path) -> None:
         assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:limit")
 
 
+@pytest.mark.parametrize("count", [5000, 5001])
+def test_plain_samples_are_counted(tmp_path: Path, count: int) -> None:
+    """PCM needs no decoder; the bound is the same, and an export that stores its tokens makes nothing."""
+    data = wav(bytes(2 * count))
+    with running(tmp_path, decode_samples=5000) as server:
+        sent = server.request("POST", URL, body=data)
+        made = server.request("POST", "/video/export?name=a.h4mk&spectrum=structure", body=data)
+        if count > 5000:
+            assert (sent.problem, made.problem) == ("limit", "limit")
+            assert not list(tmp_path.glob("*.h4mk"))
+            assert server.request("POST", "/video/export?name=a.h4mk", body=data).status == 201
+        else:
+            assert (events(sent)[-1][0], made.status) == ("done", 201)
+
+
 def test_a_body_that_stops_in_the_middle(tmp_path: Path) -> None:
     with running(tmp_path, read_timeout=0.3) as server:
         with duplex(server, f"{URL}?pcm=s16le&rate=8000&channels=1") as one:
@@ -248,7 +267,7 @@ def test_from_a_time_and_coming_back(library: Path) -> None:
 
 @needs_ffmpeg
 @needs_espeak
-def test_stored_tokens(tmp_path: Path) -> None:
+def test_stored_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same as computed ones, from wherever, where they are of the profile that is asked for."""
     export(media("plain.ts"), tmp_path / "a.h4mk", ExportOptions(spectrum="detail"))
     url = f"{URL}?name=a.h4mk&profile=detail"
@@ -268,6 +287,12 @@ def test_stored_tokens(tmp_path: Path) -> None:
         assert events(server.get(f"{URL}?name=a.h4mk"))[0][1]["stored"] is False
         _, *rest, _ = events(server.get(url, Last_Event_ID=stored[3][2]))
         assert rest == stored[4:]
+        sent = server.get(url, Accept="application/x-ndjson").body.splitlines()
+    one = here(capsys, "tokens", "--spectrum", tmp_path / "a.h4mk")
+    assert one.out == here(capsys, "tokens", "--spectrum", "-t", "1", tmp_path / "a.h4mk").out
+    assert [json.loads(line) for line in one.out.splitlines()] == [
+        json.loads(line)["data"] for line in sent[1:-1]
+    ]
 
 
 @needs_ffmpeg
@@ -299,3 +324,73 @@ def test_a_container_that_is_damaged(library: Path) -> None:
             assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:checksum")
         else:
             assert answer.problem == "checksum"
+
+
+@needs_ffmpeg
+@each_loop
+def test_a_listener_that_leaves(tmp_path: Path, loop: str) -> None:
+    """Within about a second the decoder has ended, and the container is given back."""
+    # Three hours, of which somebody wants the last second: tokens that are not sent are computed first.
+    quiet = "ffmpeg -v error -f lavfi -i anullsrc=r=8000:cl=mono -t 10800 -c:a flac"
+    subprocess.run([*quiet.split(), tmp_path / "long.flac"], check=True)
+    export(tmp_path / "long.flac", tmp_path / "a.h4mk")
+    with running(tmp_path, loop=loop) as server:
+        with socket.create_connection(server.address, timeout=30) as one:
+            target = f"{URL}?name=a.h4mk&profile=detail&from=10799000000"
+            one.sendall(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            until(lambda: bool(spools(server)) and demuxers(os.getpid()) != [], "decoding")
+            container = server.app[LIBRARY]._containers["a.h4mk"]
+        until(
+            lambda: not (container.users or spools(server) or demuxers(os.getpid())), "leaving", seconds=1.5
+        )
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_no_folder_to_compute_in(tmp_path: Path) -> None:
+    """Said clearly, by stored tokens not at all: they need none."""
+    export(media("speech.wav"), tmp_path / "a.h4mk", ExportOptions(spectrum="detail"))
+    url = f"{URL}?name=a.h4mk&profile=detail"
+    with running(tmp_path) as server:
+        server.app[STATE].path.mkdir(exist_ok=True)
+        (server.app[STATE].path / "listeners").touch()  # where a folder should be
+        refused = server.get(f"{url}&track=0")
+        assert (refused.status, refused.problem) == (507, "storage")
+        assert refused.json["detail"] == "the server's own folder cannot be written to"
+        (_, meta, _), *_, (last, _, _) = events(server.get(url))
+        assert (meta["stored"], last) == (True, "done")
+
+
+@needs_ffmpeg
+def test_no_room_to_compute_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An MP4 with its index at the end has to be spooled, out of a container as well."""
+    monkeypatch.setattr(computed, "LOOK", 2**20)
+    data = media("stereo-moovend.m4a").read_bytes()
+    index = data.rindex(b"moov") - 4
+    free = 24 * 2**20
+    (tmp_path / "long.m4a").write_bytes(data[:index] + struct.pack(">I4s", free, b"free") + bytes(free - 8))
+    with (tmp_path / "long.m4a").open("ab") as file:
+        file.write(data[index:])
+    export(tmp_path / "long.m4a", tmp_path / "a.h4mk")
+    (tmp_path / "long.m4a").unlink()
+    quota = (tmp_path / "a.h4mk").stat().st_size + 2**20
+    with running(tmp_path, quota=quota, min_free=0) as server:
+        refused = server.get(f"{URL}?name=a.h4mk")
+        assert (refused.status, refused.problem) == (507, "full")
+        until(lambda: not spools(server), "clearing up")
+    with running(tmp_path, min_free=0) as server:
+        assert events(server.get(f"{URL}?name=a.h4mk"))[-1][0] == "done"
+
+
+@needs_ffmpeg
+@needs_espeak
+def test_a_server_that_stops(library: Path) -> None:
+    """Not 503, after which an EventSource would never ask again; records have no words to come back."""
+    with running(library) as server:
+        url = f"{URL}?name=speech.h4mk"
+        server.app[STATUS].stopping = True
+        ((name, data, _),) = events(server.get(url))
+        assert (name, data["retry"]) == ("restart", 1000)
+        assert json.loads(server.get(url, Accept="application/x-ndjson").body)["event"] == "restart"
+        refused = server.get(url, Accept="application/octet-stream")
+        assert (refused.status, refused.problem) == (503, "stopping")

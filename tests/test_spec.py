@@ -235,7 +235,9 @@ def test_masking():  # H4MK 21
         assert values[f"tag_{number}"] == _hmac(values["K_mac"], message)
         blocks[number]["tag"] = values[f"tag_{number}"]
 
-    masked = {"args": {}, "inputs": [{"head": SMALL["head"].hex()}], "op": "mask"}
+    history_key = _expand(file_key, b"h4mk/1 history")
+    assert (values["K_history"], values["heads"]) == (history_key, _wrap(history_key, SMALL["head"]))
+    masked = {"args": {"heads": values["heads"].hex()}, "inputs": [{"head": "00" * 32}], "op": "mask"}
     data = _build(trak, blocks, keys=keys.ljust(520, b"\0"), history=[EXPORT, masked])
     assert (len(data), hashlib.sha256(data).digest()) == (
         values["masked_file_length"],

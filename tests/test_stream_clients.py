@@ -1,27 +1,33 @@
-"""Token streams read by real programs: Chromium's EventSource, curl, and whatever comes through nginx."""
+"""Token streams read by real clients: EventSource (Chromium's, npm's), httpx-sse, curl, and through nginx."""
 
 from __future__ import annotations
 
 import json
 import re
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import httpx
 import pytest
+from httpx_sse import connect_sse
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
 from harmony4.server.facts import token_facts
+from harmony4.server.keys import LIBRARY, STATE
 from media_factory import media
-from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx
-from programs import documented, nginx, run_program
+from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx, needs_node, needs_npm
+from nodejs import run_node
+from processes import until
+from programs import ROOM, command, documented, environment, nginx, run_program
 from samples import track_of
 from serving import LOOPS, running
-from test_arriving_http import duplex, tokens_of
+from test_arriving_http import duplex, spools, tokens_of
 from test_sse import parse
 
 EXAMPLE = "".join(documented("## Behind nginx")[1:])
@@ -37,6 +43,21 @@ LISTEN = """() => new Promise((resolve) => {
     if (source.readyState === EventSource.CLOSED) resolve(seen);
   };
 })"""
+
+SEND_AND_LISTEN = """async () => {
+  const [file] = document.querySelector("body > input[type=file]").files;
+  const { url } = await (await fetch("/video/stream?job=1", { method: "POST", body: file })).json();
+  const seen = { tokens: [], kinds: [] };
+  return await new Promise((resolve) => {
+    const source = new EventSource(url);
+    source.addEventListener("token", (event) => seen.tokens.push(event.data));
+    for (const kind of ["meta", "done", "problem", "reset", "restart"])
+      source.addEventListener(kind, () => seen.kinds.push(kind));
+    source.onerror = () => {
+      if (source.readyState === EventSource.CLOSED) resolve(seen);
+    };
+  });
+}"""
 
 
 @pytest.fixture
@@ -102,17 +123,79 @@ def test_chromium_comes_back(library: Path) -> None:
         page = browser.new_page()
         page.goto("http://{}:{}/".format(*way.address))
         seen: dict[str, Any] = page.evaluate(LISTEN)
-        with H4MKReader(library / "a.h4mk") as reader:
-            assert reader.head is not None
-            seal = reader.head.hex()[:8]
-        assert seen["ids"] == [f"{seal}-0-{index}" for index in range(TOKENS)]
-        assert seen["kinds"] == ["meta", "meta", "meta", "done"]
-        # After the end it asks once more, and 204 tells it to leave it at that.
-        first, second, third, last = way.asked
-        assert first is None
-        assert second in seen["ids"]
-        assert third in seen["ids"]
-        assert last == f"{seal}-0-end"
+    everything_once(library, seen, way.asked)
+
+
+def everything_once(library: Path, seen: dict[str, Any], asked: list[str | None]) -> None:
+    """Checks what a client has heard that was cut off twice."""
+    with H4MKReader(library / "a.h4mk") as reader:
+        assert reader.head is not None
+        seal = reader.head.hex()[:8]
+    assert seen["ids"] == [f"{seal}-0-{index}" for index in range(TOKENS)]
+    assert seen["kinds"] == ["meta", "meta", "meta", "done"]
+    # After the end it asks once more, and 204 tells it to leave it at that.
+    first, second, third, last = asked
+    assert first is None
+    assert second in seen["ids"]
+    assert third in seen["ids"]
+    assert last == f"{seal}-0-end"
+
+
+@needs_chromium
+@needs_ffmpeg
+def test_chromium_sends_a_file_and_listens(library: Path) -> None:
+    """A page cannot read the answer while it sends: it listens to the job, on another connection."""
+    path = media("fragmented.mp4")
+    with running(library) as server, chromium() as browser:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.evaluate(
+            "() => document.body.append(Object.assign(document.createElement('input'), {type: 'file'}))"
+        )
+        page.set_input_files("body > input[type=file]", path)
+        found = page.evaluate(SEND_AND_LISTEN)
+    assert [json.loads(data) for data in found["tokens"]] == tokens_of(path)
+    assert found["kinds"] == ["meta", "done"]
+
+
+@needs_node
+@needs_npm
+def test_node_comes_back(library: Path) -> None:
+    """The same of npm's `eventsource`; its program ends because nothing is left to wait for."""
+    with running(library) as server, cutting(server.address, 100_003, 1_000_001) as way:
+        url = "http://{}:{}/video/stream?name=a.h4mk".format(*way.address)
+        seen = json.loads(run_node("listen.js", url).out)
+    assert (seen["opened"], seen["status"]) == (3, 204)
+    everything_once(library, seen, way.asked)
+
+
+def test_httpx_comes_back(library: Path) -> None:
+    """httpx-sse leaves coming back to its user: with the last id, after what the server asks for."""
+    seen: dict[str, Any] = {"ids": [], "kinds": []}
+    last, statuses = "", [0]
+    with (
+        running(library) as server,
+        cutting(server.address, 100_003, 1_000_001) as way,
+        httpx.Client(trust_env=False, timeout=30) as client,
+    ):
+        url = "http://{}:{}/video/stream?name=a.h4mk".format(*way.address)
+        while statuses[-1] != 204:
+            headers = {"Last-Event-ID": last} if last else {}
+            with (
+                suppress(httpx.RemoteProtocolError),
+                connect_sse(client, "GET", url, headers=headers) as source,
+            ):
+                statuses.append(source.response.status_code)
+                for event in source.iter_sse() if statuses[-1] == 200 else ():
+                    last = event.id
+                    if event.event == "token":
+                        seen["ids"].append(event.id)
+                    elif event.data:
+                        seen["kinds"].append(event.event)
+                    else:  # its way to show `retry`
+                        assert (event.event, event.retry) == ("message", 2000)
+    assert statuses == [0, 200, 200, 200, 204]
+    everything_once(library, seen, way.asked)
 
 
 @needs_curl
@@ -149,6 +232,42 @@ def test_curl_sends_and_reads(library: Path) -> None:
         assert tokens == tokens_of(path)
 
 
+@needs_curl
+def test_curl_sends_what_comes_and_reads(library: Path) -> None:
+    """A pipe into curl that stays open: each block's token is there before the next block is written.
+
+    `-T .`, not `-T -`: with this curl reads no answer while it waits for its standard input.
+    """
+    with running(library) as server:
+        url = f"{server.url}/video/stream?raw=1&block_size=10000"
+        with subprocess.Popen(
+            command("curl", "-sSfN", "-H", "Accept: application/x-ndjson", "-T", ".", "-X", "POST", url),
+            cwd=library,
+            env=environment(library),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as curl:
+            assert curl.stdin is not None
+            assert curl.stdout is not None
+            try:
+                write_now(curl.stdin, b"x" * 30_000)
+                assert json.loads(curl.stdout.readline())["event"] == "meta"
+                for index in range(20):
+                    assert json.loads(curl.stdout.readline())["data"]["index"] == index
+                    write_now(curl.stdin, b"x" * 10_000)
+                curl.stdin.close()
+                *_, last = map(json.loads, curl.stdout)
+                assert (last["event"], last["data"]["tokens"]) == ("done", 23)
+                assert curl.wait(ROOM) == 0
+            finally:
+                curl.kill()
+
+
+def write_now(pipe: IO[bytes], data: bytes) -> None:
+    pipe.write(data)
+    pipe.flush()
+
+
 @needs_nginx
 def test_full_duplex_through_nginx(library: Path, tmp_path: Path) -> None:
     """A token comes back before the next block is sent: neither side is collected."""
@@ -166,3 +285,56 @@ def test_full_duplex_through_nginx(library: Path, tmp_path: Path) -> None:
             assert next(lines)["data"]["index"] == index
         one.send(b"")
         assert [line["event"] for line in lines][-1] == "done"
+
+
+@needs_nginx
+def test_nginx_is_told_not_to_buffer(library: Path, tmp_path: Path) -> None:
+    """Where nobody has configured it: `X-Accel-Buffering: no` is enough for reading a stream as it comes.
+
+    Without HTTP/1.1 to the server, too: then nginx would keep tokens until they fill a buffer.
+    """
+    plain = re.sub(
+        "^ *(proxy_buffering|proxy_http_version|proxy_set_header Connection) .*\n", "", EXAMPLE, flags=re.M
+    )
+    number = "0123456789abcdef" * 2
+    with (
+        running(library) as server,
+        nginx(tmp_path / "nginx", plain, server.address) as proxy,
+        duplex(server, f"/video/stream?raw=1&block_size=10000&job={number}") as upload,
+        httpx.Client(trust_env=False, timeout=30, base_url=proxy.url) as client,
+    ):
+        until((server.app[STATE].path / "streams" / f"{number}.stream").exists, "beginning")
+        upload.send(b"x" * 30_000)
+        with client.stream(
+            "GET", f"/video/stream?job={number}", headers={"Accept": "application/x-ndjson"}
+        ) as answer:
+            lines = answer.iter_lines()
+            assert json.loads(next(lines))["event"] == "meta"
+            for index in range(20):
+                assert json.loads(next(lines))["data"]["index"] == index
+                upload.send(b"x" * 10_000)
+            upload.send(b"")
+            assert json.loads(list(lines)[-1])["event"] == "done"
+
+
+@needs_nginx
+def test_leaving_through_nginx(tmp_path: Path) -> None:
+    """nginx passes on that the client has left, and within about a second nothing is left of it."""
+    (tmp_path / "a.h4mk").write_bytes(track_of(120_000, 8, gop=1000))
+    with (
+        running(tmp_path) as server,
+        nginx(tmp_path / "nginx", EXAMPLE, server.address) as proxy,
+    ):
+        with (
+            httpx.Client(trust_env=False, timeout=30, base_url=proxy.url) as client,
+            client.stream("GET", "/video/stream?name=a.h4mk") as answer,
+        ):
+            next(answer.iter_raw())
+            container = server.app[LIBRARY]._containers["a.h4mk"]
+            assert container.users == 1
+        until(lambda: not container.users, "leaving", seconds=1.5)
+        with duplex(proxy, "/video/stream?raw=1&block_size=10000") as one:  # type: ignore[arg-type]
+            one.send(b"x" * 30_000)
+            assert next(one.lines())["event"] == "meta"
+            assert spools(server)
+        until(lambda: not spools(server), "leaving", seconds=1.5)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import http.client
 import json
 import re
+import socket
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
 from harmony4.server.facts import token_facts
-from harmony4.server.keys import STATUS
+from harmony4.server.keys import STATUS, TURNS
 from harmony4.server.streams import stored
 from harmony4.tokenize.video import VideoTransportTokenizer
-from processes import until
+from processes import needs_proc, served, until
 from samples import track_of
-from serving import Answer, running, write_container
+from sandboxes import at_rest
+from serving import LOOPS, VIDEO, Answer, running, write_container
 from test_sse import parse
 
 URL = "/video/stream?name=a.h4mk"
@@ -167,6 +170,66 @@ def test_which_form(library: Path, accept: str, expected: str | None) -> None:
             assert (answer.status, answer.headers["Content-Type"]) == (200, expected)
 
 
+def test_another_track(tmp_path: Path) -> None:
+    infos = [VIDEO, TrackInfo(codec="opus", kind="audio", media_type="audio/ogg")]
+    with H4MKBuilder.to_path(tmp_path / "a.h4mk", infos) as builder:
+        for number in range(20):
+            builder.add_block(b"picture", number * 1000, key=True)
+            builder.add_block(b"sound" * (number + 1), number * 1000, track=1, key=True)
+        builder.finish(ends={0: 20_000, 1: 20_000})
+    with running(tmp_path) as server, H4MKReader(tmp_path / "a.h4mk") as reader:
+        (_, meta, _), *tokens, (_, done, end) = events(server.get(f"{URL}&track=1"))
+        seal = reader.head.hex()[:8]
+        assert (meta["codec"], done, end) == ("opus", {"tokens": 20}, f"{seal}-1-end")
+        assert tokens == [
+            ("token", token_facts(token), f"{seal}-1-{token.index}") for token in reader.tokens(1)
+        ]
+        _, *rest, _ = events(server.get(f"{URL}&track=1", Last_Event_ID=tokens[7][2]))
+        assert rest == tokens[8:]
+        assert events(server.get(URL, Last_Event_ID=tokens[7][2]))[0][0] == "reset"  # an id of another track
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_is_ready_goes_out_at_once(tmp_path: Path, loop: str) -> None:
+    """Not a write for each event; the first few do not wait for others."""
+    (tmp_path / "a.h4mk").write_bytes(track_of(20_000, 8, gop=1000))
+    with running(tmp_path, loop=loop) as server, socket.create_connection(server.address, timeout=30) as one:
+        one.sendall(f"GET {URL} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        answer = one.makefile("rb")
+        while answer.readline() != b"\r\n":
+            pass
+        found = []
+        while size := int(answer.readline(), 16):
+            found.append(answer.read(size).count(b"\nevent: token\n"))
+            answer.readline()
+    assert sum(found) == 20_000
+    assert found[0] == 16
+    assert len(found) < 20_000 / 100
+
+
+@needs_proc
+def test_clients_that_do_not_read_hold_little(tmp_path: Path) -> None:
+    """What waits for each of them is a batch, of 13 MB that it has asked for."""
+    (tmp_path / "a.h4mk").write_bytes(track_of(60_000, 8, gop=1000))
+    with served(tmp_path) as server, ExitStack() as open_ones:
+
+        def ask() -> None:
+            line = open_ones.enter_context(server.connect(small=True))
+            line.ask(URL)
+            assert line.head()[0] == 200
+            assert line.body(1000)
+
+        def resident() -> int:
+            status = Path(f"/proc/{server.process.pid}/status").read_text()
+            return int(re.search(r"^RssAnon:\s*(\d+) kB", status, re.M)[1]) * 1024
+
+        ask()  # what the first one needs is not what each needs
+        before = at_rest(resident)
+        for _ in range(80):
+            ask()
+        assert at_rest(resident) - before < 80 * 2**18
+
+
 def test_what_is_not_there(library: Path) -> None:
     with running(library) as server:
         assert server.get("/video/stream").problem == "usage"
@@ -233,6 +296,19 @@ def test_a_client_that_leaves(tmp_path: Path) -> None:
         connection.sock.close()
         connection.close()
         until(lambda: not container.users, "leaving", seconds=1)
+
+
+def test_streams_of_one_server_share_its_loop(tmp_path: Path) -> None:
+    """Each counts while it is read, and no longer; another server's do not."""
+    (tmp_path / "a.h4mk").write_bytes(track_of(60_000, 8, gop=1000))
+    with running(tmp_path) as server, running(tmp_path) as other, ExitStack() as open_ones:
+        for number in range(3):
+            connection = open_ones.enter_context(closing(http.client.HTTPConnection(*server.address)))
+            connection.request("GET", URL)
+            assert connection.getresponse().read(1000)
+            assert (server.app[TURNS].sharing, other.app[TURNS].sharing) == (number + 1, 0)
+        open_ones.close()
+        until(lambda: not server.app[TURNS].sharing, "leaving")
 
 
 def test_a_client_that_reads_nothing_is_cut_off(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ All arithmetic is on integers, so the same samples give the same tokens on every
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import chain
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -32,6 +34,8 @@ __all__ = ["DETAIL", "PROFILES", "STRUCTURE", "AudioFFTTokenizer", "AudioToken",
 
 _ROWS = 2**17
 """About so many samples are transformed at a time."""
+_LANES = 16
+"""Channels of which a frame is copied at a time."""
 
 
 class AudioFFTTokenizer(Tokenizer[AudioToken]):
@@ -172,15 +176,12 @@ class _Analysis:
         """Those of the frames that go on behind the last sample."""
         return self._tokens(self._frames.finish())
 
-    def _tokens(self, frames: NDArray[np.int32]) -> Iterator[AudioToken]:
-        """(n, lanes, frame) -> the tokens of each frame."""
-        rows = frames.reshape(-1, frames.shape[2])
-        most = max(16, _ROWS // frames.shape[2])
-        kept = (bins for i in range(0, len(rows), most) for bins in self._kept(rows[i : i + most]))
-        for _ in frames:
+    def _tokens(self, groups: Iterable[NDArray[np.int32]]) -> Iterator[AudioToken]:
+        """The frames of some lanes after the others, each (n, lanes, frame) -> the tokens, frame by frame."""
+        for frame in zip(*map(self._kept_of, groups), strict=True):
             first = self._index * self._advance
             pts, end = self._time(first), self._time(min(first + self._advance, self._samples))
-            for channel in self._channels:
+            for channel, bins in zip(self._channels, chain.from_iterable(frame), strict=True):
                 yield AudioToken(
                     profile=self._profile,
                     rate=self._sound.rate,
@@ -189,9 +190,17 @@ class _Analysis:
                     index=self._index,
                     pts=pts,
                     end=end,
-                    bins=next(kept),
+                    bins=bins,
                 )
             self._index += 1
+
+    def _kept_of(self, frames: NDArray[np.int32]) -> list[list[Bins]]:
+        """(n, lanes, frame) -> of each frame, each lane's bins."""
+        lanes = frames.shape[1]
+        rows = frames.reshape(-1, frames.shape[2])
+        most = max(_LANES, _ROWS // frames.shape[2])
+        kept = [bins for i in range(0, len(rows), most) for bins in self._kept(rows[i : i + most])]
+        return [kept[i : i + lanes] for i in range(0, len(kept), lanes)]
 
     def _time(self, sample: int) -> int:
         """µs of a sample; what lies before 0 on the source's own clock (an encoder's delay) is at 0."""
@@ -216,49 +225,74 @@ class _Analysis:
 
 
 class _Frames:
-    """Cuts samples of some lanes into frames."""
+    """Cuts samples of lanes into frames: it holds one frame of all of them, and copies of a few lanes."""
 
     def __init__(self, shape: Shape, lanes: int) -> None:
         self._shape = shape
-        self._loose = np.empty((0, lanes), np.int32)  # less than a step
-        self._parts = [self._loose]
+        self._sums = np.zeros(lanes, np.int64)
+        self._summed = 0  # samples in these sums: less than a step
+        self._parts: deque[NDArray[np.int32]] = deque()
         self._count = 0
 
-    def feed(self, samples: NDArray[np.int32]) -> NDArray[np.int32]:
-        """(n, lanes) samples -> (m, lanes, frame): the frames that they complete."""
-        self._hold(samples)
-        # Joined once there is a frame, and not for each of many small pieces.
-        complete = (self._count - self._shape.frame) // self._shape.hop + 1
-        if complete < 1:
-            return np.empty((0, samples.shape[1], self._shape.frame), np.int32)
-        return self._cut(np.concatenate(self._parts), complete)
+    def feed(self, samples: NDArray[np.int32]) -> Iterator[NDArray[np.int32]]:
+        """(n, lanes) samples -> the m frames that they complete, (m, k, frame) of k lanes after the others.
 
-    def finish(self) -> NDArray[np.int32]:
-        """The frames that begin within what is left, filled up with zeros."""
+        To be read to its end before the next samples.
+        """
+        self._hold(self._averaged(samples) if self._shape.step > 1 else samples)
+        complete = max(0, (self._count - self._shape.frame) // self._shape.hop + 1)
+        if complete:
+            yield from self._cut(complete)
+            self._let_go(complete * self._shape.hop)
+
+    def finish(self) -> Iterator[NDArray[np.int32]]:
+        """The frames that begin within what is left, filled up with zeros, as `feed` gives them."""
         frame, hop, step = self._shape.frame, self._shape.hop, self._shape.step
-        lanes = self._loose.shape[1]
-        self._hold(np.zeros((-len(self._loose) % step, lanes), np.int32))
+        if self._summed:
+            self._hold(_rounded(self._sums[np.newaxis], step))
         begun = -(-self._count // hop)
-        held = np.concatenate([*self._parts, np.zeros((frame, lanes), np.int32)])
-        return self._cut(held, begun)
+        if begun:
+            self._hold(np.broadcast_to(np.zeros(1, np.int32), (frame, len(self._sums))))
+            yield from self._cut(begun)
+
+    def _averaged(self, samples: NDArray[np.int32]) -> NDArray[np.int32]:
+        """(n, lanes) -> (m, lanes): the means of the steps that they complete."""
+        step, lanes = self._shape.step, samples.shape[1]
+        missing = -self._summed % step  # of the step that has begun
+        begun, rest = samples[:missing], samples[missing:]
+        self._sums = self._sums + begun.sum(axis=0, dtype=np.int64)
+        self._summed += len(begun)
+        if self._summed % step:
+            return np.empty((0, lanes), np.int32)
+        first = self._sums[np.newaxis][: self._summed // step]
+        whole = len(rest) - len(rest) % step
+        sums = rest[:whole].reshape(-1, step, lanes).sum(axis=1, dtype=np.int64)
+        self._sums = rest[whole:].sum(axis=0, dtype=np.int64)
+        self._summed = len(rest) - whole
+        return _rounded(np.concatenate([first, sums]), step)
 
     def _hold(self, samples: NDArray[np.int32]) -> None:
-        step = self._shape.step
-        if step > 1:
-            loose = np.concatenate([self._loose, samples])
-            whole = len(loose) - len(loose) % step
-            self._loose = loose[whole:]
-            sums = loose[:whole].reshape(-1, step, loose.shape[1]).sum(axis=1, dtype=np.int64)
-            samples = ((sums + step // 2) // step).astype(np.int32)
         self._parts.append(samples)
         self._count += len(samples)
 
-    def _cut(self, held: NDArray[np.int32], frames: int) -> NDArray[np.int32]:
-        frame, hop = self._shape.frame, self._shape.hop
-        rest = held[frames * hop :]
-        self._parts, self._count = [rest], len(rest)
-        found: NDArray[np.int32] = sliding_window_view(held, frame, axis=0)[::hop][:frames]
-        return found
+    def _cut(self, frames: int) -> Iterator[NDArray[np.int32]]:
+        """So many frames of what is held, a few lanes at a time."""
+        for lane in range(0, len(self._sums), _LANES):
+            held = np.concatenate([part[:, lane : lane + _LANES] for part in self._parts])
+            yield sliding_window_view(held, self._shape.frame, axis=0)[:: self._shape.hop][:frames]
+
+    def _let_go(self, count: int) -> None:
+        """Drop the first samples, of those that are held."""
+        self._count -= count
+        while self._parts and count >= len(self._parts[0]):
+            count -= len(self._parts.popleft())
+        if count:
+            self._parts[0] = self._parts[0][count:]
+
+
+def _rounded(sums: NDArray[np.int64], step: int) -> NDArray[np.int32]:
+    """Means of `step` values, to the nearest integer, halves upwards."""
+    return ((sums + step // 2) // step).astype(np.int32)
 
 
 def _mix(samples: NDArray[np.int32]) -> NDArray[np.int32]:

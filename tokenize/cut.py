@@ -15,9 +15,13 @@ A boundary is final once it is certain that no later packet opens a KEY block at
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
+import numpy as np
+
 from harmony4.tokenize.packet import Packet
+from harmony4.tokenize.packettable import PacketTable
 from harmony4.tokenize.scan import Buffer, Scanner
 from harmony4.tokenize.timeline import Timeline
 
@@ -71,7 +75,8 @@ class Cutter:
         self._header = True
         self._key_pts: int | None = None
         self._seen = 0  # greatest clock PTS among packets before _start
-        self._pending: list[tuple[int, int]] = []  # (pos, pts) of clock packets at or after _start
+        # pos and PTS of clock packets at or after _start, in runs of growing positions
+        self._pending: list[tuple[list[int], list[int]]] = []
         self._pos: int | None = None  # of the last clock packet that had one
         self._out: list[Block] = []
 
@@ -108,13 +113,67 @@ class Cutter:
         pos = self._pos = self._pos if pos is None else pos
         if pos is None:
             return self._take()
+        self._show(pos, pts, packet.key)
+        return self._take()
+
+    def packets(self, packets: PacketTable) -> list[Block]:
+        """The same for many at once; the bytes up to the end of each have been fed."""
+        if not self._at_once(packets):
+            return [block for packet in packets for block in self.packet(packet)]
+        return self._take()
+
+    def _at_once(self, packets: PacketTable) -> bool:
+        """Take packets of which only keyframes, and those that complete a block, need a look of their own.
+
+        False, and nothing is done, where there may be others.
+        """
+        clock, places = packets.stream == self._clock, packets.pos
+        if not clock.all():
+            others = places[~clock]
+            if self._in_order and int(others.max()) - LAG > self._frontier:
+                return False
+            packets, places = packets[clock], places[clock]
+        if not len(packets):
+            return True
+        if places[0] < self._frontier or places[-1] >= self._fed or (places[1:] < places[:-1]).any():
+            return False
+        keys = packets.key
+        times = self._timeline.place_all(packets.pts, packets.duration, keys)
+        if times is None:
+            return False
+        at, pts = places.tolist(), times.tolist()
+        i = 0
+        for key in [*np.flatnonzero(keys).tolist(), len(at)]:
+            while i < key:
+                stop = bisect_left(at, self._start + self._limit, i, key)
+                if stop > i:
+                    self._keep(at[i:stop], pts[i:stop])
+                    self._frontier = at[stop - 1]
+                else:
+                    self._show(at[i], pts[i], False)
+                    stop += 1
+                i = stop
+            if key < len(at):
+                self._show(at[key], pts[key], True)
+                i += 1
+        self._pos = at[-1]
+        return True
+
+    def _show(self, pos: int, pts: int | None, key: bool) -> None:
+        """A clock packet."""
         self._advance(pos)
         if pts is not None:
-            if packet.key:
+            if key:
                 self._open(pos, pts)
-            self._pending.append((pos, pts))
+            self._keep([pos], [pts])
         self._advance(pos)  # once more: a unit that has just been opened holds nothing back
-        return self._take()
+
+    def _keep(self, at: list[int], pts: list[int]) -> None:
+        if not self._pending or at[0] < self._pending[-1][0][-1]:
+            self._pending.append((at, pts))
+        else:
+            self._pending[-1][0].extend(at)
+            self._pending[-1][1].extend(pts)
 
     def packets_end(self) -> list[Block]:
         """No packet will follow; bytes may."""
@@ -168,9 +227,13 @@ class Cutter:
 
     def _close(self, boundary: int) -> None:
         """End the open block at `boundary` and start the next there, a continuation for now."""
-        inside = [pts for pos, pts in self._pending if self._start <= pos < boundary]
-        before = [pts for pos, pts in self._pending if pos < boundary]
-        self._pending = [entry for entry in self._pending if entry[0] >= boundary]
+        inside: list[int] = []
+        for at, times in self._pending:
+            stop = bisect_left(at, boundary)
+            inside += times[bisect_left(at, self._start) : stop]
+            self._seen = max(self._seen, *times[:stop]) if stop else self._seen
+            del at[:stop], times[:stop]
+        self._pending = [run for run in self._pending if run[0]]
         self._out.append(
             Block(
                 self._start,
@@ -181,7 +244,6 @@ class Cutter:
                 min(inside) if inside else None,
             )
         )
-        self._seen = max(self._seen, *before) if before else self._seen
         self._start = self._decided = boundary
         self._key = False
         self._scanner.forget(boundary)

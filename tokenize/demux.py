@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import av
 import av.error
@@ -37,13 +37,18 @@ import av.error
 from harmony4.crypto.errors import HarmonyError, MediaError
 from harmony4.tokenize.packet import Packet
 
+if TYPE_CHECKING:
+    from harmony4.tokenize.packettable import PacketTable
+
 __all__ = [
     "BUFFER",
     "Demuxed",
     "Demuxer",
+    "Media",
     "Readable",
     "Refuse",
     "StreamFacts",
+    "clock_of",
     "demux",
     "end_of",
     "open_medium",
@@ -93,7 +98,7 @@ class Demuxed(Protocol):
     stopped: str | None
     """Why the packets ended before the medium did; None if they did not."""
 
-    def __iter__(self) -> Iterator[Packet]: ...
+    def __iter__(self) -> Iterator[Packet | PacketTable]: ...
 
 
 Demuxer = Callable[[Readable, str], AbstractContextManager[Demuxed]]
@@ -109,9 +114,18 @@ def refusal(reason: str, where: str) -> MediaError:
     return MediaError(f"the demuxer refuses it (--raw would store it as it is): {reason}", where=where)
 
 
-def demux(source: Readable, name: str) -> AbstractContextManager[Demuxed]:
+def clock_of(streams: tuple[StreamFacts, ...]) -> StreamFacts | None:
+    """The stream whose packets time the blocks: the first one of video, else of audio."""
+    for kind in ("video", "audio"):
+        for stream in streams:
+            if stream.kind == kind:
+                return stream
+    return None
+
+
+def demux(source: Readable, name: str) -> Media:
     """Open `source` as format `name` in this process. Raises MediaError."""
-    return _Media(source, name)
+    return Media(source, name)
 
 
 def open_medium(source: Readable, name: str, refuse: Refuse = refusal) -> Any:
@@ -156,7 +170,7 @@ def end_of(error: Exception, where: str, refuse: Refuse = refusal) -> str:
     return reason(error)
 
 
-class _Media:
+class Media:
     """PyAV behind `Demuxed`."""
 
     def __init__(self, source: Readable, name: str) -> None:
@@ -166,7 +180,7 @@ class _Media:
         self._container.flags = self._container.flags & ~_GENPTS
         self.streams = tuple(map(_facts, self._container.streams))
 
-    def __enter__(self) -> _Media:
+    def __enter__(self) -> Media:
         return self
 
     def __exit__(
@@ -175,28 +189,37 @@ class _Media:
         self._container.close()
 
     def __iter__(self) -> Iterator[Packet]:
-        packets = self._container.demux()
-        while True:
-            try:
-                packet = next(packets)
-                found = Packet(
-                    packet.stream_index,
-                    packet.pos,
-                    packet.pts,
-                    packet.dts,
-                    packet.duration or 0,
-                    packet.size,
-                    packet.is_keyframe,
-                )
-            except StopIteration:
-                return
-            except HarmonyError:
-                raise
-            except Exception as error:  # AVERROR of any kind: what was read so far stands
-                self.stopped = end_of(error, self._name)
-                return
+        for packet in self.raw():
+            found = Packet(
+                packet.stream_index,
+                packet.pos,
+                packet.pts,
+                packet.duration or 0,
+                packet.size,
+                packet.is_keyframe,
+            )
             if found.size or found.pts is not None:  # else one of PyAV's flushing packets
                 yield found
+
+    def raw(self, only: int | None = None) -> Iterator[Any]:
+        """PyAV's own packets, the empty ones that flush decoders as well.
+
+        `only`: all that come before the first real one, that one, and then those of this stream. The others
+        are read like these, but no object is made for them.
+        """
+        try:
+            if only is not None:
+                packets = self._container.demux()
+                for packet in packets:
+                    yield packet
+                    if packet.size or packet.pts is not None:
+                        break
+                packets.close()
+            yield from self._container.demux(*([] if only is None else [self._container.streams[only]]))
+        except HarmonyError:
+            raise
+        except Exception as error:  # AVERROR of any kind: what was read so far stands
+            self.stopped = end_of(error, self._name)
 
 
 def stream_kind(stream: Any) -> str:

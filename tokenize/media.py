@@ -12,10 +12,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
+import numpy as np
+
 from harmony4.crypto.errors import MediaError, StorageError
 from harmony4.tokenize.cut import Block, Cutter
-from harmony4.tokenize.demux import BUFFER, Demuxed, Demuxer, StreamFacts
+from harmony4.tokenize.demux import BUFFER, Demuxed, Demuxer, StreamFacts, clock_of
 from harmony4.tokenize.feed import Feed, SeekableFile, Spool, discard, regular_file
+from harmony4.tokenize.packet import Packet
+from harmony4.tokenize.packettable import PacketTable
 from harmony4.tokenize.scan import Boxes, Clusters, Packets, Pages, Samples, Scanner
 from harmony4.tokenize.sniff import Format
 from harmony4.tokenize.timeline import Step, Timeline, micros, unroll
@@ -36,6 +40,7 @@ AUDIO_SPAN = 1_000_000
 """Least distance of KEY blocks where sound is the clock, µs: each of its packets is a keyframe."""
 MEMORY = 32 * 2**20
 """Bytes that may wait in memory for a decision; more go to the spool."""
+_AT_ONCE = 4 * 2**20  # read before a look at packets that came together
 _PIECE = 2**20  # read at a time once no demuxer sets the pace
 
 
@@ -142,13 +147,21 @@ class MediaBlocks(Blocks):
         try:
             with self._demuxer(feed if file is None else file, self._found.name) as media:
                 clock = self._open(media, in_order=file is None)
-                for packet in media:
-                    if file is not None and packet.stream == clock.index and packet.pos is not None:
-                        feed.pull(packet.pos + packet.size)
+                for some in media:
+                    first = some if isinstance(some, Packet) else some.first
+                    if file is not None and first.stream == clock.index and first.pos is not None:
+                        feed.pull(first.pos + first.size)
                     self._scan()
                     if self.track is None:
-                        self._describe(media, clock, packet.pos)
-                    for block in self._cutter.packet(packet):
+                        self._describe(media, clock, first.pos)
+                    if isinstance(some, Packet):
+                        blocks = self._cutter.packet(some)
+                    elif file is None:
+                        blocks = self._cutter.packets(some)
+                    else:
+                        yield from self._jumping(some, clock.index)
+                        continue
+                    for block in blocks:
                         yield self._cut(block)
             if feed.error is not None:  # FFmpeg took it for the end
                 raise feed.error
@@ -161,6 +174,20 @@ class MediaBlocks(Blocks):
             self._describe(media, clock, None)
         self.note = media.stopped
         yield from self._rest()
+
+    def _jumping(self, packets: PacketTable, clock: int) -> Iterator[tuple[Block, bytes]]:
+        """Packets out of a file that the demuxer reads by itself: with the bytes up to the end of each."""
+        mine = packets.stream == clock
+        ends = np.clip(packets.pos, 0, 2**62) + packets.size
+        reach = np.maximum.accumulate(np.where(mine, ends, 0))
+        done = 0
+        while done < len(packets):
+            stop = max(done + 1, int(np.searchsorted(reach, self._feed.size + _AT_ONCE, "right")))
+            self._feed.pull(int(reach[stop - 1]))
+            self._scan()
+            for block in self._cutter.packets(packets[done:stop]):
+                yield self._cut(block)
+            done = stop
 
     def _rest(self) -> Iterator[tuple[Block, bytes]]:
         cutter, feed = self._cutter, self._feed
@@ -176,7 +203,7 @@ class MediaBlocks(Blocks):
         self.end = cutter.end
 
     def _open(self, media: Demuxed, *, in_order: bool) -> StreamFacts:
-        clock = _clock(media.streams)
+        clock = clock_of(media.streams)
         if clock is None:
             raise MediaError(
                 "it holds neither video nor audio (--raw would store it as it is)", where=self._found.name
@@ -262,14 +289,6 @@ def _spooling() -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(f"the source cannot be spooled: {error.strerror or error}") from error
-
-
-def _clock(streams: tuple[StreamFacts, ...]) -> StreamFacts | None:
-    for kind in ("video", "audio"):
-        for stream in streams:
-            if stream.kind == kind:
-                return stream
-    return None
 
 
 def _origin(streams: tuple[StreamFacts, ...], clock: StreamFacts, wraps: bool) -> int:

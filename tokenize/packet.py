@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from typing import NamedTuple
 
-__all__ = ["Packet"]
+__all__ = ["NOTHING", "RECORD", "Packet"]
+
+RECORD = struct.Struct("<6q")
+"""A packet: stream, pos, pts, duration, size, flags (1: keyframe)."""
+NOTHING = -(2**63)
+"""A position or time that is missing."""
 
 
 class Packet(NamedTuple):
@@ -13,7 +19,6 @@ class Packet(NamedTuple):
     stream: int
     pos: int | None
     pts: int | None
-    dts: int | None
     duration: int
     size: int
     key: bool

@@ -7,12 +7,19 @@ Pure arithmetic: wraps of MPEG-TS's 33-bit clock are unrolled, and where a clock
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["WRAP", "Step", "Timeline", "micros", "unroll"]
 
 WRAP = 2**33
 """Period of the MPEG-TS clock, ticks of 1/90000 s."""
 _FAR = 2**62  # µs; nothing that a demuxer reports beyond it is a time
+_NEAR = 2**59  # of sums of four numbers below this, none is far or beyond 64 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +79,27 @@ class Timeline:
             self._greatest = max(self._greatest, pts)
         self.end = max(self.end, end + self._shift)
         return pts
+
+    def place_all(
+        self, ticks: NDArray[np.int64], durations: NDArray[np.int64], keys: NDArray[np.bool_]
+    ) -> NDArray[np.int64] | None:
+        """The same for consecutive packets at once; None, and nothing is done, where that cannot be.
+
+        That is where one has no PTS or an absurd one, on a clock that wraps, and where a keyframe jumps back.
+        """
+        scale = self._num * 1_000_000
+        most = _NEAR // scale
+        if self._wraps or max(scale, self._den, abs(self._origin), abs(self._shift)) > _NEAR:
+            return None
+        if ticks.min() < -most or max(int(ticks.max()), int(durations.max())) > most:
+            return None
+        moved = self._shift - self._origin
+        found = np.maximum(ticks * scale // self._den + moved, 0)
+        places = found[keys]
+        if len(places) and (places[0] < self._greatest or (places[1:] < places[:-1]).any()):
+            return None
+        ends = (ticks + np.maximum(durations, 0)) * scale // self._den
+        self.end = max(self.end, int(ends.max()) + moved)
+        if len(places):
+            self._greatest = int(places[-1])
+        return found

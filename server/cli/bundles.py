@@ -116,6 +116,10 @@ def split_command(
     with open_container(file) as reader:
         if reader.state != "sealed":
             raise SourceError(f"only a sealed container can be split; {plain(shown(file))} is {reader.state}")
+        if reader.trak.mask is not None:
+            raise UsageError(
+                "a masked container cannot be split; `harmony4 unmask` makes the plain one first"
+            )
         found = {part.first: part for part in parts(reader)}
         _make_folder(output)
         track = number = 0

@@ -12,13 +12,23 @@ import typer
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk import ReadAt, VerifyReport, verify
+from harmony4.server.cli.keyfiles import KeyFiles, find_masters
+from harmony4.server.cli.keys import (
+    Head,
+    Revision,
+    Revoked,
+    Subject,
+    Trusted,
+    accepted_facts,
+    make_trust,
+)
 from harmony4.server.cli.options import EPILOG, File, Json, Quiet, prose
 from harmony4.server.cli.output import fields, say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import open_file, sequential, shown
 from harmony4.server.cli.values import format_count, format_duration, plain
 
-__all__ = ["register"]
+__all__ = ["problem_facts", "register"]
 
 LOST: Final = 3
 
@@ -48,21 +58,39 @@ def register(app: typer.Typer) -> None:
     app.command("verify", rich_help_panel="Check", epilog=EPILOG, help=prose(verify_command))(verify_command)
 
 
-def verify_command(file: File, json: Json = False, quiet: Quiet = False) -> None:
+def verify_command(
+    file: File,
+    key_file: KeyFiles = None,
+    trust: Trusted = None,
+    head: Head = None,
+    subject: Subject = None,
+    revision: Revision = 0,
+    revoked: Revoked = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Check every byte of a container.
 
     CRC-32 of each chunk, SHA-256 of each block, the order and times of all blocks; the tables, the hash tree
     and the totals are derived again from the blocks and compared; then the seal. Every problem is listed with
     the place, what was expected and what was found. One pass: a pipe does (`-`).
 
+    Of a masked container everybody can check all of this. With a key the tag of each block is checked as
+    well: it shows that the block is the one, in its place, that somebody with the key masked.
+
+    With --trust the signatures by these keys are checked too, and a final one is required: without it a
+    container fails.
+
     Exit status 0: sealed and sound. 3: something is wrong or missing. 1: the file cannot be read at all.
     """
+    masters = find_masters(key_file)
+    wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked)
     with _source(file) as (source, size), Meter("verifying", size, quiet=quiet) as meter:
-        report = verify(source, progress=meter)
+        report = verify(source, masters=masters, progress=meter, trust=wanted)
     if json:
         say_json(_facts(report))
     elif not report.ok or not quiet:
-        say(*_text(report, file))
+        say(*_text(report, file, asked=bool(trust)))
     if not report.ok:
         raise typer.Exit(LOST)
 
@@ -84,8 +112,8 @@ def _facts(report: VerifyReport) -> dict[str, object]:
     return {
         "ok": report.ok,
         "state": report.state,
-        "problems": [_problem(one) for one in report.problems],
-        "checks": list(_CHECKS.get(report.state, ())),
+        "problems": [problem_facts(one) for one in report.problems],
+        "checks": list(_checks(report)),
         "blocks": report.blocks,
         "chunks": report.chunks,
         "bytes": report.bytes,
@@ -93,11 +121,24 @@ def _facts(report: VerifyReport) -> dict[str, object]:
         "head": report.head.hex() if report.head else None,
         "root": report.root.hex() if report.root else None,
         "holes": report.holes,
-        "signatures": {"found": report.signatures, "checked": 0},
+        "masked": report.masked,
+        "tags": report.tags,
+        "signatures": {
+            "found": report.signatures,
+            "checked": report.checked,
+            "covered": report.covered,
+            "accepted": [accepted_facts(one) for one in report.accepted],
+        },
     }
 
 
-def _problem(error: HarmonyError) -> dict[str, object]:
+def _checks(report: VerifyReport) -> tuple[str, ...]:
+    tags = f"the tags of masked blocks with the key: {format_count(report.tags, 'is', 'are')} right"
+    return (*_CHECKS.get(report.state, ()), *([tags] if report.tags else []))
+
+
+def problem_facts(error: HarmonyError) -> dict[str, object]:
+    """What is wrong, as JSON has it."""
     return {
         "code": error.code,
         "message": error.message,
@@ -111,7 +152,7 @@ def _value(value: object) -> object:
     return value if value is None or isinstance(value, int) else str(value)
 
 
-def _text(report: VerifyReport, file: str) -> list[str]:
+def _text(report: VerifyReport, file: str, *, asked: bool) -> list[str]:
     count = len(report.problems)
     if report.ok:
         verdict = f"sound: {report.state}, nothing is wrong"
@@ -123,7 +164,7 @@ def _text(report: VerifyReport, file: str) -> list[str]:
         where = f"offset {error.where}" if isinstance(error.where, int) else error.where
         pairs = [("where", where), ("expected", error.expected), ("found", error.found)]
         lines += fields(pairs, indent="     ")
-    checks = _CHECKS.get(report.state, ())
+    checks = _checks(report)
     lines += fields(
         [
             ("read", f"{format_count(report.bytes, 'byte')}, {format_count(report.chunks, 'chunk')}"),
@@ -135,6 +176,16 @@ def _text(report: VerifyReport, file: str) -> list[str]:
     )
     if report.holes:
         lines.append(f"note: this container was recovered and admits to {format_count(report.holes, 'hole')}")
-    if report.signatures:
+    if report.masked and not report.tags:
+        lines.append("note: the blocks are masked; their tags can only be checked with a key (--key-file)")
+    if report.signatures and not asked:
         lines.append(f"note: {format_count(report.signatures, 'signature')} found, not checked")
+    elif asked:
+        lines.append(
+            f"signatures: {report.checked} of {report.signatures} by keys that are trusted, and they hold; "
+            f"they cover {format_count(report.covered, 'block')}"
+        )
+    for one in report.accepted:
+        edition = "" if one.subject is None else f", revision {one.revision}"
+        lines.append(f"signed by {one.key.fingerprint.hex()}{edition}")
     return lines

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from harmony4.crypto.digest import DigestLane
-from harmony4.crypto.errors import NotFoundError, SealError, StorageError, TruncatedError, UsageError
-from harmony4.h4mk import H4MKReader
+from harmony4.crypto.digest import Buffer, DigestLane
+from harmony4.crypto.errors import KeyRefusedError, NotFoundError, SealError, StorageError, TruncatedError
+from harmony4.crypto.mask import MasterKey
+from harmony4.crypto.token import LAST, TokenRecord
+from harmony4.h4mk import H4MKReader, Unmasked
 from harmony4.h4mk.target import AtomicFile, Writable
 
 __all__ = ["Extracted", "extract"]
@@ -38,6 +40,7 @@ def extract(
     target: BinaryIO | str,
     track: int = 0,
     *,
+    masters: Iterable[MasterKey] = (),
     partial: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Extracted:
@@ -48,20 +51,29 @@ def extract(
     still has, with zeros where blocks are lost, so that every byte keeps its offset. `progress` is called
     with bytes done and bytes in all. Memory: a few blocks.
 
-    Raises NotFoundError (no such track), TruncatedError (incomplete or lost, without `partial`), UsageError
-    (a masked track), ChecksumError, SealError and their kin, StorageError.
+    A masked track is unmasked with one of `masters`, every block's tag checked before it is written; META
+    knows no digest of its stream then, so the tags alone say that it is whole and in order.
+
+    Raises NotFoundError (no such track), TruncatedError (incomplete or lost, without `partial`),
+    KeyRefusedError (a masked track, and no key of its), ChecksumError, SealError and their kin, StorageError.
     """
     if not 0 <= track < len(reader.tracks):
         raise NotFoundError("there is no such track", expected=f"0 to {len(reader.tracks) - 1}", found=track)
     state = reader.tracks[track]
-    if state.info.masked:
-        raise UsageError(f"track {track} is masked; its bytes cannot be had without the key")
+    unmasked = _unmasked(reader, masters, track) if state.info.masked else None
     whole = reader.state != "incomplete" and not any(hole.track == track for hole in reader.lost)
     if not whole and not partial:
         why = "its end is missing" if reader.state == "incomplete" else "it was recovered with losses"
         raise TruncatedError(f"the original cannot be had whole: {why}; --partial takes what is there")
     with _opened(target) as out:
-        return _copy(reader, out, track, whole, progress)
+        return _copy(reader, unmasked, out, track, whole, progress)
+
+
+def _unmasked(reader: H4MKReader, masters: Iterable[MasterKey], track: int) -> Unmasked:
+    known = tuple(masters)
+    if not known:
+        raise KeyRefusedError(f"track {track} is masked, and its bytes cannot be had without a key")
+    return Unmasked(reader, known)
 
 
 @contextlib.contextmanager
@@ -79,6 +91,7 @@ def _opened(target: BinaryIO | str) -> Iterator[Writable]:
 
 def _copy(
     reader: H4MKReader,
+    unmasked: Unmasked | None,
     out: Writable,
     track: int,
     whole: bool,
@@ -89,12 +102,13 @@ def _copy(
     stream = hashlib.sha256()
     stored = hashlib.sha256()  # what META gives: without the zeros that stand for lost blocks
     done = blocks = missing = 0
+    last: TokenRecord | None = None
     with DigestLane() as lane:
-        for block in reader.blocks(track):
-            if block.token is not None:
-                gap = block.token.offset - done
+        for token, payload in _blocks(reader, unmasked, track):
+            if token is not None:
+                gap = token.offset - done
                 if gap < 0 or (gap and whole):
-                    raise SealError("blocks do not follow each other", where=block.position, found=gap)
+                    raise SealError("blocks do not follow each other", where=_place(token), found=gap)
                 missing += gap
                 while gap:
                     zeros = _ZEROS[:gap]
@@ -103,17 +117,20 @@ def _copy(
                     done += len(zeros)
                     gap -= len(zeros)
             # The lane hashes this block for the stream while it is written and the next one is read.
-            lane.put(stream.update, block.payload)
+            lane.put(stream.update, payload)
             if not whole:
-                lane.put(stored.update, block.payload)
-            _write(out, block.payload)
-            done += len(block.payload)
+                lane.put(stored.update, payload)
+            _write(out, payload)
+            done += len(payload)
             blocks += 1
+            last = token
             if progress is not None:
                 progress(done, size)
         lane.flush()
     digest = stream.digest() if whole else stored.digest()
-    if state.sha256 is not None and digest != state.sha256:
+    if unmasked is not None and whole and last is not None and not last.flags & LAST:
+        raise SealError("the track goes on behind its last block", where=_place(last))
+    if unmasked is None and state.sha256 is not None and digest != state.sha256:
         raise SealError(
             "the stream is not the one that was sealed",
             where=f"track {track}",
@@ -125,7 +142,21 @@ def _copy(
     return Extracted(track, state.info.media_type, done, stream.digest(), blocks, missing, whole)
 
 
-def _write(out: Writable, data: bytes) -> None:
+def _blocks(
+    reader: H4MKReader, unmasked: Unmasked | None, track: int
+) -> Iterator[tuple[TokenRecord | None, Buffer]]:
+    if unmasked is not None:
+        yield from unmasked.blocks(track)
+        return
+    for block in reader.blocks(track):
+        yield block.token, block.payload
+
+
+def _place(token: TokenRecord) -> str:
+    return f"track {token.track} block {token.index}"
+
+
+def _write(out: Writable, data: Buffer) -> None:
     view = memoryview(data)
     try:
         while len(view):

@@ -16,7 +16,20 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.server.cli import bundles, check, editing, look, make, serving, tokens
+from harmony4.server.cli import (
+    bundles,
+    check,
+    comparing,
+    editing,
+    fetch,
+    keygen,
+    look,
+    make,
+    masking,
+    serving,
+    signing,
+    tokens,
+)
 from harmony4.server.cli.options import EPILOG
 from harmony4.server.cli.streams import FACTS_GONE, ReaderGone
 from harmony4.server.cli.values import plain
@@ -63,7 +76,20 @@ def _root(
     """Options before the command."""
 
 
-for _group in (serving, make, look, check, bundles, editing, tokens):
+for _group in (
+    serving,
+    make,
+    look,
+    check,
+    comparing,
+    fetch,
+    bundles,
+    editing,
+    keygen,
+    masking,
+    signing,
+    tokens,
+):
     _group.register(app)
 
 

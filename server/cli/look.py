@@ -23,7 +23,7 @@ from harmony4.server.cli.output import (
 )
 from harmony4.server.cli.streams import open_container, shown
 from harmony4.server.cli.values import format_count, format_duration, format_size, hole_text, parse_pts
-from harmony4.server.facts import info_facts, seek_facts, token_facts
+from harmony4.server.facts import info_facts, mask_facts, seek_facts, token_facts
 
 __all__ = ["register", "state_text"]
 
@@ -114,6 +114,7 @@ def _overview(reader: H4MKReader, file: str) -> list[str]:
             ("size", _bytes(reader.size)),
             ("duration", f"{format_duration(reader.duration)}  ({reader.duration} µs)"),
             ("blocks", format_count(reader.block_count, "block").partition(" block")[0]),
+            ("masked", _mask(reader)),
             *_cut(reader),
             ("metadata", _original_meta(reader)),
             *((("history", _history(reader)),) if meta and meta.history else ()),
@@ -132,6 +133,14 @@ def _cut(reader: H4MKReader) -> Iterator[tuple[str, object]]:
         yield "origin", f"{trak.origin} µs (the source's time at 0)"
 
 
+def _mask(reader: H4MKReader) -> str | None:
+    facts = mask_facts(reader)
+    if facts is None:
+        return None
+    keys = " or ".join(facts["keys"]) if facts["keys"] else "nobody: the key slots are damaged"
+    return f"{facts['mode']}, opened by {keys}"
+
+
 def _original_meta(reader: H4MKReader) -> str | None:
     if reader.original_meta is None:
         return None
@@ -143,7 +152,9 @@ def _history(reader: H4MKReader) -> str:
     assert reader.meta is not None
     steps = []
     for entry in reader.meta.history:
-        arguments = " ".join(f"{name}={value}" for name, value in sorted(entry.args.items()))
+        # The heads that a mask hides say nothing to anybody without the key.
+        shown_args = sorted(item for item in entry.args.items() if (entry.op, item[0]) != ("mask", "heads"))
+        arguments = " ".join(f"{name}={value}" for name, value in shown_args)
         steps.append(f"{entry.op} {arguments}".strip())
     return ", then ".join(steps)
 
@@ -242,6 +253,14 @@ def seek(
 def tokens(
     file: File,
     track: Track = 0,
+    spectrum: Annotated[
+        bool,
+        flag(
+            "--spectrum",
+            help="Print the spectral tokens that a track of `export --spectrum` holds, not those of its "
+            "blocks; default the first such track.",
+        ),
+    ] = False,
     json: Annotated[
         bool, flag("--json", help="Accepted for symmetry: tokens are always JSON, one a line.")
     ] = True,
@@ -257,12 +276,22 @@ def tokens(
             raise NotFoundError(
                 "there is no such track", expected=f"0 to {len(reader.tracks) - 1}", found=track
             )
+        found = _spectral(reader, track) if spectrum else map(token_facts, reader.tokens(track))
         encode = compact()
         lines: list[str] = []
-        for token in reader.tokens(track):
-            lines.append(encode(token_facts(token)))
+        for token in found:
+            lines.append(encode(token))
             if len(lines) == _BATCH:
                 write("\n".join(lines) + "\n", sys.stdout)
                 lines.clear()
         if lines:
             write("\n".join(lines) + "\n", sys.stdout)
+
+
+def _spectral(reader: H4MKReader, track: int) -> Iterator[object]:
+    from harmony4.server.spectra import read_tokens, stored_tokens  # with tokenizers: a third of the start
+
+    found = track or stored_tokens(reader, None)
+    if found is None:
+        raise NotFoundError("it holds no spectral tokens, or not all: `export --spectrum` stores them")
+    return (token.metadata() for token in read_tokens(reader, found))

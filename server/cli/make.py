@@ -12,9 +12,26 @@ from typing import Annotated, BinaryIO, Final
 
 import typer
 
-from harmony4.crypto.errors import SourceError
+from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.h4mk import RecoverReport, recover
 from harmony4.server.cli.extracting import Extracted, extract
+from harmony4.server.cli.keyfiles import KeyFiles, find_masters
+from harmony4.server.cli.keys import (
+    Certificates,
+    KeyFile,
+    PassphraseFile,
+    Revision,
+    Subject,
+    read_signer,
+)
+from harmony4.server.cli.masking import (
+    KeepPlaintext,
+    RandomSalt,
+    make_spec,
+    spec_facts,
+    spec_line,
+    spec_notes,
+)
 from harmony4.server.cli.options import (
     EPILOG,
     BlockSize,
@@ -124,6 +141,34 @@ def export_command(
             show_default=False,
         ),
     ] = None,
+    mask: Annotated[
+        bool,
+        flag(
+            "--mask",
+            help="Mask the media, so that only who has a key can read them. The input is read twice (a pipe "
+            "is put on disk first), with --random-salt once.",
+        ),
+    ] = False,
+    key_file: KeyFiles = None,
+    random_salt: RandomSalt = False,
+    keep_plaintext: KeepPlaintext = False,
+    sign: Annotated[bool, flag("--sign", help="Sign the container with --key.")] = False,
+    key: KeyFile = None,
+    subject: Subject = None,
+    revision: Revision = 0,
+    cert: Certificates = None,
+    sign_every: Annotated[
+        int | None,
+        typer.Option(
+            "--sign-every",
+            metavar="N",
+            min=1,
+            max=2**26,
+            help="Sign after every N blocks too (checkpoints), for those who read while it is written.",
+            show_default=False,
+        ),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -136,12 +181,34 @@ def export_command(
 
     A file appears under its name when it is complete and on disk, never before; what stood there is kept
     until then. `harmony4 extract` gives the media back, bit for bit.
+
+    With --mask it is what `harmony4 mask` makes of the container that would come out without.
     """
     from harmony4.server.facts import export_facts
     from harmony4.server.ingest import ExportOptions, export  # loads PyAV: not for `--help`
 
     check_not_same(source, output)
-    options = ExportOptions(block_size, raw, fps_hint, gop, title, remux, keep_original, spectrum)
+    if not mask and (key_file or random_salt or keep_plaintext):
+        raise UsageError("keys and their options go with --mask")
+    spec = make_spec(key_file, random_salt, keep_plaintext) if mask else None
+    signer = None
+    if sign or sign_every is not None:
+        signer = read_signer(key, subject, revision, cert, passphrase_file)
+    elif key is not None or subject is not None or cert is not None:
+        raise UsageError("a key without anything to sign: give --sign or --sign-every")
+    options = ExportOptions(
+        block_size,
+        raw,
+        fps_hint,
+        gop,
+        title,
+        remux,
+        keep_original,
+        spectrum,
+        mask=spec,
+        signer=signer,
+        sign_every=sign_every or 0,
+    )
     with (
         _media(source) as (media, size),
         sink(output) as target,
@@ -155,6 +222,7 @@ def export_command(
     facts: dict[str, object] = {
         "output": None if output == STANDARD else output,
         **export_facts(result),
+        **({} if spec is None else spec_facts(spec)),
     }
     if json:
         say_json(facts, to_stderr=output == STANDARD)
@@ -168,6 +236,7 @@ def export_command(
             f"{_target(output)}: {plain(what)}, {format_duration(seal.duration)}, "
             f"{format_count(seal.blocks, 'block')}, {format_size(seal.length)}",
             f"head {seal.head.hex()}",
+            *([] if spec is None else [spec_line(spec), *(f"note: {one}" for one in spec_notes(spec))]),
             *([f"note: {plain(result.note)}"] if result.note else []),
             to_stderr=output == STANDARD,
         )
@@ -199,6 +268,7 @@ def extract_command(
     file: File,
     output: Output,
     track: Track = 0,
+    key_file: KeyFiles = None,
     partial: Annotated[
         bool,
         flag(
@@ -213,14 +283,16 @@ def extract_command(
 
     Every block is checked (CRC-32, SHA-256) as it is copied, and the whole stream at the end. A damaged
     container is refused and leaves no file behind; what was already sent to a pipe ends before the damage.
+    A masked track needs a key, and its blocks' tags are checked as well.
     """
     check_not_same(file, output)
+    masters = find_masters(key_file)
     with (
         open_container(file) as reader,
         sink(output) as target,
         Meter(f"extracting {plain(shown(file))}", quiet=quiet) as meter,
     ):
-        done = extract(reader, target, track, partial=partial, progress=meter)
+        done = extract(reader, target, track, masters=masters, partial=partial, progress=meter)
     _report_extract(done, output, json=json, quiet=quiet)
     if not done.complete:
         raise typer.Exit(LOST)

@@ -167,6 +167,15 @@ def serve(
             help="Settings (TOML, table \\[server]); HARMONY4_… variables and options win over it.",
         ),
     ] = None,
+    keyring: Annotated[
+        Path | None,
+        typer.Option(
+            "--keyring",
+            metavar="DIR",
+            help="Folder with the keys of masked containers, NAME.key each.",
+            show_default=False,
+        ),
+    ] = None,
     access_log: LogRequests = None,
     auth: Auth = None,
     public_read: PublicRead = None,
@@ -190,6 +199,7 @@ def serve(
         "host": host,
         "port": port,
         "workers": workers,
+        "keyring": keyring,
         "access_log": access_log,
         "auth": auth,
         "public_read": public_read,

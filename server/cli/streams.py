@@ -25,6 +25,7 @@ __all__ = [
     "ReaderGone",
     "Sink",
     "check_not_same",
+    "in_order",
     "named",
     "open_container",
     "open_file",
@@ -210,10 +211,16 @@ def sequential(path: str) -> contextlib.AbstractContextManager[BinaryIO] | None:
 def _opened(path: str) -> Iterator[BinaryIO]:
     try:
         file = open(path, "rb", buffering=0)  # noqa: SIM115, PTH123 - errors of opening are told from errors of use
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise SourceError(f"cannot open {path}: {_reason(error)}") from error
     with file, _Stream(file.fileno(), path) as stream:
         yield stream
+
+
+def in_order(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    """Whatever it is, to be read once, in order. Raises SourceError as `sequential` does."""
+    stream = sequential(path)
+    return _opened(path) if stream is None else stream
 
 
 def open_file(path: str) -> FileSource:

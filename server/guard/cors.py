@@ -14,12 +14,12 @@ METHODS: Final = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 ALLOW: Final = (
     "Range, If-Range, If-None-Match, If-Match, Authorization, Last-Event-ID, Content-Type, "
     "Want-Content-Digest, Tus-Resumable, Upload-Length, Upload-Offset, Upload-Metadata, Upload-Checksum, "
-    "Upload-Defer-Length, Upload-Concat, X-HTTP-Method-Override"
+    "Upload-Defer-Length, Upload-Concat, X-HTTP-Method-Override, Harmony4-Salt, Harmony4-Master-Key"
 )
 EXPOSE: Final = (
     "Content-Range, Accept-Ranges, ETag, Content-Length, Location, Retry-After, Repr-Digest, Content-Digest, "
     "Content-Location, Content-Disposition, Harmony4-PTS, Harmony4-End-PTS, WWW-Authenticate, "
-    "Harmony4-Job, Upload-Offset, Upload-Length, Upload-Metadata, Upload-Expires, "
+    "Harmony4-Job, Harmony4-Salt, Upload-Offset, Upload-Length, Upload-Metadata, Upload-Expires, "
     "Tus-Resumable, Tus-Version, Tus-Extension, Tus-Max-Size, Tus-Checksum-Algorithm"
 )
 _KEPT: Final = "600"

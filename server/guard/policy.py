@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from harmony4.server.guard.scopes import ADMIN, READ, WRITE
+from harmony4.server.guard.scopes import ADMIN, MASK, READ, WRITE
 
 __all__ = ["EXCEPTIONS", "OPEN", "SAFE", "needed_scope"]
 
@@ -19,6 +19,8 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing (RFC 9110 §9.2.1). Whatever is not one of them is checked for its origin."""
 EXCEPTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/video/seek"): READ,
+    # It changes nothing, and is done with keys.
+    ("POST", "/audio/mask"): MASK,
     # What those see who bring media in: names that are not there yet, failures, what was deleted.
     ("GET", "/events"): WRITE,
     ("GET", "/jobs"): WRITE,

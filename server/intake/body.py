@@ -20,6 +20,8 @@ from harmony4.server.cli.values import parse_block_size, parse_fps
 from harmony4.server.errors import Problem
 from harmony4.server.ingest import ExportOptions
 from harmony4.server.intake.shelf import check_new_name
+from harmony4.server.masking.asked import FIELDS as MASK_FIELDS
+from harmony4.server.masking.asked import MaskAsked, parse_mask, switch
 
 __all__ = [
     "EXPORT",
@@ -41,6 +43,7 @@ _T = TypeVar("_T")
 
 OPTIONS: Final = (
     *("name", "block_size", "fps_hint", "gop", "raw", "title", "remux", "keep_original", "spectrum"),
+    *MASK_FIELDS,
 )
 FIELDS: Final = (*OPTIONS, "job")
 """What an export can be told, in the query or in fields of a form in front of the file."""
@@ -60,6 +63,8 @@ class Asked:
     options: ExportOptions
     job: bool
     """Answer when all has arrived, and go on without the client."""
+    mask: MaskAsked | None = None
+    """How it is to be masked; `options` do not say it, for they would hold keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,8 @@ def parse_asked(fields: Mapping[str, str]) -> Asked:
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    return Asked(None if name is None else check_new_name(name), options, switch(fields, "job"))
+    place = None if name is None else check_new_name(name)
+    return Asked(place, options, switch(fields, "job"), parse_mask(fields))
 
 
 def check_names(fields: Mapping[str, str], known: Sequence[str]) -> None:
@@ -119,14 +125,6 @@ def _gop(fields: Mapping[str, str]) -> int | None:
     if not (text.isascii() and text.isdigit() and len(text) < 8 and 1 <= int(text) <= _MOST_GOP):
         raise UsageError("gop is not valid", expected=f"1 to {_MOST_GOP}", found=text[:40])
     return int(text)
-
-
-def switch(fields: Mapping[str, str], name: str) -> bool:
-    """An option that is 0 or 1. Raises UsageError."""
-    text = fields.get(name, "0")
-    if text not in ("0", "1"):
-        raise UsageError(f"{name} is not valid", expected="0 or 1", found=text[:40])
-    return text == "1"
 
 
 async def wait_to_go_on(request: web.Request) -> None:

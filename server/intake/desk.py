@@ -13,10 +13,10 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from harmony4.crypto.errors import HarmonyError, LimitError, StorageError
 from harmony4.server import facts
@@ -27,12 +27,17 @@ from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.jobs import Job, Jobs
 from harmony4.server.intake.shelf import Match, Shelf
 from harmony4.server.library import Library
+from harmony4.server.masking.asked import MaskAsked
+from harmony4.server.masking.keys import Keyring
 from harmony4.server.sandbox import Limits, default_demuxer
 from harmony4.server.sandbox_sound import default_decoder
 from harmony4.server.state import Spool, State, sweep_spools, sweep_streams
 from harmony4.tokenize.pipe import Pipe
 
 __all__ = ["Desk", "Export", "passes"]
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _LOG: Final = logging.getLogger("harmony4.server")
 _M_ARENA_MAX: Final = -8
@@ -104,7 +109,8 @@ class Export:
 class Desk:
     """All exports of one application. For one event loop."""
 
-    def __init__(self, config: Config, library: Library, state: State) -> None:
+    def __init__(self, config: Config, library: Library, state: State, keyring: Keyring) -> None:
+        self._keyring = keyring
         self.jobs: Final = Jobs(state)
         self.shelf: Final = Shelf(library, state)
         self.room: Final = Room(library.root, state, quota=config.quota, least=config.min_free)
@@ -122,12 +128,18 @@ class Desk:
     # -- an export
 
     async def start(
-        self, options: ExportOptions, *, number: str | None = None, source: Path | None = None, **about: Any
+        self,
+        options: ExportOptions,
+        *,
+        mask: MaskAsked | None = None,
+        number: str | None = None,
+        source: Path | None = None,
+        **about: Any,
     ) -> Export:
         """Begin an export, whose bytes come by `feed`, or are in the file `source`.
 
-        `about` is what its job says of it; `number`: the job's id, if it has one already. Raises
-        StorageError.
+        `about` is what its job says of it; `number`: the job's id, if it has one already. It fails where the
+        keys for `mask` are not there. Raises StorageError.
         """
         spool = await asyncio.to_thread(Spool, self._state)
         try:
@@ -140,11 +152,17 @@ class Desk:
         one = Export(job, pipe, spool, loop.create_future())
         if source is not None:
             one.received = (await asyncio.to_thread(source.stat)).st_size
-        one.done = loop.run_in_executor(self._threads, self._run, one, options, source)
+        one.done = loop.run_in_executor(self._threads, self._run, one, options, mask, source)
         self._running.add(one)
         return one
 
-    def _run(self, one: Export, options: ExportOptions, source: Path | None) -> ExportResult:
+    def in_thread(self, work: Callable[[_T], _R], one: _T) -> asyncio.Future[_R]:
+        """Do something for somebody who has a place, in one of the threads that there are for that."""
+        return asyncio.get_running_loop().run_in_executor(self._threads, work, one)
+
+    def _run(
+        self, one: Export, options: ExportOptions, mask: MaskAsked | None, source: Path | None
+    ) -> ExportResult:
         rarely = max(
             1, LOOK // options.block_size
         )  # blocks may be smaller, and are looked at more often then
@@ -163,6 +181,8 @@ class Desk:
                 self.room.check(roughly=True)
 
         try:
+            if mask is not None:
+                options = replace(options, mask=mask.spec(self._keyring))
             # A reader for itself: `export` takes anything that has `read`.
             return export(
                 source or one.pipe,  # type: ignore[arg-type]

@@ -12,23 +12,24 @@ from urllib.parse import quote
 import aiofiles
 from aiohttp import web
 
-from harmony4.crypto.errors import LimitError
+from harmony4.crypto.errors import LimitError, StorageError
 from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
+from harmony4.server.guard.scopes import MASK
 from harmony4.server.guard.throttle import network
 from harmony4.server.intake.admission import place
-from harmony4.server.intake.body import EXPORT, check_head, go_on, open_body, wait_to_go_on
+from harmony4.server.intake.body import EXPORT, Asked, check_head, go_on, open_body, wait_to_go_on
 from harmony4.server.intake.desk import Desk, Export
 from harmony4.server.intake.jobs import ACTIVE
 from harmony4.server.intake.shelf import Match
-from harmony4.server.keys import CONFIG, DESK, STATE, STATUS
+from harmony4.server.keys import CONFIG, DESK, KEYRING, STATE, STATUS
 from harmony4.server.query import json_response, page_limit
 from harmony4.server.reading.fields import attachment
 from harmony4.server.reading.ranges import matcher
 
-__all__ = ["admitted", "match_of", "routes", "shown"]
+__all__ = ["admitted", "check_keys", "match_of", "routes", "shown"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
 
@@ -48,22 +49,24 @@ def routes() -> list[web.RouteDef]:
 async def post_export(request: web.Request) -> web.StreamResponse:
     """Make a container from what is sent: 201 with a name, 200 and the container without, 202 as a job.
 
-    Refused before a byte of the body is wanted where that is possible: 400, 409, 412, 413, 415, 429, 503,
-    507.
+    Refused before a byte of the body is wanted where that is possible: 400, 403, 409, 412, 413, 415, 429,
+    503, 507.
     """
     desk, match = request.app[DESK], match_of(request)
     asked = check_head(request, EXPORT)
+    check_keys(request, asked)
     if asked.name is not None:
         await asyncio.to_thread(desk.shelf.check, asked.name, match)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(admitted(request, request.content_length))
         await go_on(request)
         body = await open_body(request, request.app[CONFIG].read_timeout, EXPORT)
+        check_keys(request, body.asked)
         if body.asked != asked and body.asked.name is not None:
             await asyncio.to_thread(desk.shelf.check, body.asked.name, match)
         asked = body.asked
         size = None if request.content_type == "multipart/form-data" else request.content_length
-        one = await desk.start(asked.options, name=asked.name, size=size)
+        one = await desk.start(asked.options, mask=asked.mask, name=asked.name, size=size)
         try:
             await desk.feed(one, body.pieces)
         except BaseException:
@@ -79,6 +82,14 @@ async def post_export(request: web.Request) -> web.StreamResponse:
             return await _send_back(request, one)
         finally:
             await desk.close(one)
+
+
+def check_keys(request: web.Request, asked: Asked) -> None:
+    """See whether the caller may mask, and whether the keys are there. Raises Problem (403), UsageError."""
+    if asked.mask is not None:
+        if MASK not in request[CALLER].scopes:
+            raise Problem("key", "masking with a key of the server needs the scope mask")
+        asked.mask.spec(request.app[KEYRING])
 
 
 def match_of(request: web.Request) -> Match | None:
@@ -102,7 +113,11 @@ async def admitted(request: web.Request, size: int | None, kind: str = "places")
     most, each = config.max_uploads, config.max_uploads_per_client
     client = request[CALLER].token_id or network(request.remote or "")
     held = place(request.app[STATE], client, most=most, each=each, kind=kind)
-    await asyncio.to_thread(held.__enter__)
+    try:
+        await asyncio.to_thread(held.__enter__)
+    except StorageError as error:
+        _LOG.warning("%s", error)
+        raise Problem("storage", "the server's own folder cannot be written to") from error
     try:
         yield
     finally:

@@ -62,6 +62,7 @@ class Finisher:
             asked = asked_for(parse_metadata(held.known.metadata or ""))
             one = await self._desk.start(
                 asked.options,
+                mask=asked.mask,
                 number=number,
                 source=held.data,
                 name=asked.name,

@@ -20,7 +20,7 @@ from harmony4.crypto.errors import HarmonyError, LimitError, StorageError, Usage
 from harmony4.server.errors import Problem
 from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.body import go_on, open_pieces, wait_to_go_on
-from harmony4.server.intake.exports import admitted, match_of
+from harmony4.server.intake.exports import admitted, check_keys, match_of
 from harmony4.server.intake.tusfields import (
     ALGORITHMS,
     CHUNK_TYPE,
@@ -99,6 +99,7 @@ async def post_collection(request: web.Request) -> web.Response:
     metadata = _one(request, "Upload-Metadata")
     asked = asked_for(parse_metadata(metadata or ""))
     assert asked.name is not None
+    check_keys(request, asked)
     checksum = _checksum(request)
     if request.body_exists:
         _check_type(request)

@@ -165,6 +165,7 @@ TRACKS: Final = query(
 VERSION: Final = query(
     "v", "First 16 digits of the ETag: the answer may be kept for ever", {"type": "string"}
 )
+PROOF: Final = query("proof", "1: a proof of the answer comes with it", {"enum": ["0", "1"]})
 DOWNLOAD: Final = query("download", "1: the answer is to be saved as a file", {"enum": ["0", "1"]})
 TIME: Final = [
     query("pts", "The blocks that show this time, microseconds", {"type": "integer", "minimum": 0}),

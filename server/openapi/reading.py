@@ -9,6 +9,7 @@ from harmony4.server.openapi.parts import (
     DOWNLOAD,
     HEADER,
     NAME,
+    PROOF,
     TIME,
     TIME_HEADERS,
     TRACK,
@@ -66,23 +67,47 @@ def paths() -> dict[str, Any]:
                         True,
                     ),
                     TRACKS,
+                    PROOF,
                     VERSION,
                 ],
                 {
-                    "200": answer("The keyframe at or before `pts`", "Seek", "Aligned", "Seeks"),
-                    **problems("400", "404", "410", "500", "503"),
+                    "200": answer(
+                        "The keyframe at or before `pts`", "Seek", "Aligned", "Seeks", "Proven", "ManyProven"
+                    ),
+                    **problems("400", "404", "410", "413", "500", "503"),
                 },
             ),
             "post": operation(
                 "seek_many",
                 "The keyframes at or before up to 10 000 times, in the order asked",
-                [NAME, TRACKS, VERSION],
+                [NAME, TRACKS, PROOF, VERSION],
                 {
-                    "200": answer("The keyframes", "Seeks"),
+                    "200": answer("The keyframes", "Seeks", "ManyProven"),
                     **problems("400", "404", "408", "410", "413", "415", "500", "503"),
                 },
             )
             | {"requestBody": {"required": True, "content": json_of("Targets")}},
+        },
+        "/video/proof": {
+            "get": operation(
+                "proof",
+                "The proof of the blocks that a byte range is in",
+                [
+                    NAME,
+                    TRACK,
+                    query(
+                        "range",
+                        "Bytes of the track's stream, as the header Range has them",
+                        {"type": "string", "pattern": "^bytes=[0-9]{1,19}-[0-9]{0,19}$"},
+                        True,
+                    ),
+                    VERSION,
+                ],
+                {
+                    "200": answer("The proof", "Proof"),
+                    **problems("400", "404", "410", "413", "500", "503"),
+                },
+            )
         },
         "/video/keyframes": {
             "get": operation(

@@ -34,6 +34,26 @@ _ALIGNED: Final = object_of(
         },
     }
 )
+_DIGEST: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_PROOF: Final = object_of(
+    {
+        "format": {"const": "h4mk proof 1"},
+        "blocks": {"type": "integer"},
+        "duration": INT,
+        "trak": _DIGEST,
+        "signatures": {
+            "type": "array",
+            "items": object_of({"key": TEXT, "revision": INT, "value": TEXT}, subject=_DIGEST),
+        },
+    },
+    meta=_DIGEST,
+    leaves={"type": "array", "items": {"type": "integer"}},
+    tokens={"type": "array", "items": TEXT},
+    path={"type": "array", "items": _DIGEST},
+    directory=TEXT,
+    root=_DIGEST,
+)
+_RESULTS: Final = {"type": "array", "items": {"oneOf": [_SEEK, _MISS]}}
 _EXPORTED: Final = {
     "head": TEXT,
     "root": TEXT,
@@ -83,6 +103,11 @@ SCHEMAS: Final = {
     "Seek": _SEEK,
     "Seeks": object_of({"results": {"type": "array", "items": {"oneOf": [_SEEK, _MISS, _ALIGNED]}}}),
     "Aligned": _ALIGNED,
+    "Proof": _PROOF,
+    "Proven": {
+        "oneOf": [object_of({**one["properties"], "proof": _PROOF}) for one in (_SEEK, _MISS)],
+    },
+    "ManyProven": object_of({"results": _RESULTS, "proof": {"oneOf": [_PROOF, {"type": "null"}]}}),
     "Targets": object_of({"pts": {"type": "array", "maxItems": MAX_TARGETS, "items": INT | {"minimum": 0}}})
     | {"additionalProperties": False},
     "Keyframes": object_of(

@@ -33,7 +33,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk.source import impatient
-from harmony4.server.facts import seek_template
+from harmony4.server.facts import SeekCard, seek_template
 from harmony4.server.reading.push import begin, push
 from harmony4.server.serving.access import client_fields, escape, without_signature
 
@@ -261,14 +261,14 @@ def offer_range(request: web.Request, resource: Resource) -> None:
         request[_OFFER] = _Offer(206, _RANGE, resource.container, plan)
 
 
-def offer_seek(request: web.Request, container: Container, track: int) -> None:
-    """Say that the answer about one time follows from the container, the track and the time alone."""
-    reader = container.reader
+def offer_seek(request: web.Request, container: Container, card: SeekCard) -> None:
+    """Say that the answer about one time follows from the container, the track's card and the time alone."""
+    reader, track = container.reader, card.track
     keys = reader.key_map(track)
     greatest = reader.stream_size(track) + reader.duration if keys is None else keys.greatest
     if greatest >= 10**_DIGITS:
         return
-    template = seek_template(container.card(track))
+    template = seek_template(card)
     find = keys.find if keys is not None else partial(_find_in_pages, reader, track)
     request[_OFFER] = _Offer(200, _PTS, container, lambda outer: _SeekPlan(outer, container, template, find))
 

@@ -160,19 +160,27 @@ def _digesting(
     resource: Resource, parts: Sequence[bytes | ByteRange], found: hashlib._Hash
 ) -> Iterator[bool]:
     """Feed `found` with the parts; gives True after each `_STEP` bytes. In a thread."""
-    read, done = resource.container.reader.read_file, 0
+    done = 0
     for part in parts:
         if isinstance(part, bytes):
             found.update(part)
             continue
-        for offset, size in resource.pieces(part.start, part.length):
-            for at in range(0, size, _READ):
-                piece = read(offset + at, min(_READ, size - at))
-                found.update(piece)
-                done += len(piece)
-                if done >= _STEP:
-                    done = 0
-                    yield True
+        for piece in _pieces(resource, part):
+            found.update(piece)
+            done += len(piece)
+            if done >= _STEP:
+                done = 0
+                yield True
+
+
+def _pieces(resource: Resource, part: ByteRange) -> Iterator[bytes | memoryview]:
+    """The bytes of a range, read or unmasked."""
+    if resource.fill is not None and resource.checked is not None:
+        yield from resource.checked(part.start, part.length)
+        return
+    for offset, size in resource.pieces(part.start, part.length):
+        for at in range(0, size, _READ):
+            yield resource.container.reader.read_file(offset + at, min(_READ, size - at))
 
 
 def _download(request: web.Request) -> bool:

@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing, suppress
 from typing import Final
 
 from aiohttp import web
@@ -27,13 +27,14 @@ from aiohttp.http import StreamWriter
 from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
-from harmony4.server.keys import CONFIG, EXPRESS
+from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS
 from harmony4.server.query import cache_control
+from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import offer_range
 from harmony4.server.reading.fields import asked_fields
 from harmony4.server.reading.ranges import ByteRange, decide
 from harmony4.server.reading.residency import bring_in, is_cut_short, is_resident
-from harmony4.server.reading.resource import Checked, Resource
+from harmony4.server.reading.resource import Checked, Fill, Resource
 from harmony4.server.serving.access import SENT, without_signature
 
 __all__ = ["may_map", "respond", "send"]
@@ -44,6 +45,8 @@ _BATCH: Final = 2**18
 """Bytes read or handed to the transport at a time: what is copied before other connections get their turn."""
 _ALONE: Final = 2**22
 """The same while nobody waits for a short answer: fewer turns are faster by a fourth."""
+_SOON: Final = 0.02
+"""Seconds; a client that takes longer for a buffer gets one at a time."""
 _PIECES: Final = 64
 """Most pieces in one batch; blocks may be as small as a byte."""
 
@@ -65,7 +68,9 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     The caller holds the lease on the container until this returns. Raises Problem for 410, 412 and 416, and
     HarmonyError while nothing has been sent. Headers that a client has to ask for are in `fields`.
     """
-    cache = cache_control(request, resource.etag)
+    cache = cache_control(request, *(resource.versions or (resource.etag,)))
+    if resource.fill is not None:
+        cache = f"private, {cache.removeprefix('public, ')}"
     decision = decide(request.method, request.headers, resource.representation())
     if decision.status == 416:
         raise Problem("range", "no byte of the range exists", headers=dict(decision.headers))
@@ -85,7 +90,7 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
     wished = "Want-Content-Digest" in request.headers
     check = request.app[CONFIG].verify_on_read
-    if decision.status == 206 and len(decision.parts) == 1 and not wished and not check:
+    if decision.status == 206 and len(decision.parts) == 1 and not (wished or check or resource.fill):
         offer_range(request, resource)
     return await send(request, response, resource, decision.parts, check=check)
 
@@ -110,12 +115,21 @@ async def send(
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
 
-    `check`: send nothing of a block that does not match its CRC and its digest.
+    `check`: send nothing of a block that does not match its CRC and its digest; what is unmasked always does.
 
     Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
     connection off, which a client sees as a body that is too short.
     """
-    batches = _batches(request, resource, parts, check)
+    async with aclosing(_batches(request, resource, parts, check)) as batches:
+        return await _send(request, response, resource, batches)
+
+
+async def _send(
+    request: web.Request,
+    response: web.StreamResponse,
+    resource: Resource,
+    batches: AsyncIterator[list[memoryview]],
+) -> web.StreamResponse:
     # The first bytes are there before the headers go out: what fails here still gets its problem.
     pieces = await anext(batches, None) if request.method != "HEAD" else None
     if pieces is None:
@@ -154,12 +168,12 @@ async def _batches(
     resource: Resource,
     parts: Sequence[bytes | ByteRange],
     check: bool,
-) -> AsyncIterator[list[memoryview]]:
+) -> AsyncGenerator[list[memoryview]]:
     """The body, a turn's bytes at a time; every batch holds at least a byte."""
     transport = request.transport
     checked = resource.checked if check else None
     mapping = None
-    if checked is None and transport is not None and may_map(transport):
+    if checked is None and resource.fill is None and transport is not None and may_map(transport):
         with suppress(SourceError):  # no address space left, for one: reading needs none
             mapping = resource.container.reader.mapping
     frame: list[memoryview] = []  # travels with the bytes behind it
@@ -167,20 +181,23 @@ async def _batches(
         if isinstance(part, bytes):
             frame.append(memoryview(part))
             continue
-        if checked is not None:
+        if resource.fill is not None:
+            batches = _filled(resource.fill, request.app[BUFFERS], part)
+        elif checked is not None:
             batches = _checked(checked, part)
         elif mapping is not None:
             batches = _mapped(request, memoryview(mapping), resource, part)
         else:
             batches = _read(resource, part)
-        async for batch in batches:
-            yield frame + batch
-            frame = []
+        async with aclosing(batches):
+            async for batch in batches:
+                yield frame + batch
+                frame = []
     if frame:
         yield frame
 
 
-async def _read(resource: Resource, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+async def _read(resource: Resource, body: ByteRange) -> AsyncGenerator[list[memoryview]]:
     pieces = _Pieces(resource.pieces(body.start, body.length))
     left = body.length
     while left:
@@ -194,16 +211,49 @@ def _load(reader: H4MKReader, pieces: _Pieces) -> list[memoryview]:
     return [memoryview(reader.read_file(offset, size)) for offset, size in pieces.take(_BATCH)]
 
 
-async def _checked(checked: Checked, body: ByteRange) -> AsyncIterator[list[memoryview]]:
+async def _checked(checked: Checked, body: ByteRange) -> AsyncGenerator[list[memoryview]]:
     # What is sent are the bytes that were checked, in memory: those on disk may be others by now.
     pieces = checked(body.start, body.length)
     while (data := await asyncio.to_thread(next, pieces, None)) is not None:
         yield [data]
 
 
+async def _filled(fill: Fill, buffers: Buffers, body: ByteRange) -> AsyncGenerator[list[memoryview]]:
+    """What threads put into buffers: into one while the other one goes out, as long as the client is fast."""
+    clock = asyncio.get_running_loop().time
+    start, left, fast = body.start, body.length, True
+    held, returned = [buffers.take()], False
+    ahead: asyncio.Future[int] | None = None
+    try:
+        while left:
+            returned = False
+            if ahead is None:
+                count = await asyncio.to_thread(fill, start, held[0][:left])
+            else:
+                count, ahead = await ahead, None
+                held.reverse()
+            start, left = start + count, left - count
+            if left and fast:
+                if len(held) == 1:
+                    held.append(buffers.take())
+                ahead = asyncio.ensure_future(asyncio.to_thread(fill, start, held[1][:left]))
+            began = clock()
+            yield [held[0][:count]]
+            returned = True
+            fast = clock() - began < _SOON
+    finally:
+        if ahead is not None:
+            # Neither container nor buffer may be taken from the thread, which needs no longer than for one.
+            await asyncio.wait([ahead])
+            ahead.exception()
+            returned = False
+        if returned:
+            buffers.give(held)  # else something of them may still wait in the transport
+
+
 async def _mapped(
     request: web.Request, view: memoryview, resource: Resource, body: ByteRange
-) -> AsyncIterator[list[memoryview]]:
+) -> AsyncGenerator[list[memoryview]]:
     descriptor = resource.container.reader.fileno()
     assert descriptor is not None  # there is a mapping
     pieces = _Pieces(resource.pieces(body.start, body.length))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from harmony4.h4mk import Unmasked
 from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY, RMAP_HEAD
 from harmony4.server import facts
 from harmony4.server.library import Container
@@ -17,6 +18,7 @@ from harmony4.server.reading.ranges import Representation
 
 __all__ = [
     "Checked",
+    "Fill",
     "Pieces",
     "Resource",
     "file_resource",
@@ -30,6 +32,10 @@ Pieces = Callable[[int, int], Iterable[tuple[int, int]]]
 
 Checked = Callable[[int, int], Iterator[memoryview]]
 """(start, length) → these bytes, from blocks that match CRC and digest. Reads files; raises HarmonyError."""
+
+
+Fill = Callable[[int, memoryview], int]
+"""(start, buffer) → how many bytes from there on are in the buffer now, one at least. As `Checked`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,11 @@ class Resource:
     """The same bytes as `pieces`, out of blocks that were checked; None where nothing can be checked."""
     extension: str | None = None
     """How a download's file name ends, without the dot; None keeps the container's own name."""
+    fill: Fill | None = None
+    """Where the file holds other bytes than these, masked ones: what gives these. So does `checked`."""
+    versions: tuple[str | None, ...] = ()
+    """Entity tags whose beginnings an address may name as its version (`v`), where there are more than one.
+    """
 
     def representation(self) -> Representation:
         """What `ranges.decide` needs to know."""
@@ -65,8 +76,11 @@ def last_modified(container: Container) -> int | None:
     return seconds if 0 <= seconds <= time.time() else None
 
 
-def stream_resource(container: Container, track: int) -> Resource:
-    """A track's whole stream. Raises NotFoundError for a track that is not there, FormatError and its kin."""
+def stream_resource(container: Container, track: int, unmasked: Unmasked | None = None) -> Resource:
+    """A track's whole stream, as it is stored or `unmasked`.
+
+    Raises NotFoundError for a track that is not there, FormatError and its kin.
+    """
     reader = container.reader
     facts.check_track(reader, track)
     state = reader.tracks[track]
@@ -78,14 +92,18 @@ def stream_resource(container: Container, track: int) -> Resource:
     return Resource(
         container,
         size,
-        reader.etag(track),
+        reader.etag(track, unmasked=unmasked is not None),
         facts.content_type(state.info.media_type),
         pieces,
         in_memory(container, track),
         # META's digest is of the blocks that are stored: of the stream only where none is lost.
-        digest=state.sha256 if state.bytes == size else None,
-        checked=lambda start, length: reader.read_checked(start, length, track),
+        digest=state.sha256 if state.bytes == size and unmasked is None else None,
+        checked=lambda start, length: (unmasked.pieces if unmasked else reader.read_checked)(
+            start, length, track
+        ),
         extension=facts.extension(state.info.media_type),
+        fill=None if unmasked is None else lambda start, out: unmasked.read_into(start, out, track),
+        versions=facts.etags(reader, track),
     )
 
 

@@ -6,19 +6,30 @@ import asyncio
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
 from harmony4.crypto.errors import LimitError, NotFoundError, UsageError
+from harmony4.h4mk import H4MKReader
 from harmony4.h4mk.source import NotResidentError, impatient
 from harmony4.server import facts
 from harmony4.server.errors import Problem
 from harmony4.server.facts import SeekCard
 from harmony4.server.keys import CONFIG, GUARD, LIBRARY
 from harmony4.server.library import Container
-from harmony4.server.query import asked_track, cache_control, container_name, json_text, natural
+from harmony4.server.masking.unmasking import can_unmask
+from harmony4.server.query import (
+    REVALIDATE,
+    asked_track,
+    cache_control,
+    container_name,
+    json_text,
+    natural,
+)
 from harmony4.server.reading.express import offer_seek
+from harmony4.server.reading.proving import asked_proof, proven_seek
 
 __all__ = ["MAX_TARGETS", "get_seek", "parse_targets", "post_seek", "routes"]
 
@@ -47,22 +58,26 @@ async def get_seek(request: web.Request) -> web.Response:
     # A target is two characters at least, so no request line holds more than a batch may have.
     targets = [natural("pts", one) for one in text.split(",")]
     with await request.app[LIBRARY].open(name) as container:
+        if asked_proof(request):
+            return await _proven(request, container, targets, many=len(targets) > 1)
         if request.query.get("track") == _ALL:
-            cache = cache_control(request, container.reader.etag(0))
+            cache = _cache(request, container, 0)
             return json_text(await _aligned(request, container, targets), cache)
         track = asked_track(request, container.reader)
-        cache = cache_control(request, container.reader.etag(track))
+        cache = _cache(request, container, track)
         answer = _one if len(targets) == 1 else _many
         own = _addressing(request)
+        unmasked = can_unmask(request, container)
         found = None
         # Without a card the header blocks are still to be looked up.
-        if len(targets) <= _FEW and (track in container.cards):
+        if len(targets) <= _FEW and (track, unmasked) in container.cards:
             with suppress(NotResidentError), impatient():
-                found = answer(container, track, targets, own)
+                found = answer(container.reader, targets, own(container.card(track, unmasked=unmasked)))
         if found is None:
-            found = await asyncio.to_thread(answer, container, track, targets, own)
+            card = await asyncio.to_thread(partial(container.card, track, unmasked=unmasked))
+            found = await asyncio.to_thread(answer, container.reader, targets, own(card))
         if len(targets) == 1:
-            offer_seek(request, container, track)
+            offer_seek(request, container, container.card(track, unmasked=unmasked))
         return json_text(found, cache)
 
 
@@ -72,13 +87,24 @@ async def post_seek(request: web.Request) -> web.Response:
     data = await _body(request)
     targets = await asyncio.to_thread(parse_targets, data)
     with await request.app[LIBRARY].open(name) as container:
+        if asked_proof(request):
+            return await _proven(request, container, targets, many=True)
         if request.query.get("track") == _ALL:
-            cache_control(request, container.reader.etag(0))
+            _cache(request, container, 0)
             return json_text(await _aligned(request, container, targets, many=True), "no-store")
         track = asked_track(request, container.reader)
-        cache_control(request, container.reader.etag(track))
-        own = _addressing(request)
-        return json_text(await asyncio.to_thread(_many, container, track, targets, own), "no-store")
+        _cache(request, container, track)
+        own, unmasked = _addressing(request), can_unmask(request, container)
+        card = await asyncio.to_thread(partial(container.card, track, unmasked=unmasked))
+        return json_text(await asyncio.to_thread(_many, container.reader, targets, own(card)), "no-store")
+
+
+def _cache(request: web.Request, container: Container, track: int) -> str:
+    """How long an answer may be kept: where media are masked the address in it depends on the caller and the
+    keys that are here. Raises as `cache_control` does.
+    """
+    cache = cache_control(request, *facts.etags(container.reader, track))
+    return cache if container.reader.trak.mask is None else REVALIDATE
 
 
 def parse_targets(data: bytes) -> list[int]:
@@ -153,7 +179,7 @@ async def _aligned(
     request: web.Request, container: Container, targets: list[int], *, many: bool = False
 ) -> str:
     """The answers of all tracks as JSON text, found in a thread; `many`: a list even for one time."""
-    tracks = len(container.reader.tracks)
+    tracks, unmasked = len(container.reader.tracks), can_unmask(request, container)
     if len(targets) > max(1, MAX_TARGETS // tracks):
         raise LimitError(
             "too many times for so many tracks in one request",
@@ -163,7 +189,7 @@ async def _aligned(
     own = _addressing(request)
 
     def find() -> str:
-        cards = [own(container.card(track)) for track in range(tracks)]
+        cards = [own(container.card(track, unmasked=unmasked)) for track in range(tracks)]
         if len(targets) == 1 and not many:
             return facts.aligned_text(container.reader, targets[0], cards)
         results = []
@@ -177,17 +203,33 @@ async def _aligned(
     return await asyncio.to_thread(find)
 
 
-def _one(container: Container, track: int, targets: list[int], own: _Card) -> str:
-    return facts.seek_text(container.reader, targets[0], own(container.card(track)))
+async def _proven(
+    request: web.Request, container: Container, targets: list[int], *, many: bool
+) -> web.Response:
+    """The answers of one track, and a proof of all of them, found in a thread."""
+    if request.query.get("track") == _ALL:
+        raise UsageError("a proof is of one track", expected="track=0, 1, …")
+    track = asked_track(request, container.reader)
+    cache = _cache(request, container, track)
+    own, unmasked = _addressing(request), can_unmask(request, container)
+
+    def find() -> str:
+        card = own(container.card(track, unmasked=unmasked))
+        return proven_seek(container, track, targets, card, many=many)
+
+    return json_text(await asyncio.to_thread(find), "no-store" if request.method == "POST" else cache)
 
 
-def _many(container: Container, track: int, targets: list[int], own: _Card) -> str:
+def _one(reader: H4MKReader, targets: list[int], card: SeekCard) -> str:
+    return facts.seek_text(reader, targets[0], card)
+
+
+def _many(reader: H4MKReader, targets: list[int], card: SeekCard) -> str:
     """The answers in the order asked, as JSON text; whatever has none says so in its place."""
-    card = own(container.card(track))
     results = []
     for pts in targets:
         try:
-            results.append(facts.seek_text(container.reader, pts, card))
+            results.append(facts.seek_text(reader, pts, card))
         except NotFoundError as error:
             results.append(facts.seek_miss(pts, error))
     return f'{{"results": [{", ".join(results)}]}}'

@@ -16,13 +16,13 @@ from aiohttp import web
 
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import UsageError
-from harmony4.h4mk import TimeRange
+from harmony4.h4mk import TimeRange, Unmasked
 from harmony4.server import facts
 from harmony4.server.errors import Problem
 from harmony4.server.keys import GUARD
 from harmony4.server.library import Container
 from harmony4.server.query import integer
-from harmony4.server.reading.resource import Resource, in_memory
+from harmony4.server.reading.resource import Fill, Resource, in_memory
 
 __all__ = ["AskedTime", "asked_time", "name_time", "time_etag", "timed_resource"]
 
@@ -58,9 +58,14 @@ def asked_time(request: web.Request) -> AskedTime | None:
 
 
 async def timed_resource(
-    request: web.Request, container: Container, track: int, asked: AskedTime
+    request: web.Request,
+    container: Container,
+    track: int,
+    asked: AskedTime,
+    unmasked: Unmasked | None = None,
 ) -> Resource:
-    """The blocks that show a time. The answer to `request` will name them (see `name_time`).
+    """The blocks that show a time, as they are stored or `unmasked`. The answer to `request` will name them
+    (see `name_time`).
 
     Raises Problem (409) where the track's blocks do not decode alone, NotFoundError where nothing shows the
     time, FormatError and its kin.
@@ -82,23 +87,26 @@ async def timed_resource(
         if len(container.times) > _KNOWN:
             del container.times[next(iter(container.times))]
     init = asked.init and bool(found.header_ranges)
-    headers = _headers(container.card(track).range_url, found, init)
+    headers = _headers(container.card(track, unmasked=unmasked is not None).range_url, found, init)
     headers["Content-Location"] = request.app[GUARD].inherited(request, headers["Content-Location"])
     request[_HEADERS] = headers
     segments = [*(found.header_ranges if init else ()), (found.start, found.stop - found.start)]
     return Resource(
         container,
         sum(size for _, size in segments),
-        time_etag(reader.etag(track), found, init),
+        time_etag(reader.etag(track, unmasked=unmasked is not None), found, init),
         facts.content_type(info.media_type),
         lambda start, length: chain.from_iterable(
             [reader.extents(*run, track) for run in _runs(segments, start, length)]
         ),
         in_memory(container, track),
         checked=lambda start, length: chain.from_iterable(
-            reader.read_checked(*run, track) for run in _runs(segments, start, length)
+            (unmasked.pieces if unmasked else reader.read_checked)(*run, track)
+            for run in _runs(segments, start, length)
         ),
         extension=facts.extension(info.media_type),
+        fill=None if unmasked is None else _filling(unmasked, segments, track),
+        versions=facts.etags(reader, track),
     )
 
 
@@ -127,6 +135,15 @@ def _headers(url: str, found: TimeRange, init: bool) -> dict[str, str]:
     if found.end_pts is not None:
         headers["Harmony4-End-PTS"] = str(found.end_pts)
     return headers
+
+
+def _filling(unmasked: Unmasked, segments: list[tuple[int, int]], track: int) -> Fill:
+    def fill(start: int, out: memoryview) -> int:
+        # Where a segment ends there are fewer bytes: the next ones come with the next call.
+        offset, size = next(_runs(segments, start, len(out)))
+        return unmasked.read_into(offset, out[:size], track)
+
+    return fill
 
 
 def _runs(segments: list[tuple[int, int]], start: int, length: int) -> Iterator[tuple[int, int]]:

@@ -12,8 +12,10 @@ from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server import facts
 from harmony4.server.keys import GUARD, LIBRARY
+from harmony4.server.masking.unmasking import can_unmask, unmasked_for, wants_masked
 from harmony4.server.players.presentation import player_urls
 from harmony4.server.query import (
+    REVALIDATE,
     asked_track,
     cache_control,
     container_name,
@@ -43,7 +45,10 @@ def routes() -> list[web.RouteDef]:
 
 
 async def get_range(request: web.Request) -> web.StreamResponse:
-    """A track's stream or the blocks of a time, whole or a range: 200, 206, 304, 404, 409, 410, 412, 416."""
+    """A track's stream or the blocks of a time, whole or a range: 200 to 416.
+
+    Of a masked track unmasked bytes, or with `masked=1` those that are stored.
+    """
     time = asked_time(request)
     with await request.app[LIBRARY].open(container_name(request)) as container:
         reader = container.reader
@@ -54,10 +59,13 @@ async def get_range(request: web.Request) -> web.StreamResponse:
             raise NotFoundError(
                 "the track is of another type", expected=facts.extension(media_type), found=ext
             )
+        unmasked = None
+        if not wants_masked(request) and reader.tracks[track].info.masked:
+            unmasked = await unmasked_for(request, container)
         if time is None:
-            resource = stream_resource(container, track)
+            resource = stream_resource(container, track, unmasked)
         else:
-            resource = await timed_resource(request, container, track, time)
+            resource = await timed_resource(request, container, track, time, unmasked)
         return await payload.respond(request, resource)
 
 
@@ -76,7 +84,7 @@ async def get_keyframes(request: web.Request) -> web.Response:
         raise UsageError("limit is not valid", expected=f"1 to {_KEYFRAMES}", found=limit)
     with await request.app[LIBRARY].open(name) as container:
         track = asked_track(request, container.reader)
-        cache = cache_control(request, container.reader.etag(track))
+        cache = cache_control(request, *facts.etags(container.reader, track))
         # In a thread: so many entries take a while to put together.
         return json_text(await asyncio.to_thread(_keyframes, container.reader, track, start, limit), cache)
 
@@ -98,10 +106,15 @@ async def get_info(request: web.Request) -> web.Response:
     inherited = request.app[GUARD].inherited
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
-        cache = cache_control(request, reader.etag(0))
-        answer = {"name": name, **facts.info_facts(reader)}
+        cache = cache_control(request, *facts.etags(reader, 0))
+        unmasked = can_unmask(request, container)
+        answer = {"name": name, **await asyncio.to_thread(facts.info_facts, reader)}
+        if answer["mask"] is not None:
+            answer["mask"]["unmaskable"] = unmasked
+            cache = REVALIDATE  # another caller, or another day, has another answer
         for number, track in enumerate(answer["tracks"]):
-            track["range_url"] = inherited(request, facts.range_url(reader, name, number))
+            url = facts.range_url(reader, name, number, unmasked=unmasked)
+            track["range_url"] = inherited(request, url)
         for key, url in player_urls(reader, name).items():
             answer[key] = inherited(request, url)
         return json_response(answer, cache)

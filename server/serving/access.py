@@ -35,6 +35,8 @@ _CUT: Final = " ...\n"
 """The end of a line that would not fit into one piece."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SIGNATURE: Final = re.compile(r"([?&](?:s|%73)(?:i|%69)(?:g|%67)=)[^&# ]*")
+_MASTER: Final = re.compile(r"([?&][^=&# ]*master[^=&# ]*=)[^&# ]*", re.IGNORECASE)
+_KEY: Final = re.compile(r"(?:h4mk-key-|[0-9A-Fa-f]{64})[^&# ]*")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 
 
@@ -47,8 +49,11 @@ def escape(text: str) -> str:
 
 
 def without_signature(target: str) -> str:
-    """A request's target for a log: a signature in it opens what it signs for whoever reads it."""
-    return _SIGNATURE.sub(r"\1...", target)
+    """A request's target for a log: a signature in it opens what it signs for whoever reads it.
+
+    Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits.
+    """
+    return _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
 
 
 def client_fields(request: web.BaseRequest) -> str:

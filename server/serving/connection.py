@@ -56,6 +56,7 @@ class Connection(web.RequestHandler):
         "access",
         "address",
         "maps",
+        "received",
         "socket",
         "wire",
     )
@@ -81,6 +82,8 @@ class Connection(web.RequestHandler):
         """Whether slices of a mapping may be written to the transport."""
         self._owed: Container | None = None
         """A lease on the container of which slices were handed over, until the kernel has taken them."""
+        self.received = 0
+        """Bytes that came while a body was arriving: who still sends need not read yet."""
         self.socket = -1
         """The socket's descriptor, while there is a transport."""
         self.wire: asyncio.Transport | None = None
@@ -171,6 +174,9 @@ class Connection(web.RequestHandler):
                 return
         before = self._request_count
         super().data_received(data)
+        current = self._current_request
+        if current is not None and not current.content.is_eof():
+            self.received += len(data)
         new = self._request_count - before
         # The first bytes of a request: no whole one came of them, and nothing else could have been meant.
         partial = not new and self._current_request is None and not self._messages

@@ -23,7 +23,7 @@ from harmony4.server.streams.kept import Keeper, asked_number, keep
 from harmony4.server.streams.making import Making
 from harmony4.server.streams.work import SOUND, VIDEO, SoundWork, VideoWork, Work
 
-__all__ = ["routes"]
+__all__ = ["counted", "routes"]
 
 _T = TypeVar("_T")
 
@@ -66,7 +66,7 @@ async def _answer(
         spool = await asyncio.to_thread(Spool, request.app[STATE])
         stack.push_async_callback(asyncio.to_thread, spool.close)
         work = make(config, body.asked, spool.path)
-        pieces = _counted(request, body.pieces)
+        pieces = counted(request, body.pieces)
         if number is not None:
             keeper = await asyncio.to_thread(Keeper, request.app[STATE], number)
             return await _kept(
@@ -124,7 +124,8 @@ async def _until_the_end(pieces: AsyncIterator[bytes], ended: Callable[[], None]
     ended()
 
 
-async def _counted(request: web.Request, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def counted(request: web.Request, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same pieces, as long as there is room for them. Raises LimitError, Problem (507)."""
     most, room, received, looked = request.app[CONFIG].max_upload, request.app[DESK].room, 0, 0
     async for piece in pieces:
         received += len(piece)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -14,15 +15,16 @@ from aiohttp import web
 from harmony4.crypto.digest import sha256
 from harmony4.h4mk import H4MKReader
 from harmony4.server import facts
+from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.exports import admitted
-from harmony4.server.keys import CONFIG, LIBRARY, STATE
+from harmony4.server.keys import CONFIG, DESK, LIBRARY, STATE, STATUS
 from harmony4.server.query import asked_track, container_name, integer
 from harmony4.server.spectra import stored_tokens
 from harmony4.server.state import Spool
-from harmony4.server.streams.forms import END, chosen
+from harmony4.server.streams.forms import END, Records, chosen
 from harmony4.server.streams.kept import get_kept
 from harmony4.server.streams.making import Making
-from harmony4.server.streams.outlet import last_position
+from harmony4.server.streams.outlet import Outlet, last_position
 from harmony4.server.streams.work import SoundAsked, SoundWork, StoredSound, Work, parse_sound
 from harmony4.tokenize.audio import AudioToken
 
@@ -56,33 +58,41 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
         replaced = last is not None and (last.seal, last.track) != (seal, track)
         if last is not None and not replaced and last.index == END:
             return web.Response(status=204, headers={"Cache-Control": "no-cache"})
+        if request.app[STATUS].stopping and form is not Records:
+            # After a 503 an EventSource would never come back.
+            async with Outlet(request, form(seal, track)) as outlet:
+                await outlet.write(outlet.form.begin())
+                await outlet.say_goodbye()
+            return outlet.response
         after = -1 if last is None or replaced else last.index
 
         def wanted(number: int, token: AudioToken) -> bool:
             # Tokens have the times of the source's own clock.
             return number > after and (start is None or token.end - reader.trak.origin > start)
 
+        about = {"name": name, "track": track, "media_type": reader.tracks[track].info.media_type}
+
+        async def answer(work: Work[AudioToken], folder: Path) -> web.StreamResponse:
+            making = Making(
+                request,
+                form(seal, track),
+                work,
+                folder,
+                about=about | {"stored": stored is not None},
+                wanted=wanted,
+                replaced=replaced,
+                resumable=True,
+            )
+            making.patient = True
+            return await making.run(_pieces(reader, track, request.app[DESK].room))
+
+        config = request.app[CONFIG]
+        if stored is not None:  # nothing is computed, and nothing written
+            return await answer(StoredSound(config, reader, stored), request.app[STATE].path)
         async with admitted(request, None, "listeners"):
             spool = await asyncio.to_thread(Spool, request.app[STATE])
             try:
-                about = {"name": name, "track": track, "media_type": reader.tracks[track].info.media_type}
-                work: Work[AudioToken]
-                if stored is not None:
-                    work = StoredSound(request.app[CONFIG], reader, stored)
-                else:
-                    work = SoundWork(request.app[CONFIG], asked, spool.path)
-                making = Making(
-                    request,
-                    form(seal, track),
-                    work,
-                    spool.path,
-                    about=about | {"stored": stored is not None},
-                    wanted=wanted,
-                    replaced=replaced,
-                    resumable=True,
-                )
-                making.patient = True
-                return await making.run(_pieces(reader, track))
+                return await answer(SoundWork(config, asked, spool.path), spool.path)
             finally:
                 await asyncio.to_thread(spool.close)
 
@@ -101,8 +111,12 @@ def _seal(reader: H4MKReader, asked: SoundAsked) -> str:
     return sha256(b"h4mk spectrum\0" + what + b"\0" + head)[:4].hex()
 
 
-async def _pieces(reader: H4MKReader, track: int) -> AsyncIterator[bytes]:
+async def _pieces(reader: H4MKReader, track: int, room: Room) -> AsyncIterator[bytes]:
     """The track's stream, block by block, each checked."""
-    blocks = reader.blocks(track)
+    blocks, read, looked = reader.blocks(track), 0, 0
     while (block := await asyncio.to_thread(next, blocks, None)) is not None:
+        read += len(block.payload)
+        if read - looked >= LOOK:
+            looked = read  # all of it may have to be spooled
+            await asyncio.to_thread(room.check, roughly=True)
         yield block.payload

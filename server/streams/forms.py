@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from harmony4.tokenize.tokens import Token
 
-__all__ = ["END", "FORMS", "Form", "Position", "chosen", "parse_position"]
+__all__ = ["END", "FORMS", "Form", "Position", "Records", "chosen", "parse_position"]
 
 _RETRY: Final = 2000
 """Milliseconds that a client waits until it comes back."""

@@ -16,6 +16,7 @@ from harmony4.server.errors import Problem, describe
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import GUARD, STATUS, TURNS
 from harmony4.server.streams.forms import Form, Position, parse_position
+from harmony4.server.streams.turns import Turns
 
 __all__ = ["Outlet", "last_position"]
 
@@ -62,9 +63,10 @@ class Outlet:
         """Whether the server is on its way out, and streams have to end."""
         return self._request.app[STATUS].stopping
 
-    async def turn(self) -> None:
-        """Let others have the event loop, and come back in turn."""
-        await self._request.app[TURNS].wait()
+    @property
+    def turns(self) -> Turns:
+        """Who else has always something to send."""
+        return self._request.app[TURNS]
 
     @property
     def alive(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,17 @@ _PIECE: Final = 2**18
 class Spill:
     """One task that puts, one that takes. For one event loop; `close` it in the end."""
 
-    def __init__(self, path: Path, most: int) -> None:
-        """Up to `most` bytes may stand in the file `path`, which is not there yet."""
+    def __init__(self, path: Path, most: int, *, grace: float = 0.0) -> None:
+        """Up to `most` bytes may stand in the file `path`, which is not there yet.
+
+        `grace`: seconds that `put` waits for room in memory, and that it waits on as long as somebody takes,
+        before it writes to the disk; so nothing is written for a client that reads while it sends.
+        """
         self._path = path
         self._most = most
+        self._grace = grace
+        self._takes = True
+        """Whether bytes were taken since `put` waited in vain."""
         self._waiting: deque[bytes] = deque()
         self._held = 0
         self._file: AsyncFileIO | None = None
@@ -53,8 +61,15 @@ class Spill:
         while self.patient and (self._held >= _MEMORY or self._on_disk):
             self._changed.clear()
             await self._changed.wait()
+        while self._grace and self._takes and not self.patient and (self._held >= _MEMORY or self._on_disk):
+            self._takes = False
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._grace):
+                    await self._changed.wait()
         self.used = True
-        if self._on_disk or (not self.patient and self._held + len(data) > _MEMORY):
+        waits = self.patient or (self._grace > 0 and self._takes)  # there is room, then
+        if self._on_disk or (not waits and self._held + len(data) > _MEMORY):
             await self._write(data)
         else:
             self._waiting.append(data)
@@ -91,10 +106,12 @@ class Spill:
         except TimeoutError:
             return None
         if self._waiting:
+            self._takes = True
             data = b"".join(self._waiting)
             self._waiting.clear()
             self._held = 0
         elif self._on_disk:
+            self._takes = True
             data = await self._from_disk()
         else:
             return b""

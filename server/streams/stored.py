@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 from aiohttp import web
@@ -68,11 +68,8 @@ async def get_stream(request: web.Request) -> web.StreamResponse:
             if replaced:
                 head.append(stream.form.reset())
             head.append(stream.form.event("meta", stream.meta(name)))
-            _Stream.running += 1
-            try:
+            with outlet.turns.share():
                 await stream.send(outlet, b"".join(head))
-            finally:
-                _Stream.running -= 1
         return outlet.response
 
 
@@ -91,9 +88,6 @@ async def _soon(work: Callable[..., _T], *arguments: Any) -> _T:
 
 class _Stream:
     """The tokens of one track, for one client."""
-
-    running: ClassVar = 0
-    """How many of them there are, so that none keeps the others waiting."""
 
     def __init__(self, reader: H4MKReader, track: int, form: Form) -> None:
         self._reader = reader
@@ -141,8 +135,8 @@ class _Stream:
             if outlet.stopping:
                 await outlet.say_goodbye()
                 return
-            await outlet.turn()
-            count = min(count * 4, max(_SLOW, _MOST // _Stream.running)) if soon else _SLOW
+            await outlet.turns.wait()
+            count = min(count * 4, max(_SLOW, _MOST // outlet.turns.sharing)) if soon else _SLOW
             try:
                 await _soon(self._load, int(self._rows["index"][-1]) + 1, count)
             except HarmonyError as error:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 __all__ = ["Turns"]
@@ -21,6 +23,17 @@ class Turns:
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self.sharing = 0
+        """How many streams share the loop now, so that none keeps the others waiting."""
+
+    @contextmanager
+    def share(self) -> Iterator[None]:
+        """Be one of those that share the loop."""
+        self.sharing += 1
+        try:
+            yield
+        finally:
+            self.sharing -= 1
 
     async def wait(self) -> None:
         """Return when it is one's turn."""

@@ -27,6 +27,7 @@ from bench.cold import cold
 from bench.firstbyte import firstbyte
 from bench.intake import intake
 from bench.long import long
+from bench.mask import mask
 from bench.measure import ROOT, Others, Place, Table
 from bench.playlists import playlists
 from bench.ranges import ranges
@@ -43,6 +44,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "sparse": sparse,
     "ranges": ranges,
     "checked": checked,
+    "mask": mask,
     "seeking": seeking,
     "firstbyte": firstbyte,
     "cold": cold,
@@ -55,6 +57,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
 QUICK = (
     "ranges",
     "checked",
+    "mask",
     "seeking",
     "firstbyte",
     "cold",

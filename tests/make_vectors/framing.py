@@ -220,7 +220,7 @@ def _sizes(vectors):
     add("veri-33", "VERI of 33 bytes", container(veri=lambda raw: raw + b"\0"))
     add("tail-129", "TAIL of 129 bytes", container(emit=resized("TAIL", 129)), open="incomplete")
     add("sign-143", "SIGN of 143 bytes", signed(finals=[chunk(b"SIGN", spec_value("final_sign")[:143])]))
-    add("keys-519", "KEYS of 519 bytes", masked(keys=bytes(519)), recover="usage")
+    add("keys-519", "KEYS of 519 bytes", masked(keys=bytes(519)), recover="key")
     final = chunk(b"SIGN", spec_value("final_sign"))
     add("time-empty", "a time chunk of 0 bytes", signed(finals=[final, chunk(b"time", b"")]))
 
@@ -257,7 +257,7 @@ def _checksums(vectors):
         "checksum",
         "the CRC of KEYS is wrong",
         masked(emit=swapped("KEYS", spoilt)),
-        recover="usage",
+        recover="key",
     )
     vectors.add(
         "crc-sign", "3.1", "checksum", "the CRC of SIGN is wrong", signed(emit=swapped("SIGN", spoilt))
@@ -401,13 +401,13 @@ def _order_behind(vectors):
         "KEYS without TRAK.mask",
         container(keys=spec_value("keys_payload_start").ljust(520, b"\0")),
     )
-    add("keys-missing", "TRAK.mask without KEYS", masked(keys=None), recover="usage")
+    add("keys-missing", "TRAK.mask without KEYS", masked(keys=None), recover="key")
     keys = chunk(b"KEYS", spec_value("keys_payload_start").ljust(520, b"\0"))
     add(
         "keys-late",
         "KEYS behind the first block",
         masked(keys=None, body=lambda raws: [*raws[:2], keys, *raws[2:]]),
-        recover="usage",
+        recover="key",
     )
     check = chunk(b"SIGN", spec_value("checkpoint_sign"))
     add(

@@ -36,7 +36,7 @@ def _keys(vectors):
 
     def add(name, expect, text, head, *slots):
         keys = (head + b"".join(slots)).ljust(520, b"\0")
-        vectors.add(f"keys-{name}", "7", expect, text, masked(keys=keys), recover="usage")
+        vectors.add(f"keys-{name}", "7", expect, text, masked(keys=keys), recover="key")
 
     one, two_ = bytes([1]) + bytes(7), bytes([2]) + bytes(7)
     add("none", "format", "no slot is used", bytes(8))

@@ -117,7 +117,7 @@ def _payload(vectors):
         "a masked block in CORE",
         masked(body=core),
         read="seal",
-        recover="usage",
+        recover=HOLE[2],
     )
     add(
         "masked-in-plain",

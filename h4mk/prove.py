@@ -1,0 +1,138 @@
+"""Making proofs out of a sealed container, with O(log n) small reads each (H4MK 22)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from harmony4.crypto.digest import sha256
+from harmony4.crypto.errors import LimitError, NotFoundError, OrderError, SealError, UsageError
+from harmony4.crypto.merkle import inclusion_proof
+from harmony4.crypto.token import LAST, TokenRecord
+from harmony4.h4mk.layout import CHUNK_SIZE, ChunkInfo, Tail
+from harmony4.h4mk.proof import MOST_SIGNATURES, Proof
+from harmony4.h4mk.reader import H4MKReader
+from harmony4.h4mk.signature import Signature, final_signatures
+
+__all__ = ["MOST_BLOCKS", "Prover", "StoredTree", "prove_range", "prove_seek"]
+
+MOST_BLOCKS: Final = 1024
+"""Blocks in one proof; more would not fit 1 MiB of JSON."""
+_NODE: Final = 32
+
+
+class StoredTree:
+    """The nodes of a container's tree, each read when it is asked for (H4MK 11.2)."""
+
+    def __init__(self, reader: H4MKReader, tail: Tail) -> None:
+        """One small read. Raises OrderError where MERK is not what TAIL says."""
+        self._read = reader.read_file
+        self._levels: list[int] = []
+        at = tail.merk + CHUNK_SIZE + 8
+        for level in range(tail.blocks.bit_length()):
+            self._levels.append(at)
+            at += _NODE * (tail.blocks >> level)
+        head = reader.read_file(tail.merk, CHUNK_SIZE + 8)
+        info = ChunkInfo.unpack(head, tail.merk, reader.size)
+        if (info.tag, info.end, int.from_bytes(head[CHUNK_SIZE:])) != ("MERK", at, tail.blocks):
+            raise OrderError("TAIL does not point at MERK", where=tail.merk)
+
+    def __call__(self, level: int, index: int) -> bytes:
+        """The root of the complete subtree of 2^level leaves from leaf index·2^level on. One read."""
+        return self._read(self._levels[level] + _NODE * index, _NODE)
+
+
+class Prover:
+    """Makes proofs out of one open container. Safe for use from several threads."""
+
+    def __init__(self, reader: H4MKReader) -> None:
+        """Reads the final signatures. Raises NotFoundError without a seal, FormatError and its kin."""
+        if reader.tail is None or reader.meta is None:
+            raise NotFoundError("only a sealed container has proofs", found=reader.state)
+        self._reader = reader
+        self._tail = reader.tail
+        self._directory = reader.meta.pack()
+        self._tree = StoredTree(reader, reader.tail)
+        signatures: list[Signature] = []
+        for one in final_signatures(reader.read_file, reader.tail):
+            if len(signatures) < MOST_SIGNATURES:
+                signatures.append(one)
+        self._bare = Proof(
+            blocks=reader.tail.blocks,
+            duration=reader.tail.duration,
+            trak=sha256(reader.trak.pack()),
+            meta=sha256(self._directory),
+            signatures=tuple(signatures),
+        )
+
+    def seek(self, pts: int | Iterable[int], track: int = 0) -> Proof:
+        """The proof of what answers one time or several (µs) in a track (H4MK 22.2); several share nodes.
+
+        Raises UsageError for a negative time, NotFoundError for an unknown track and a time in a hole,
+        LimitError for too many times, SealError and its kin for damage.
+        """
+        times = [pts] if isinstance(pts, int) else list(pts)
+        if not times or min(times) < 0:
+            raise UsageError("a proof is for one time or more, none negative")
+        rmap = self._reader.range_map(track)
+        if not len(rmap):
+            return self._empty(track)
+        rows = {one: max(rmap.at_time(one), 0) for one in times}
+        found = self._entries(sorted(set(rows.values())), track)
+        for one, row in rows.items():
+            token = found[row][1]
+            if token.index > 0 if one < token.pts else one >= token.end and not token.flags & LAST:
+                raise NotFoundError("that time is in a hole", where=f"track {track}", found=one)
+        return self._proof(found)
+
+    def range(self, start: int, stop: int, track: int = 0) -> Proof:
+        """The proof of the blocks that bytes `start` … `stop` (exclusive) of a track's stream are in
+        (H4MK 22.3); behind the end of the stream, of the last block.
+
+        Raises UsageError for numbers that are no range, and as `seek` does.
+        """
+        if not 0 <= start < stop:
+            raise UsageError("that is no range of bytes", found=(start, stop))
+        rmap = self._reader.range_map(track)
+        if not len(rmap):
+            return self._empty(track)
+        for hole_start, hole_stop in self._reader.byte_holes(track):
+            if start < hole_stop and hole_start < stop:
+                raise NotFoundError(f"bytes {hole_start} to {hole_stop - 1} of track {track} are lost")
+        rows = range(rmap.at_offset(start), rmap.at_offset(stop - 1) + 1)
+        return self._proof(self._entries(rows, track))
+
+    def _entries(self, rows: Sequence[int], track: int) -> dict[int, tuple[int, TokenRecord]]:
+        """Leaf number and token of some rows of the track's range map."""
+        if len(rows) > MOST_BLOCKS:
+            raise LimitError("too many blocks for one proof", expected=f"<= {MOST_BLOCKS}", found=len(rows))
+        return {row: self._reader.leaf(row, track) for row in rows}
+
+    def _proof(self, found: dict[int, tuple[int, TokenRecord]]) -> Proof:
+        tokens = dict(sorted(found.values()))
+        leaves = tuple(tokens)
+        path = tuple(inclusion_proof(leaves, self._tail.blocks, self._tree))
+        return self._checked(leaves=leaves, tokens=tuple(tokens.values()), path=path)
+
+    def _empty(self, track: int) -> Proof:
+        if any(one.track == track for one in self._reader.lost):
+            raise NotFoundError("all blocks of the track are lost", where=f"track {track}")
+        return self._checked(directory=self._directory, root=self._tail.root)
+
+    def _checked(self, **parts: Any) -> Proof:
+        """With what is the same in all proofs of a container. One that does not hold is never given out."""
+        proof = replace(self._bare, **parts)
+        if sha256(proof.head()) != self._tail.head:
+            raise SealError("MERK is not the tree over the tokens", where=self._tail.merk)
+        return proof
+
+
+def prove_seek(reader: H4MKReader, pts: int | Iterable[int], track: int = 0) -> Proof:
+    """One proof of what answers one time or several (µs) in a track. Raises as `Prover` does."""
+    return Prover(reader).seek(pts, track)
+
+
+def prove_range(reader: H4MKReader, start: int, stop: int, track: int = 0) -> Proof:
+    """One proof of the blocks that a byte range of a track's stream is in. Raises as `Prover` does."""
+    return Prover(reader).range(start, stop, track)

@@ -1,0 +1,143 @@
+"""Adding a final signature to a sealed container (H4MK 13.4, 17.9).
+
+A signature stands behind VERI, so every byte before stays where and what it is, and only TAIL is made anew.
+The file is copied all the same, for a crash midway must not leave it without a TAIL; where the file system
+can share blocks between files the copy costs no space and next to no time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
+from typing import Final
+
+from harmony4.crypto.digest import crc32, sha256
+from harmony4.crypto.errors import SealError, SourceChangedError, UsageError
+from harmony4.h4mk.layout import CHUNK_SIZE, chunk_header, head_bytes
+from harmony4.h4mk.opening import Opened, open_container
+from harmony4.h4mk.signature import FINAL, MOST_SIGNS, Signature, SignPayload, final_signatures
+from harmony4.h4mk.source import FileSource, ReadAt, read_exact
+from harmony4.h4mk.target import AtomicFile, Writable, write_all
+from harmony4.h4mk.verify import verify
+
+__all__ = ["SignReport", "sign_container", "sign_file"]
+
+_PIECE: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class SignReport:
+    """What came of it."""
+
+    head: bytes
+    signature: Signature
+    added: bool
+    """False where this very signature stood there already."""
+    signatures: int
+    """Final signatures now."""
+    length: int
+    """File length, bytes."""
+
+
+def sign_file(
+    path: str | PathLike[str], signer: SignPayload, *, progress: Callable[[int], object] | None = None
+) -> SignReport:
+    """Sign the container under `path` where it stands; its mode stays.
+
+    The file is there at every moment, as it was or signed. Raises as `sign_container` does.
+    """
+    source = FileSource(path)
+    try:
+        plan = _plan(source, signer, progress)
+        if not plan.report.added:
+            return plan.report
+        file = AtomicFile(path)
+        try:
+            file.keep_mode(source.fileno())
+            file.take(source.fileno(), plan.keep)
+            write_all(file, plan.rest)
+            _check_unchanged(source, plan)
+            file.commit()
+        finally:
+            file.abort()
+        return plan.report
+    finally:
+        source.close()
+
+
+def sign_container(
+    source: ReadAt, out: Writable, signer: SignPayload, *, progress: Callable[[int], object] | None = None
+) -> SignReport:
+    """Write the container in `source` with one more final signature, or as it is if it has that already.
+
+    Everything is checked before it is signed. Raises SealError where the container is not sealed and sound,
+    SourceChangedError where it changed meanwhile, UsageError for too many signatures, SourceError,
+    StorageError.
+    """
+    plan = _plan(source, signer, progress)
+    for at in range(0, plan.keep, _PIECE):
+        write_all(out, read_exact(source, at, min(_PIECE, plan.keep - at)))
+    write_all(out, plan.rest)
+    _check_unchanged(source, plan)
+    return plan.report
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    keep: int
+    """Bytes that stay, from the front."""
+    rest: bytes
+    """What follows them."""
+    report: SignReport
+    before: tuple[int, int] | None
+
+
+def _plan(source: ReadAt, signer: SignPayload, progress: Callable[[int], object] | None) -> _Plan:
+    before = _facts(source)
+    # Whoever signs says that this is what he means: so it must be what it says it is.
+    report = verify(source, progress=progress)
+    if report.state != "sealed" or not report.ok:
+        first = report.problems[0] if report.problems else None
+        raise SealError(
+            f"the container is not sound, and is not signed: {first or report.state}", found=report.state
+        )
+    opened = open_container(source)
+    tail, head = opened.tail, _head(opened)
+    assert tail is not None
+    if sha256(head) != report.head:
+        raise SourceChangedError("the container changed while it was read")
+    payload = signer(FINAL, head)
+    signature = Signature.unpack(payload, FINAL)
+    known = list(final_signatures(partial(read_exact, source), tail))
+    end = tail.length - CHUNK_SIZE - len(tail.pack())
+    if signature in known:
+        same = read_exact(source, end, tail.length - end)
+        return _Plan(end, same, SignReport(tail.head, signature, False, tail.signs, tail.length), before)
+    if tail.signs >= MOST_SIGNS:
+        raise UsageError("there are too many signatures already", expected=f"< {MOST_SIGNS}")
+    chunk = chunk_header(b"SIGN", len(payload), crc32(payload)) + payload
+    new = replace(tail, length=tail.length + len(chunk), signs=tail.signs + 1)
+    rest = chunk + chunk_header(b"TAIL", len(new.pack()), crc32(new.pack())) + new.pack()
+    return _Plan(end, rest, SignReport(tail.head, signature, True, new.signs, new.length), before)
+
+
+def _head(opened: Opened) -> bytes:
+    """HEAD, 128 bytes, of a sealed container."""
+    assert opened.tail is not None and opened.meta is not None
+    tail = opened.tail
+    return head_bytes(tail.blocks, tail.duration, tail.root, opened.trak.pack(), opened.meta.pack())
+
+
+def _facts(source: ReadAt) -> tuple[int, int] | None:
+    if not isinstance(source, FileSource):
+        return None
+    status = os.fstat(source.fileno())
+    return status.st_size, status.st_mtime_ns
+
+
+def _check_unchanged(source: ReadAt, plan: _Plan) -> None:
+    if _facts(source) != plan.before:
+        raise SourceChangedError("the container changed while it was copied")

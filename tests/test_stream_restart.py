@@ -1,0 +1,137 @@
+"""A server goes away and comes back while somebody reads a stream: no token is lost, none comes twice."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Dialog
+
+from chromium import chromium
+from harmony4.h4mk import H4MKReader
+from needs import needs_chromium, needs_nginx
+from processes import Served, needs_proc, served, until
+from programs import ROOM, documented, nginx
+from samples import track_of
+
+EXAMPLE = "".join(documented("## Behind nginx")[1:])
+TOKENS = 120_000
+"""More than fits between a server and a page that does not read: 24 MB."""
+LISTEN = """() => {
+  const seen = (window.seen = { ids: [], kinds: [], errors: 0, closed: false });
+  const source = new EventSource("/video/stream?name=a.h4mk");
+  source.addEventListener("token", (event) => {
+    if (seen.ids.push(event.lastEventId) === 1000) alert("as long as this stands here, nothing is read");
+  });
+  for (const kind of ["meta", "done", "problem", "reset", "restart"])
+    source.addEventListener(kind, () => seen.kinds.push(kind));
+  source.onerror = () => {
+    seen.errors += 1;
+    seen.closed = source.readyState === EventSource.CLOSED;
+  };
+}"""
+
+HEAR = """async () => {
+  const { listen } = await import("/static/api.js");
+  const heard = (window.heard = { open: 0, closed: false, media: [] });
+  const listening = (window.listening = listen());
+  listening.addEventListener("open", () => (heard.open += 1));
+  listening.addEventListener("media", (event) => heard.media.push(JSON.parse(event.data).name));
+  const { source } = listening;
+  source.addEventListener("error", () => (heard.closed = source.readyState === EventSource.CLOSED));
+}"""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("library")
+    (folder / "a.h4mk").write_bytes(track_of(TOKENS, 8, gop=1000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as one:
+        yield one
+
+
+def read_across_a_restart(browser: Browser, library: Path, server: Served, url: str) -> dict[str, Any]:
+    """What a page at `url` hears, whose server stops in the middle, stays away, and comes back."""
+    page = browser.new_page()
+
+    def stop(dialog: Dialog) -> None:
+        server.process.send_signal(signal.SIGTERM)
+        until(server.refuses, "stopping")
+        dialog.accept()
+
+    def hears(what: str) -> bool:
+        return bool(page.evaluate(f"() => {what}"))
+
+    page.on("dialog", stop)
+    page.goto(url)
+    page.evaluate(LISTEN)
+    until(lambda: hears("seen.kinds.includes('restart') || seen.closed"), "the end of the stream")
+    assert server.process.wait(ROOM) == 0
+    before = page.evaluate("() => seen.errors")
+    until(lambda: hears(f"seen.errors >= {before + 2} || seen.closed"), "asking in vain")
+    assert not hears("seen.closed"), "it has given up"
+    with served(library, "--port", server.address[1]):
+        until(lambda: hears("seen.closed"), "the end of all")
+        seen: dict[str, Any] = page.evaluate("() => seen")
+        return seen
+
+
+def everything_once(library: Path, seen: dict[str, Any]) -> None:
+    with H4MKReader(library / "a.h4mk") as reader:
+        assert reader.head is not None
+        seal = reader.head.hex()[:8]
+    assert seen["ids"] == [f"{seal}-0-{index}" for index in range(TOKENS)]
+
+
+@needs_chromium
+@needs_proc
+def test_chromium_waits_for_the_server(browser: Browser, library: Path) -> None:
+    """Nobody listens: it asks again until somebody does."""
+    with served(library) as server:
+        seen = read_across_a_restart(browser, library, server, server.url)
+    everything_once(library, seen)
+    assert seen["kinds"] == ["meta", "restart", "meta", "done"]
+
+
+@needs_chromium
+@needs_nginx
+@needs_proc
+def test_chromium_waits_behind_nginx(browser: Browser, library: Path, tmp_path: Path) -> None:
+    """nginx would answer 502, after which EventSource never asks again: the example answers with a stream."""
+    with served(library) as server, nginx(tmp_path / "nginx", EXAMPLE, server.address) as proxy:
+        seen = read_across_a_restart(browser, library, server, proxy.url)
+    everything_once(library, seen)
+    first, *away, again, last = seen["kinds"]
+    assert (first, again, last) == ("meta", "meta", "done")
+    assert set(away) == {"restart"}
+    assert len(away) >= 3
+
+
+@needs_chromium
+@needs_nginx
+@needs_proc
+def test_the_page_asks_again_whatever_a_proxy_says(browser: Browser, tmp_path: Path) -> None:
+    """Its own stream of events does not depend on how nginx is set up."""
+    plain = EXAMPLE.replace("error_page 502 504 = @away;", "")
+    shelf = tmp_path / "library"
+    shelf.mkdir()
+    with served(shelf) as server, nginx(tmp_path / "nginx", plain, server.address) as proxy:
+        page = browser.new_page()
+        page.goto(proxy.url)
+        page.evaluate(HEAR)
+        until(lambda: page.evaluate("() => heard.open") == 1, "listening")
+        assert server.stop()[0] == 0
+        until(lambda: page.evaluate("() => heard.closed"), "a 502")
+        with served(shelf, "--port", server.address[1]):
+            until(lambda: page.evaluate("() => heard.open") == 2, "asking again")
+            (shelf / "new.h4mk").write_bytes(track_of(1, 8))
+            until(lambda: page.evaluate("() => heard.media") == ["new.h4mk"], "hearing of it")
+            page.evaluate("() => listening.close()")
