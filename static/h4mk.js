@@ -72,11 +72,12 @@ export function chunkHeader(bytes, at = 0) {
   return { tag: ascii(bytes.subarray(at, at + 4)), size: data.getUint32(at + 4), crc: data.getUint32(at + 8) };
 }
 
-/** The payload of a chunk that is there whole, its tag, size and CRC checked. */
-export function payloadOf(bytes, at, tag, size) {
+/** The payload of a chunk, its tag, size and CRC checked; `code` is for another size. */
+export function payloadOf(bytes, at, tag, size, code = "order") {
   const found = chunkHeader(bytes, at);
   need(found.tag === tag, "order", `${tag} is not where it belongs`);
-  need(found.size === size && bytes.length - at >= CHUNK + size, "truncated", `${tag} has an impossible size`);
+  need(found.size === size, code, `${tag} has another size than it must`);
+  need(bytes.length - at >= CHUNK + size, "truncated", `the file ends inside ${tag}`);
   const payload = bytes.subarray(at + CHUNK, at + CHUNK + size);
   need(crc32(payload) === found.crc, "checksum", `${tag} fails its CRC`);
   return payload;
@@ -90,7 +91,7 @@ export function parseTail(bytes, length) {
     const data = view(payload);
     const [stated, index, meta, merk, veri, blocks, duration] = [0, 8, 16, 24, 32, 40, 48].map((at) => u64(data, at));
     const tail = { index, meta, merk, veri, blocks, duration, tracks: data.getUint16(56), root: payload.slice(64, 96), head: payload.slice(96) };
-    const room = 8 < index && index < meta && meta + CHUNK <= merk && merk + CHUNK <= veri && veri + CHUNK <= length - TAIL_SIZE;
+    const room = 8 < index && index < meta && meta + CHUNK <= merk && merk + CHUNK + 8 <= veri && veri + CHUNK + 32 <= length - TAIL_SIZE;
     return stated === length && room && data.getUint16(58) === 0 ? tail : null;
   } catch (error) {
     if (error instanceof Harmony4Error) return null;
@@ -133,10 +134,11 @@ export function parseToken(bytes, where) {
     digest: bytes.slice(64, 96), tag: bytes.slice(96, 128),
   };
   need(token.flags < 16, "critical", `${where} has an unknown flag`);
-  need((token.keyPts === null) === (token.keyOffset === null) && token.end >= token.pts, "format", `${where} has a token that cannot be`);
+  need((token.keyPts === null) === (token.keyOffset === null), "format", `${where} has half a keyframe`);
+  need(token.end >= token.pts, "order", `${where} ends before it begins`);
   if (token.flags & KEY) {
     need(!(token.flags & HEADER) && token.keyPts === token.pts && token.keyOffset === token.offset, "order", `${where} is not its own keyframe`);
-  }
+  } else if (token.keyPts !== null) need(token.keyPts <= token.pts && token.keyOffset < token.offset, "order", `${where} has a keyframe behind it`);
   if (token.flags & HEADER) need(token.pts === 0 && token.keyPts === null, "order", `${where} is a header with a time`);
   need(token.flags & MASKED || blank(token.tag), "format", `${where} is plain and has a tag`);
   return token;
@@ -146,8 +148,8 @@ export function parseToken(bytes, where) {
 export function mapCount(payload, size, track) {
   const data = view(payload);
   const count = u64(data, 8);
-  const sound = data.getUint16(0) === track && data.getUint16(2) === ENTRY && data.getUint32(4) === 0;
-  need(sound && count <= MOST_BLOCKS && size === MAP_HEAD + ENTRY * count, "format", `RMAP of track ${track} has a wrong head`);
+  need(data.getUint16(0) === track, "order", `RMAP of track ${track} is one of another`);
+  need(data.getUint16(2) === ENTRY && data.getUint32(4) === 0 && count <= MOST_BLOCKS && size === MAP_HEAD + ENTRY * count, "format", `RMAP of track ${track} has a wrong head`);
   return count;
 }
 
@@ -181,7 +183,7 @@ const text = (pattern) => (value, path) => {
   return value;
 };
 const choice = (...choices) => (value, path) => {
-  known(typeof value === "string", path);
+  known(typeof value === typeof choices[0], path);
   need(choices.includes(value), "critical", `${path} is unknown`);
   return value;
 };
@@ -189,8 +191,8 @@ const flag = (value, path) => {
   known(typeof value === "boolean", path);
   return value;
 };
-const list = (part) => (value, path) => {
-  known(Array.isArray(value), path);
+const list = (part, least = 0) => (value, path) => {
+  known(Array.isArray(value) && value.length >= least, path);
   return value.map((item, number) => part(item, `${path}[${number}]`));
 };
 const isObject = (value) => typeof value === "object" && !Array.isArray(value); // null does not occur
@@ -218,7 +220,7 @@ const blocks = integer(0, MOST_BLOCKS);
 const number16 = integer(0, 65535);
 
 export const TRAK = record({
-  cut: record({ block: integer(1, 16 * MIB), order: choice("end", "arrival"), rule: integer(1, 1) }),
+  cut: record({ block: integer(1, 16 * MIB), order: choice("end", "arrival"), rule: choice(1) }),
   "mask?": record({ commit: digest, mode: choice("deterministic", "random") }),
   origin: text(/^(?:0|-?[1-9][0-9]{0,18})$/),
   tracks: list(
@@ -227,6 +229,7 @@ export const TRAK = record({
       self_framing: flag, span: integer(), start: record({ den: integer(1), num: integer(1), ticks }), stream: number16,
       timing: choice("demux", "hint"),
     }),
+    1,
   ),
 });
 export const META = record({
@@ -234,11 +237,11 @@ export const META = record({
   blocks,
   duration: integer(),
   history: list(record({ args, inputs: list(record({ head: digest, "sign?": digest })), op: text(/^[a-z][a-z0-9-]*$/) })),
-  "lost?": list(record({ count: blocks, first: blocks, track: number16 })),
+  "lost?": list(record({ count: blocks, first: blocks, track: number16 }), 1),
   steps: list(record({ pts: integer(), shift: ticks, track: number16 })),
   structure_only: flag,
   "title?": some,
-  tracks: list(record({ blocks, bytes: integer(), keyframes: blocks, rmap: integer(), seek: integer(), sha256: digest })),
+  tracks: list(record({ blocks, bytes: integer(), keyframes: blocks, rmap: integer(), seek: integer(), sha256: digest }), 1),
 });
 
 function depth(bytes) {
@@ -253,14 +256,17 @@ function depth(bytes) {
   return most;
 }
 
+const LONE = /[\ud800-\udfff]/u; // half of a pair
+
 /** RFC 8785, for values of safe integers, strings, booleans, arrays and objects. */
 function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
   if (typeof value === "object" && value !== null) {
-    const members = Object.keys(value).sort().map((key) => `${JSON.stringify(key)}:${canonical(value[key])}`);
+    const members = Object.keys(value).sort().map((key) => `${canonical(key)}:${canonical(value[key])}`);
     return `{${members.join(",")}}`;
   }
-  need(value !== null && (typeof value !== "number" || Number.isSafeInteger(value)), "json", "a JSON chunk holds what it must not");
+  const allowed = typeof value === "string" ? !LONE.test(value) : typeof value === "boolean" || Number.isSafeInteger(value);
+  need(allowed, "json", "a JSON chunk holds what it must not");
   return JSON.stringify(value);
 }
 
@@ -277,4 +283,13 @@ export function parseJSON(payload, schema, name) {
   }
   need(canonical(value) === source, "json", `${name} is not canonical`);
   return schema(value, name);
+}
+
+/** The holes of META (H4MK 10.2): sorted, apart from each other, of tracks that exist. */
+export function checkLost(lost, tracks) {
+  lost.forEach((hole, number) => {
+    const before = lost[number - 1];
+    const behind = !before || before.track < hole.track || (before.track === hole.track && before.count > 0 && before.first + before.count < hole.first);
+    need(hole.track < tracks && behind, "order", "META.lost is not sorted, or names a track that is not there");
+  });
 }

@@ -74,7 +74,7 @@ export class Container {
     need(tail, "format", "the container is not sealed, or its end is damaged");
 
     const size = h4mk.chunkHeader(front, 8).size;
-    need(size <= h4mk.MIB, "limit", "TRAK is too large");
+    need(size >= 2 && size <= h4mk.MIB, "limit", "TRAK has an impossible size");
     const index = 8 + h4mk.CHUNK + size + h4mk.CHUNK + h4mk.KEYS_SIZE; // where KEYS ends, if there is one
     const start = index <= front.length ? front : await source.read(0, Math.min(index, source.length));
     const trakBytes = h4mk.payloadOf(start, 8, "TRAK", size);
@@ -86,14 +86,15 @@ export class Container {
     const trak = h4mk.parseJSON(trakBytes, h4mk.TRAK, "TRAK");
     const meta = h4mk.parseJSON(metaBytes, h4mk.META, "META");
     const blocks = meta.tracks.reduce((sum, one) => sum + one.blocks, 0);
-    const agree = trak.tracks.length >= 1 && trak.tracks.length === tail.tracks && meta.tracks.length === tail.tracks;
+    const agree = trak.tracks.length === tail.tracks && meta.tracks.length === tail.tracks;
     need(agree && meta.blocks === tail.blocks && blocks === tail.blocks && meta.duration === tail.duration, "seal", "TRAK, META and TAIL count differently");
     const masked = trak.tracks.some((one) => one.masked);
     need(masked === (trak.mask !== undefined), "json", "TRAK has a mask exactly if a track is masked");
-    this.#slots = masked ? h4mk.parseKeys(h4mk.payloadOf(start, 8 + h4mk.CHUNK + size, "KEYS", h4mk.KEYS_SIZE)) : [];
+    this.#slots = masked ? h4mk.parseKeys(h4mk.payloadOf(start, 8 + h4mk.CHUNK + size, "KEYS", h4mk.KEYS_SIZE, "limit")) : [];
     this.#commit = trak.mask?.commit;
     this.#cut = trak.cut;
     this.#lost = meta.lost ?? [];
+    h4mk.checkLost(this.#lost, trak.tracks.length);
     this.#places = meta.tracks;
     /** Its identity (H4MK 12.2), 64 hexadecimal digits. */
     this.head = h4mk.hex(head);

@@ -106,6 +106,16 @@ async function body(response, length) {
   return bytes;
 }
 
+/** Rows of RMAP that follow each other: offsets increase, times do not decrease. */
+function checkRows(rows, track) {
+  let before = { pts: 0, offset: -1 };
+  for (let at = 0; at < rows.byteLength; at += ENTRY) {
+    const row = mapEntry(rows, at);
+    need(row.pts >= before.pts && row.offset > before.offset, "order", `RMAP of track ${track} runs backwards`);
+    before = row;
+  }
+}
+
 /** The range map of one track (H4MK 9). What it says of a block is to be compared with the block's token. */
 export class RangeMap {
   #load;
@@ -123,17 +133,24 @@ export class RangeMap {
   static async open(source, at, stop, track, blocks, limit) {
     const { tag, size } = chunkHeader(await source.read(at, Math.min(at + CHUNK, stop)));
     need(tag === "RMAP", "order", "META does not point at RMAP");
-    need(size >= MAP_HEAD && size <= stop - at - CHUNK, "truncated", `RMAP of track ${track} has an impossible size`);
+    need(size >= MAP_HEAD, "limit", `RMAP of track ${track} has an impossible size`);
+    need(size <= stop - at - CHUNK, "truncated", `RMAP of track ${track} reaches into META`);
     const whole = size <= limit ? payloadOf(await source.read(at, at + CHUNK + size), 0, "RMAP", size) : null;
     const front = whole ?? (await source.read(at + CHUNK, at + CHUNK + MAP_HEAD));
     const count = mapCount(front, size, track);
     need(count === blocks, "seal", "RMAP and META count differently");
-    if (whole) return new RangeMap(count, count, async () => view(whole.subarray(MAP_HEAD)));
+    if (whole) {
+      const rows = view(whole.subarray(MAP_HEAD));
+      checkRows(rows, track);
+      return new RangeMap(count, Math.max(1, count), async () => rows);
+    }
     const first = at + CHUNK + MAP_HEAD;
     return new RangeMap(count, PAGE, async (number) => {
       const rows = Math.min(PAGE, count - number * PAGE);
       const start = first + number * PAGE * ENTRY;
-      return view(await source.read(start, start + rows * ENTRY));
+      const page = view(await source.read(start, start + rows * ENTRY));
+      checkRows(page, track);
+      return page;
     });
   }
 

@@ -6,6 +6,7 @@ The containers come from a second implementation of masking (tests/independent_m
 from __future__ import annotations
 
 import base64
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from playwright.sync_api import Browser, Page
 import independent
 import independent_masks
 from chromium import chromium
-from needs import ROOT, needs_chromium
+from harmony4.crypto import MasterKey
+from harmony4.h4mk import H4MKReader, Unmasked
+from needs import ROOT, VECTORS, needs_chromium
 from serving import Server, running
 
 pytestmark = needs_chromium
@@ -563,3 +566,69 @@ def test_what_is_exported_is_described(page: Page) -> None:
     missing = [name for name in names if not re.search(rf"[`.]{name}\b", text)]
     assert missing == []
     assert {"Container", "publish", "read", "unlock", "mediaType", "duration"} <= set(names)
+
+
+ELSEWHERE = re.compile(
+    r"(seek|merk|veri|sign|ancillary|tag|order|facts|keyframe|sequence|lost)-|veri$|tracks-order"
+    r"|crc-(seek|merk|sign|veri|ancillary)|size-(seek|merk|sign|time|veri)|tail-(root|signs|veri)|rmap-wrong-leaf"
+)
+"""Vectors of faults, some of which lie where reading one stream never looks."""
+SHAPE = {"order", "format", "truncated", "limit", "version"}
+"""Classes of chunks that are not what they should be: which is seen first depends on what is read first."""
+VECTOR_NAMES = sorted(path.stem for path in VECTORS.glob("*.json"))
+
+
+@pytest.fixture(scope="module")
+def vectors(page: Page) -> dict[str, Any]:
+    """What reading every vector comes to: [code, message], and the streams' digests where it succeeds."""
+    data = {name: text((VECTORS / f"{name}.h4mk").read_bytes()) for name in VECTOR_NAMES}
+    found: dict[str, Any] = page.evaluate(
+        """async ({ data, key }) => {
+          const found = {};
+          for (const [name, one] of Object.entries(data)) {
+            const streams = [];
+            const told = await refused(async () => {
+              const container = await Container.open("x", { fetch: memory(base64(one)) });
+              if (container.masked) await container.unlock(key);
+              for (const { number } of container.tracks) {
+                const bytes = await container.read(0, await container.size(number), number);
+                streams.push(hex(await masking.sha256(bytes)));
+              }
+            });
+            found[name] = [...told, streams];
+          }
+          return found;
+        }""",
+        {"data": data, "key": MASTER.hex()},
+    )
+    return found
+
+
+@pytest.mark.parametrize("name", VECTOR_NAMES)
+def test_vectors(vectors: dict[str, Any], name: str) -> None:
+    """Sound ones are read as the project reads them; the others are refused, for the same reason."""
+    twin = json.loads((VECTORS / f"{name}.json").read_bytes())
+    code, message, streams = vectors[name]
+    opened, read = twin["open"], twin.get("read", "")
+    if code == "none":
+        assert opened == "sealed"
+        assert twin["expect"] == "ok" or ELSEWHERE.match(name)
+        if twin["expect"] == "ok":
+            with H4MKReader(VECTORS / f"{name}.h4mk") as reader:
+                plain = reader if reader.trak.mask is None else Unmasked(reader, [MasterKey(MASTER)])
+                sizes = [reader.stream_size(track) for track in range(len(reader.tracks))]
+                stored = [plain.read(0, size, track) for track, size in enumerate(sizes)]
+            assert streams == [independent.sha(one).hex() for one in stored]
+    elif opened == "original" or "original implementation" in message:
+        assert code == "version"
+    elif opened == "incomplete":
+        assert code in ("format", "json")
+    elif opened in ("json", "critical", "checksum", "seal"):
+        assert code == opened, message
+    elif opened != "sealed":
+        assert code in SHAPE, message
+    elif twin["expect"] == "ok":
+        assert (code, read) == ("order", "ok")
+        assert "are missing" in message  # a hole, which the whole stream has
+    else:
+        assert code in {*SHAPE, twin["expect"], read}, message
