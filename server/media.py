@@ -25,7 +25,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def get_media(request: web.Request) -> web.Response:
-    """`{"items", "next"}`; `next` is the cursor of the following page, null on the last one."""
+    """`{"items", "next", "total"}`; `next` is the cursor of the following page, null on the last one."""
     query = request.query
     sort = query.get("sort", "name")
     if sort.removeprefix("-") not in SORTS:
@@ -34,11 +34,12 @@ async def get_media(request: web.Request) -> web.Response:
         )
     limit = page_limit(request)
     after = _parse_cursor(query["cursor"]) if "cursor" in query else None
-    items, last = await asyncio.to_thread(
+    items, last, total = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
     )
     items = [_shown(request, item) for item in items]
-    return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
+    cursor = None if last is None else _cursor(last)
+    return json_response({"items": items, "next": cursor, "total": total}, REVALIDATE)
 
 
 def _shown(request: web.Request, item: dict[str, Any]) -> dict[str, Any]:

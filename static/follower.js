@@ -2,17 +2,16 @@
 
 import { follow } from "./events.js";
 
-const BEHIND = 30e6; // µs of tokens that are kept behind the position
 const ENOUGH = 200; // tokens ahead are enough, however short the time is that they cover
 const MOST = 4000; // tokens that are kept
 
 export class Follower {
   /**
-   * `path` and `query` name the stream, `ahead` is how many µs it runs before the position. `changed()` is called when tokens
+   * `path` and `query` name the stream, `ahead` and `behind` are how many µs around the position it has. `changed()` is called when tokens
    * have come, `state(text)` when the stream's state is another one.
    */
-  constructor(path, query, { ahead, position, signal, changed, state }) {
-    Object.assign(this, { path, query, ahead, position, signal, changed, state });
+  constructor(path, query, { ahead, behind, position, signal, changed, state }) {
+    Object.assign(this, { path, query, ahead, behind, position, signal, changed, state });
     this.tokens = [];
     this.meta = null;
     this.received = 0;
@@ -38,7 +37,7 @@ export class Follower {
     const signal = AbortSignal.any([run.signal, this.signal]);
     this.tokens = [];
     this.complete = false;
-    this.from = Math.max(0, Math.floor(this.position() - BEHIND / 3));
+    this.from = Math.max(0, Math.floor(this.position() - this.behind));
     const url = `${this.path}?${new URLSearchParams({ ...this.query, from: this.from })}`;
     this.state("connecting");
     try {
@@ -79,7 +78,7 @@ export class Follower {
       for (const name of ["pts", "end"]) data[name] = Number(data[name]);
       this.tokens.push(data);
       this.received += 1;
-      const old = this.position() - BEHIND;
+      const old = this.position() - 2 * this.behind;
       while (this.tokens.length > 2 && (this.tokens.length > MOST || this.tokens[1].pts < old)) this.tokens.shift();
       this.changed();
     }

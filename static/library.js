@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
 import { bytes, clock, count } from "./format.js";
+import * as seen from "./seen.js";
 import * as session from "./session.js";
 import { VirtualList } from "./virtual.js";
 
@@ -124,6 +125,7 @@ function row(number) {
     bytes(item.size),
     track ? count(track.keyframes, "keyframe") : null,
   ];
+  const verified = item.head && seen.verified(item.head) ? element("span", { class: "mark good", title: "every block was checked in this window" }, "verified") : null;
   const signed = item.signed?.length ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, "signed") : null;
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
   const link = element(
@@ -132,7 +134,7 @@ function row(number) {
     element("canvas", { class: "thumb", width: 144, height: 80, "aria-hidden": "true" }),
     name,
     element("span", { class: "time" }, lock, clock(item.duration, 1)),
-    element("span", { class: "more-facts" }, signed, state, facts.filter(Boolean).join(" · ")),
+    element("span", { class: "more-facts" }, verified, signed, state, facts.filter(Boolean).join(" · ")),
   );
   const li = element("li", {}, link);
   li.item = item;

@@ -140,20 +140,21 @@ export async function jump(pts) {
     block: Number(found.block_index).toLocaleString("en"),
     took: `${took.toFixed(1)} ms`,
   };
-  if (mine.track.kind === "video" && shown) rows["picture shown"] = "…";
+  if (mine.track.kind === "video" && shown) rows["picture shown"] = rows["picture after"] = "…";
   $("numbers").replaceChildren(
     ...Object.entries(rows).map(([name, value]) => element("div", { "data-fact": name }, element("dt", {}, name), element("dd", {}, value))),
   );
   $("numbers").dataset.asked = found.asked;
   $("numbers").hidden = false;
-  const cell = $("numbers").querySelector('[data-fact="picture shown"] dd');
-  const frame = cell && (await shown);
-  if (open !== mine || mine.turn !== turn) return;
+  const cells = $("numbers").querySelectorAll('[data-fact^="picture"] dd');
+  const frame = cells.length ? await shown : null;
+  if (!cells.length || open !== mine || mine.turn !== turn) return;
   if (!frame) {
-    cell?.parentElement.remove(); // the same picture as before: nothing was drawn
+    for (const cell of cells) cell.textContent = "the same"; // nothing was drawn
     return;
   }
-  cell.textContent = `${clock(frame.mediaTime * 1e6, 6)} in ${(frame.now - began).toFixed(0)} ms`;
+  cells[0].textContent = clock(frame.mediaTime * 1e6, 6);
+  cells[1].textContent = `${(frame.now - began).toFixed(0)} ms`;
   $("numbers").dataset.shown = frame.mediaTime;
   $("numbers").dataset.ms = frame.now - began;
 }

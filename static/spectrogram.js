@@ -27,7 +27,7 @@ export function show(context, box, stored) {
   };
   // Stored tokens are found by themselves; a track that is named is decoded.
   const query = stored === undefined ? { name, track: track.track } : { name };
-  const tokens = new Follower("audio/stream", query, { ahead: SPAN, position, signal, changed: draw, state: (text) => (state.textContent = text) });
+  const tokens = new Follower("audio/stream", query, { ahead: SPAN, behind: SPAN / 2 + 1e6, position, signal, changed: draw, state: (text) => (state.textContent = text) });
   context.moved(() => (tokens.move(), draw()), signal);
   redraw(canvas, draw, signal);
   const tick = () => {

@@ -45,7 +45,7 @@ export function open(context, root) {
     });
   };
   const tokens = new Follower("video/stream", { name, track: track.track }, {
-    ahead: 600e6, position, signal, changed: draw,
+    ahead: 600e6, behind: 210e6, position, signal, changed: draw,
     state: (text, bad = false) => {
       state.textContent = text;
       root.classList.toggle("broken", bad);

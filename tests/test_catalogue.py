@@ -51,7 +51,7 @@ def everything(catalogue: Catalogue, sort: str = "name") -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     after = None
     while True:
-        items, after = catalogue.page(query="", sort=sort, after=after, limit=25)
+        items, after, _ = catalogue.page(query="", sort=sort, after=after, limit=25)
         found += items
         if after is None:
             return found

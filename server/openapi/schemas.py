@@ -136,6 +136,7 @@ SCHEMAS: Final = {
                 "items": object_of({"name": {"type": ["string", "null"]}, "size": {"type": "integer"}}),
             },
             "next": {"type": ["string", "null"]},
+            "total": {"type": "integer"},
         }
     ),
     "Status": object_of({"status": TEXT}),
