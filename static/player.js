@@ -25,7 +25,7 @@ export async function show(name, start) {
   $("player").setAttribute("aria-busy", "true");
   $("title").textContent = name;
   $("stage").className = "stage";
-  $("stage").replaceChildren(element("div", { class: "note opening" }, element("p", { role: "status" }, "Opening")));
+  $("stage").replaceChildren(element("div", { class: "opening" }, element("p", { role: "status" }, "Opening")));
   document.title = `${name} · HarmonyØ4`;
   let facts;
   try {
@@ -140,7 +140,7 @@ export async function jump(pts) {
     block: Number(found.block_index).toLocaleString("en"),
     took: `${took.toFixed(1)} ms`,
   };
-  if (mine.track.kind === "video" && shown) rows["picture shown"] = rows["picture after"] = "…";
+  if (mine.track.kind === "video" && shown) Object.assign(rows, { "picture shown": "…", "picture after": "…" });
   $("numbers").replaceChildren(
     ...Object.entries(rows).map(([name, value]) => element("div", { "data-fact": name }, element("dt", {}, name), element("dd", {}, value))),
   );
