@@ -27,7 +27,7 @@ export class EventParser {
 }
 
 /**
- * Read a stream of events to its end; lost connections are taken up behind the last event.
+ * Read the stream of events at `url` (with a query) to its end; lost connections are taken up behind the last event.
  *
  * `event(type, data)` gets each one, `room()` is awaited before the next is read, `state(text)` says how it goes. Rejects
  * with a Problem where the server has one, or with an AbortError.
@@ -37,8 +37,8 @@ export async function follow(url, { signal, event, room = async () => {}, state 
   let wait = FIRST;
   for (;;) {
     try {
-      const headers = { Accept: "text/event-stream", ...(last && { "Last-Event-ID": last }) };
-      const response = await fetch(url, { headers, signal, cache: "no-store" });
+      const behind = last ? `${url}&${new URLSearchParams({ last_event_id: last })}` : url;
+      const response = await fetch(behind, { headers: { Accept: "text/event-stream" }, signal, cache: "no-store" });
       if (response.status === 204) return; // there is nothing behind the last one
       if (!response.ok) throw new Problem(await response.json().catch(() => null), response.status);
       state("live");

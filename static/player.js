@@ -44,7 +44,9 @@ export async function show(name, start) {
   }
   mine.facts = facts;
   $("title").textContent = facts.title ?? name.split("/").pop().replace(/\.h4mk$/, "");
-  $("state").textContent = facts.state;
+  const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
+  const masked = facts.tracks.some((one) => one.masked) ? "masked" : null;
+  $("state").textContent = [facts.state, signers, masked].filter(Boolean).join(" · ");
   $("state").className = facts.state === "sealed" ? "state" : "state warn";
   $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`)));
   $("track").hidden = facts.tracks.length < 2;
@@ -150,7 +152,7 @@ export async function jump(pts) {
   const frame = cells.length ? await shown : null;
   if (!cells.length || open !== mine || mine.turn !== turn) return;
   if (!frame) {
-    for (const cell of cells) cell.textContent = "the same"; // nothing was drawn
+    for (const cell of cells) cell.textContent = "not drawn"; // as it is the one that was there
     return;
   }
   cells[0].textContent = clock(frame.mediaTime * 1e6, 6);

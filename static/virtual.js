@@ -48,14 +48,11 @@ export class VirtualList {
 
   /** Bring a row into view. */
   reveal(number, focus = false) {
-    const scroller = this.#scroller();
-    const own = this.list.getBoundingClientRect();
-    const { top, bottom } = this.#window(scroller, own);
-    const at = own.top + number * this.height;
-    const by = at < top ? at - top : at + this.height > bottom ? at + this.height - bottom : 0;
-    if (by) (scroller ?? document.scrollingElement).scrollTop += by;
+    this.update(number);
+    const element = this.#rows.get(number);
+    element?.scrollIntoView({ block: "nearest" });
+    if (focus) element?.querySelector("a, button")?.focus({ preventScroll: true });
     this.update();
-    if (focus) this.#rows.get(number)?.querySelector("a, button")?.focus({ preventScroll: true });
   }
 
   /** Update with the next frame. */
@@ -68,9 +65,10 @@ export class VirtualList {
     });
   }
 
-  update() {
+  /** Make the rows near the screen, and row `also`. */
+  update(also = null) {
     const own = this.list.getBoundingClientRect();
-    const { top, bottom } = this.#window(this.#scroller(), own);
+    const { top, bottom } = this.#window();
     const first = Math.max(0, Math.floor((top - own.top) / this.height) - OVER);
     const last = Math.min(this.#count, Math.ceil((bottom - own.top) / this.height) + OVER);
     for (const [number, element] of this.#rows) {
@@ -81,6 +79,7 @@ export class VirtualList {
       }
     }
     const wanted = new Set(this.#rows.keys());
+    if (also !== null && also < this.#count) wanted.add(also);
     for (let number = first; number < last; number += 1) wanted.add(number);
     let at = this.list.firstElementChild;
     for (const number of [...wanted].sort((a, b) => a - b)) {
@@ -105,15 +104,12 @@ export class VirtualList {
     return element;
   }
 
-  /** The element that scrolls, null where the page itself does. */
-  #scroller() {
+  /** Which part of the screen the list can be seen in: what its box shows, if that scrolls, and the window. */
+  #window() {
     const box = this.list.parentElement;
-    return box.scrollHeight > box.clientHeight && getComputedStyle(box).overflowY !== "visible" ? box : null;
-  }
-
-  #window(scroller) {
-    const box = scroller?.getBoundingClientRect();
-    return { top: Math.max(0, box?.top ?? 0), bottom: Math.min(innerHeight, box?.bottom ?? innerHeight) };
+    if (getComputedStyle(box).overflowY === "visible") return { top: 0, bottom: innerHeight };
+    const { top, bottom } = box.getBoundingClientRect();
+    return { top: Math.max(0, top), bottom: Math.min(innerHeight, bottom) };
   }
 
   #key(event) {

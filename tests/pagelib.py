@@ -49,7 +49,7 @@ def library(folder: Path) -> Path:
 
 
 def ten_hours(path: Path) -> None:
-    """18 000 keyframes, two seconds apart; the grey of a picture says which second of its minute it is from."""
+    """18 000 keyframes, two seconds apart; a picture's grey says which second of its minute it is from."""
     minute, whole = path.with_suffix(".minute.mp4"), path.with_suffix(".mp4")
     _film(minute, 60)
     _ffmpeg("-stream_loop", str(HOURS * 60 - 1), "-i", minute, "-c", "copy", "-movflags", "+faststart", whole)
@@ -77,7 +77,7 @@ def flip(path: Path, block: int) -> None:
 def _film(path: Path, seconds: int) -> None:
     """Five pictures a second, a keyframe each two seconds."""
     picture = f"color=black:s=160x90:r=5:d={seconds},format=yuv420p,geq=lum='40+3*floor(N/5)':cb=128:cr=128"
-    code = "-c:v libx264 -preset ultrafast -g 10 -sc_threshold 0 -bf 0".split()
+    code = ["-c:v", "libx264", "-preset", "ultrafast", "-g", "10", "-sc_threshold", "0", "-bf", "0"]
     _ffmpeg("-f", "lavfi", "-i", picture, *code, path)
 
 
