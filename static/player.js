@@ -9,6 +9,7 @@ import { Timeline, before } from "./timeline.js";
 
 const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts));
 const SETTLED = 300; // ms until the address says the new position
+const LATE = 150; // ms in which a picture that was sought is told of
 const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own time lies up to one µs behind its PTS
 let open = null;
 
@@ -173,8 +174,24 @@ function picture(mine, pts) {
       else resolve({ mediaTime, now: performance.now() });
     };
     media.requestVideoFrameCallback(drawn);
-    setTimeout(() => resolve(null), 3000);
+    // A picture that was drawn while nobody was registered for it is not told of: then it is looked at.
+    media.addEventListener("seeked", () => {
+      const now = performance.now();
+      setTimeout(() => resolve(looked(media, now)), LATE);
+    }, { once: true });
+    setTimeout(() => resolve(null), 5000);
   });
+}
+
+function looked(media, now) {
+  try {
+    const frame = new VideoFrame(media);
+    const mediaTime = frame.timestamp / 1e6;
+    frame.close();
+    return { mediaTime, now };
+  } catch {
+    return null; // no WebCodecs here, or no picture
+  }
 }
 
 /** The keyframe before (-1) or behind (1) the position. */

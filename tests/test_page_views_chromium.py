@@ -282,7 +282,8 @@ def test_spectrum(page: Page, server: Server) -> None:
           const canvas = document.querySelector("canvas.spectrum");
           const x = Math.round(canvas.width * 0.4);
           const data = canvas.getContext("2d").getImageData(x, 0, 1, canvas.height).data;
-          const rows = Array.from({ length: canvas.height }, (_, y) => [data[4 * y + 3], 1 - y / canvas.height]);
+          const { height } = canvas;
+          const rows = Array.from({ length: height }, (_, y) => [data[4 * y + 3], 1 - y / height]);
           return rows.filter(([value]) => value > 200).map(([, y]) => 50 * (16000 / 50) ** y);
         }"""
     )
