@@ -117,7 +117,7 @@ class MasterKey(_Secret):
         return FileKey(hkdf(self._key, salt, b"h4mk/1 file"))
 
     def raw_key(self, salt: bytes) -> bytes:
-        """The key of the one raw stream that has this salt (H4MK 21.8), 32 bytes."""
+        """The key of the one raw stream that has this salt (H4MK 21.9), 32 bytes."""
         return hkdf(self._key, salt, b"h4mk/1 raw")
 
     def wrap(self, key: FileKey) -> bytes:
@@ -164,6 +164,13 @@ class FileKey(_Secret):
         `trak` is the SHA-256 of TRAK, `token` the packed token, whose own tag does not count.
         """
         return mac(self._mac, b"h4mk/1 tag\0" + trak + bytes(token[:_TAGGED]))
+
+    def whole(self, trak: bytes, blocks: int, root: bytes) -> bytes:
+        """32 bytes that say which blocks a file has, none of them missing (H4MK 21.6).
+
+        `trak` is the SHA-256 of TRAK, `blocks` their number, `root` that of the tree over their tokens.
+        """
+        return mac(self._mac, b"h4mk/1 whole\0" + trak + blocks.to_bytes(8) + root)
 
     def wrap_heads(self, heads: Iterable[bytes]) -> bytes:
         """Heads that META does not show, 32 bytes each, as one text that only this key opens (H4MK 21.6)."""

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Final, Self
 
-from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
@@ -180,6 +179,8 @@ def read_public_keys(data: bytes) -> tuple[PublicKey, ...]:
 
 def read_certificates(data: bytes) -> tuple[bytes, ...]:
     """The certificates of a PEM file as DER, in its order. Raises UsageError."""
+    from cryptography import x509  # takes longer than all the rest
+
     try:
         found = x509.load_pem_x509_certificates(data)
     except ValueError:
@@ -194,6 +195,8 @@ def check_certificates(chain: Sequence[bytes], fingerprint: bytes, at: int | Non
     `at`: seconds since 1970 at which all of them must be valid; None leaves time out. Whether the last one is
     to be trusted is the caller's to say.
     """
+    from cryptography import x509
+
     try:
         certificates = [x509.load_der_x509_certificate(one) for one in chain]
         if certificates and PublicKey(_on_a_curve(certificates[0].public_key())).fingerprint != fingerprint:

@@ -294,7 +294,9 @@ class H4MKBuilder:
             lost = tuple(self._sequence.finish(gone))
             self._check_streams(streams or {})
             if self._masker is not None:
-                history = self._masker.finish(history, mask_args or {})
+                history = self._masker.finish(
+                    history, mask_args or {}, self._sequence.leaf, self._tables.tree.root()
+                )
             return self._seal(
                 Meta(
                     blocks=self._sequence.leaf,

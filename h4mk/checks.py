@@ -40,7 +40,7 @@ __all__ = ["Checker"]
 
 _MOST = 100
 """Problems that are kept; a file that is damaged everywhere says nothing new after that."""
-_SMALL = frozenset(("TRAK", "KEYS", "TOKN", "META", "VERI", "SIGN", "TAIL"))
+_SMALL = frozenset(("TRAK", "KEYS", "TOKN", "META", "VERI", "SIGN", "time", "TAIL"))
 """Chunks that are looked at as a whole; none may exceed 1 MiB."""
 _DERIVED = frozenset(("SEEK", "RMAP", "MERK"))
 """Chunks that the blocks alone give; they are compared as they come."""
@@ -280,6 +280,8 @@ class Checker:
             self.tags.open(data, body.trak)
         elif info.tag == "SIGN":
             self._check_sign(Signature.unpack(data, FINAL if self._sealed else CHECKPOINT), body)
+        elif info.tag == "time" and self.seals is not None:
+            self.seals.stamp(data)
         elif info.tag == "META":
             self._check_meta(data, body)
         elif info.tag == "VERI":
@@ -330,6 +332,10 @@ class Checker:
             self.problem(SealError("META.steps is not in order", where=self._info.offset))
         if body.broken:
             return
+        try:
+            self.tags.check_whole(meta.history, body.sequence.leaf, body.tables.tree.root())
+        except SealError as error:
+            self.problem(error)
         self._stream_lane.flush()
         tracks = zip(
             body.tables.tracks, self._offsets["RMAP"], self._offsets["SEEK"], body.streams, strict=True

@@ -38,6 +38,8 @@ class MaskReport:
     """Ancillary chunks that were dropped, as they hold digests of plain media."""
     exact: bool = False
     """Of unmasking: whether it is bit for bit the container that was masked, as its hidden head proves."""
+    whole: bool = False
+    """Of unmasking: whether it is proven that no block is missing since it was masked."""
 
 
 def mask_container(
@@ -119,7 +121,7 @@ def unmask_container(
             gone=[number for number in lost_tracks(meta.lost) if number in kept],
             head=known[0] if known and not after else None,
         )
-    return MaskReport(seal, reader.is_signed(), 0, exact=bool(known) and not after)
+    return MaskReport(seal, reader.is_signed(), 0, exact=bool(known) and not after, whole=unmasked.whole)
 
 
 _Placed = tuple[int, TokenRecord, Buffer]

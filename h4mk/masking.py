@@ -12,13 +12,14 @@ from typing import Final
 
 from harmony4.crypto.digest import Buffer, sha256
 from harmony4.crypto.errors import SealError, SourceChangedError
+from harmony4.crypto.mac import equal
 from harmony4.crypto.mask import SALT_SIZE, FileKey, MaskSpec, MasterKey, xor_mask
 from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import MASKED, TokenRecord
 from harmony4.h4mk.documents import HistoryEntry, TrackInfo, Trak
 from harmony4.h4mk.keyslots import pack_keys
 
-__all__ = ["KeptMask", "Masker", "Masking", "Plain", "shown_history"]
+__all__ = ["KeptMask", "Masker", "Masking", "Plain", "is_whole", "shown_history"]
 
 _HIDDEN: Final = "00" * 32
 """What stands in a masked container's history where a head would tell what the media are."""
@@ -113,9 +114,15 @@ class Masker:
         return replace(token, tag=masking.key.tag(self._trak, token.pack())), stored
 
     def finish(
-        self, history: Iterable[HistoryEntry], args: Mapping[str, str | int | bool]
+        self,
+        history: Iterable[HistoryEntry],
+        args: Mapping[str, str | int | bool],
+        blocks: int,
+        root: bytes,
     ) -> tuple[HistoryEntry, ...]:
         """The history of the masked container, `args` in its entry for the mask.
+
+        `blocks` and `root`: how many there are in it, and the root over their tokens as they are stored.
 
         Raises SourceChangedError unless the blocks were those that the key was made for.
         """
@@ -128,7 +135,8 @@ class Masker:
                     expected=plain.blocks,
                     found=self._tree.size,
                 )
-        return _hidden_history(history, self._masking, args)
+        whole = self._masking.key.whole(self._trak, blocks, root).hex()
+        return _hidden_history(history, self._masking, {**args, "whole": whole})
 
 
 def _hidden_history(
@@ -174,8 +182,21 @@ def shown_history(
     return tuple(shown[:-1]), shown[-1], tuple(history[at + 1 :])
 
 
+def is_whole(history: Sequence[HistoryEntry], key: FileKey, trak: bytes, blocks: int, root: bytes) -> bool:
+    """Whether a masked container has the blocks that were masked, all of them, as its history proves.
+
+    False where something happened to it since, so that nothing does. `trak` is the SHA-256 of TRAK. Raises
+    SealError where blocks are missing.
+    """
+    if not history or history[-1].op != "mask":
+        return False
+    if not equal(key.whole(trak, blocks, root), _bytes(history[-1].args.get("whole", ""))):
+        raise SealError("the container does not have the blocks that were masked", where="META.history")
+    return True
+
+
 def _bytes(value: object) -> bytes:
     try:
         return bytes.fromhex(str(value))
     except ValueError:
-        raise SealError("the hidden heads are no hexadecimal digits", where="META.history") from None
+        raise SealError("the arguments of the mask are no hexadecimal digits", where="META.history") from None

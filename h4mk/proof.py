@@ -82,7 +82,8 @@ _SCHEMA: Final = canonical.members(
 class Proof:
     """A proof document (H4MK 22.5): blocks, where they are in the tree, and what is signed of it.
 
-    Either `tokens` with `leaves` and `path`, or `directory` with `root`, for tracks that have no block.
+    Either `tokens` with `leaves` and `path`; or `directory` with `root`, for tracks that have no block; or
+    `root` alone, which says nothing of any block (H4MK 22.7).
     """
 
     blocks: int
@@ -111,16 +112,18 @@ class Proof:
             "signatures": [_signature_json(one) for one in self.signatures],
             "trak": self.trak.hex(),
         }
-        if self.directory is not None:
-            document |= {"directory": self.directory.decode(), "root": self.root.hex()}
-        else:
+        if self.tokens:
             document |= {
                 "leaves": list(self.leaves),
                 "path": [node.hex() for node in self.path],
                 "tokens": [_short(token).hex() for token in self.tokens],
             }
-            if self.meta != _NO_META:
-                document["meta"] = self.meta.hex()
+        else:
+            document["root"] = self.root.hex()
+        if self.directory is not None:
+            document["directory"] = self.directory.decode()
+        elif self.meta != _NO_META:
+            document["meta"] = self.meta.hex()
         return canonical.encode(document, "a proof")
 
     @classmethod
@@ -131,13 +134,12 @@ class Proof:
         found = canonical.decode(data, "proof", _SCHEMA)
         if len(found["signatures"]) > MOST_SIGNATURES:
             raise JSONError("too many signatures", where="proof.signatures", expected=f"<= {MOST_SIGNATURES}")
-        whole = {"directory", "root"} & found.keys()
-        parts = {"leaves", "tokens", "path"} & found.keys()
-        if not ((len(whole) == 2 and not parts and "meta" not in found) or (len(parts) == 3 and not whole)):
-            raise JSONError(
-                "a proof has either tokens, leaves and path, or directory and root", where="proof"
-            )
-        directory = found["directory"].encode() if whole else None
+        parts = {"leaves", "tokens", "path", "root"} & found.keys()
+        if parts not in ({"root"}, {"leaves", "tokens", "path"}):
+            raise JSONError("a proof has either tokens, leaves and path, or root", where="proof")
+        if "directory" in found and (parts != {"root"} or "meta" in found):
+            raise JSONError("directory goes with root, and in place of meta", where="proof.directory")
+        directory = found["directory"].encode() if "directory" in found else None
         meta = sha256(directory) if directory is not None else found.get("meta", _NO_META)
         kind = CHECKPOINT if meta == _NO_META else FINAL
         if len(found.get("leaves", ())) != len(found.get("tokens", ())):
@@ -169,7 +171,7 @@ class Proof:
     def head(self) -> bytes:
         """HEAD, 128 bytes, of the container that these blocks are in. Raises SealError."""
         root = self.root
-        if self.directory is None:
+        if self.tokens:
             if any(after <= before for before, after in pairwise(self.leaves)):
                 raise SealError("the leaves of a proof must increase")
             hashes = {

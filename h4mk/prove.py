@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, Final
 
 from harmony4.crypto.digest import sha256
@@ -13,7 +14,7 @@ from harmony4.crypto.token import LAST, TokenRecord
 from harmony4.h4mk.layout import CHUNK_SIZE, ChunkInfo, Tail
 from harmony4.h4mk.proof import MOST_SIGNATURES, Proof
 from harmony4.h4mk.reader import H4MKReader
-from harmony4.h4mk.signature import Signature, final_signatures
+from harmony4.h4mk.signature import final_signatures
 
 __all__ = ["MOST_BLOCKS", "Prover", "StoredTree", "prove_range", "prove_seek"]
 
@@ -54,16 +55,12 @@ class Prover:
         self._tail = reader.tail
         self._directory = reader.meta.pack()
         self._tree = StoredTree(reader, reader.tail)
-        signatures: list[Signature] = []
-        for one in final_signatures(reader.read_file, reader.tail):
-            if len(signatures) < MOST_SIGNATURES:
-                signatures.append(one)
         self._bare = Proof(
             blocks=reader.tail.blocks,
             duration=reader.tail.duration,
             trak=sha256(reader.trak.pack()),
             meta=sha256(self._directory),
-            signatures=tuple(signatures),
+            signatures=tuple(islice(final_signatures(reader.read_file, reader.tail), MOST_SIGNATURES)),
         )
 
     def seek(self, pts: int | Iterable[int], track: int = 0) -> Proof:

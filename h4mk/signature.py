@@ -5,14 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from harmony4.crypto.digest import crc32, sha256
 from harmony4.crypto.errors import ChecksumError, LimitError, OrderError, UsageError
-from harmony4.crypto.signing import SIGNATURE_SIZE, SigningKey, check_certificates
 from harmony4.crypto.token import MAX_VALUE
 from harmony4.h4mk.layout import CHUNK_SIZE, DIGEST_SIZE, JSON_LIMIT, SIGN_SIZE, ChunkInfo, Tail
 from harmony4.h4mk.seals import CHECKPOINT, FINAL, check_sign
+
+if TYPE_CHECKING:
+    from harmony4.crypto.signing import SigningKey
 
 __all__ = [
     "CHECKPOINT",
@@ -22,6 +24,7 @@ __all__ = [
     "SignPayload",
     "Signature",
     "Signer",
+    "final_chunks",
     "final_signatures",
     "subject_hash",
 ]
@@ -88,29 +91,43 @@ class Signature:
             size = int.from_bytes(data[at : at + 4])
             chain.append(data[at + 4 : at + 4 + size])
             at += 4 + size
-        value = data[_SIGNED.size : _SIGNED.size + SIGNATURE_SIZE]
+        value = data[_SIGNED.size : SIGN_SIZE]
         return cls(found, revision, subject, key, value, tuple(chain))
 
 
-def final_signatures(read: Callable[[int, int], bytes], tail: Tail) -> Iterator[Signature]:
-    """The final signatures of a sealed file in file order, 1000 at most; `read(offset, size)` reads the file.
+def final_chunks(read: Callable[[int, int], bytes], tail: Tail) -> Iterator[tuple[ChunkInfo, bytes]]:
+    """The final SIGN chunks of a sealed file, 1000 at most, and the `time` chunks behind them, in file order.
 
-    Raises FormatError and its kin where what stands between VERI and TAIL is not what TAIL says.
+    `read(offset, size)` reads the file. Raises FormatError and its kin where what stands between VERI and
+    TAIL is not what TAIL says.
     """
     at = tail.veri + CHUNK_SIZE + DIGEST_SIZE
-    for _ in range(min(tail.signs, MOST_SIGNS)):
-        info = ChunkInfo.unpack(read(at, CHUNK_SIZE), at, tail.length)
-        if info.tag == "time":  # belongs to the one before
-            at = info.end
-            info = ChunkInfo.unpack(read(at, CHUNK_SIZE), at, tail.length)
-        if info.tag != "SIGN":
+    end = tail.length - CHUNK_SIZE - len(tail.pack())
+    signs, before = 0, "VERI"
+    while at < end and (signs < MOST_SIGNS or before == "SIGN"):
+        info = ChunkInfo.unpack(read(at, CHUNK_SIZE), at, end)
+        if info.tag == "time" and before == "SIGN":
+            pass  # belongs to the one before
+        elif info.tag != "SIGN":
             raise OrderError("a signature is missing that TAIL counts", where=at, found=info.tag)
+        elif signs == MOST_SIGNS:
+            return
         info.check_size()
         payload = read(info.payload, info.size)
         if crc32(payload) != info.crc:
-            raise ChecksumError("chunk SIGN fails its CRC", where=at)
-        yield Signature.unpack(payload, FINAL)
-        at = info.end
+            raise ChecksumError(f"chunk {info.tag} fails its CRC", where=at)
+        yield info, payload
+        at, before = info.end, info.tag
+        signs += info.tag == "SIGN"
+    if signs != min(tail.signs, MOST_SIGNS):
+        raise OrderError("TAIL counts other signatures", where=at, expected=tail.signs, found=signs)
+
+
+def final_signatures(read: Callable[[int, int], bytes], tail: Tail) -> Iterator[Signature]:
+    """The final signatures of a sealed file in file order, 1000 at most. Raises as `final_chunks` does."""
+    for info, payload in final_chunks(read, tail):
+        if info.tag == "SIGN":
+            yield Signature.unpack(payload, FINAL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +149,10 @@ class Signer:
         if self.revision and self.subject is None:
             raise UsageError("a revision counts the editions of a subject, and there is none")
         subject_hash(self.subject)
-        check_certificates(self.certificates, self.key.public.fingerprint)
+        if self.certificates:
+            from harmony4.crypto.signing import check_certificates  # takes its time, and few need it
+
+            check_certificates(self.certificates, self.key.public.fingerprint)
         size = SIGN_SIZE + sum(4 + len(one) for one in self.certificates)
         if size > JSON_LIMIT:
             raise LimitError("the certificates are too large", expected=f"<= {JSON_LIMIT}", found=size)

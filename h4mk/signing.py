@@ -1,4 +1,4 @@
-"""Adding a final signature to a sealed container (H4MK 13.4, 17.9).
+"""Adding a final signature or its time stamp to a sealed container (H4MK 13.4, 13.6, 17.9).
 
 A signature stands behind VERI, so every byte before stays where and what it is, and only TAIL is made anew.
 The file is copied all the same, for a crash midway must not leave it without a TAIL; where the file system
@@ -12,18 +12,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.digest import crc32, sha256
 from harmony4.crypto.errors import SealError, SourceChangedError, UsageError
 from harmony4.h4mk.layout import CHUNK_SIZE, chunk_header, head_bytes
 from harmony4.h4mk.opening import Opened, open_container
-from harmony4.h4mk.signature import FINAL, MOST_SIGNS, Signature, SignPayload, final_signatures
+from harmony4.h4mk.signature import (
+    FINAL,
+    MOST_SIGNS,
+    Signature,
+    SignPayload,
+    final_chunks,
+    final_signatures,
+)
 from harmony4.h4mk.source import FileSource, ReadAt, read_exact
 from harmony4.h4mk.target import AtomicFile, Writable, write_all
 from harmony4.h4mk.verify import verify
 
-__all__ = ["SignReport", "sign_container", "sign_file"]
+if TYPE_CHECKING:
+    from harmony4.crypto.timestamp import TimeStamp
+
+__all__ = ["SignReport", "sign_container", "sign_file", "stamp_container", "stamp_file"]
 
 _PIECE: Final = 2**20
 
@@ -49,9 +59,53 @@ def sign_file(
 
     The file is there at every moment, as it was or signed. Raises as `sign_container` does.
     """
+    return _in_place(path, lambda source: _plan(source, signer, progress))
+
+
+def sign_container(
+    source: ReadAt, out: Writable, signer: SignPayload, *, progress: Callable[[int], object] | None = None
+) -> SignReport:
+    """Write the container in `source` with one more final signature, or as it is if it has that already.
+
+    Everything is checked before it is signed. Raises SealError where the container is not sealed and sound,
+    SourceChangedError where it changed meanwhile, UsageError for too many signatures, SourceError,
+    StorageError.
+    """
+    return _copied(source, out, _plan(source, signer, progress))
+
+
+def stamp_file(path: str | PathLike[str], stamp: TimeStamp) -> SignReport:
+    """Put a time stamp behind the signature of the container under `path` that it is over.
+
+    It is taken as it is: `TimeStamp.check` says whether an authority made it. Raises as `stamp_container`
+    does.
+    """
+    return _in_place(path, lambda source: _stamped(source, stamp))
+
+
+def stamp_container(source: ReadAt, out: Writable, stamp: TimeStamp) -> SignReport:
+    """Write the container in `source` with the time stamp, or as it is if it has that already (H4MK 13.6).
+
+    Raises SealError where no final signature is the one that was stamped, UsageError where it has another
+    time stamp; FormatError and its kin, SourceChangedError, SourceError, StorageError.
+    """
+    return _copied(source, out, _stamped(source, stamp))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    keep: int
+    """Bytes that stay, from the front."""
+    rest: bytes
+    """What follows them."""
+    report: SignReport
+    before: tuple[int, int] | None
+
+
+def _in_place(path: str | PathLike[str], plan_of: Callable[[FileSource], _Plan]) -> SignReport:
     source = FileSource(path)
     try:
-        plan = _plan(source, signer, progress)
+        plan = plan_of(source)
         if not plan.report.added:
             return plan.report
         file = AtomicFile(path)
@@ -68,16 +122,7 @@ def sign_file(
         source.close()
 
 
-def sign_container(
-    source: ReadAt, out: Writable, signer: SignPayload, *, progress: Callable[[int], object] | None = None
-) -> SignReport:
-    """Write the container in `source` with one more final signature, or as it is if it has that already.
-
-    Everything is checked before it is signed. Raises SealError where the container is not sealed and sound,
-    SourceChangedError where it changed meanwhile, UsageError for too many signatures, SourceError,
-    StorageError.
-    """
-    plan = _plan(source, signer, progress)
+def _copied(source: ReadAt, out: Writable, plan: _Plan) -> SignReport:
     for at in range(0, plan.keep, _PIECE):
         write_all(out, read_exact(source, at, min(_PIECE, plan.keep - at)))
     write_all(out, plan.rest)
@@ -85,14 +130,31 @@ def sign_container(
     return plan.report
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    keep: int
-    """Bytes that stay, from the front."""
-    rest: bytes
-    """What follows them."""
-    report: SignReport
-    before: tuple[int, int] | None
+def _stamped(source: ReadAt, stamp: TimeStamp) -> _Plan:
+    from harmony4.crypto.timestamp import imprint_of  # takes its time, and few need it
+
+    before = _facts(source)
+    tail = open_container(source).tail
+    if tail is None:
+        raise SealError("the container is not sealed, so nothing in it is signed")
+    end = tail.length - CHUNK_SIZE - len(tail.pack())
+    for info, payload in final_chunks(partial(read_exact, source), tail):
+        if info.tag == "SIGN" and imprint_of(payload) == stamp.imprint:
+            signature = Signature.unpack(payload, FINAL)
+            break
+    else:
+        raise SealError("the time stamp is not over a signature of this container", found=stamp.imprint.hex())
+    behind = read_exact(source, info.end, tail.length - info.end)
+    chunk = chunk_header(b"time", len(stamp.token), crc32(stamp.token)) + stamp.token
+    if behind.startswith(chunk):
+        report = SignReport(tail.head, signature, False, tail.signs, tail.length)
+        return _Plan(info.end, behind, report, before)
+    if behind.startswith(b"time"):
+        raise UsageError("the signature has another time stamp already", where=info.end)
+    new = replace(tail, length=tail.length + len(chunk))
+    rest = chunk + behind[: end - info.end] + chunk_header(b"TAIL", len(new.pack()), crc32(new.pack()))
+    report = SignReport(tail.head, signature, True, tail.signs, new.length)
+    return _Plan(info.end, rest + new.pack(), report, before)
 
 
 def _plan(source: ReadAt, signer: SignPayload, progress: Callable[[int], object] | None) -> _Plan:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from harmony4.crypto.digest import Buffer, sha256
 from harmony4.crypto.errors import KeyRefusedError, SealError
 from harmony4.crypto.mac import equal
 from harmony4.crypto.mask import FileKey, MasterKey
 from harmony4.crypto.token import MASKED, TokenRecord
-from harmony4.h4mk.documents import Trak
+from harmony4.h4mk.documents import HistoryEntry, Trak
 from harmony4.h4mk.keyslots import open_slots, parse_keys
+from harmony4.h4mk.masking import is_whole
 
 __all__ = ["Tags"]
 
@@ -21,6 +22,8 @@ class Tags:
     def __init__(self, masters: Iterable[MasterKey]) -> None:
         self.count = 0
         """Tags that are what the key gives."""
+        self.whole = False
+        """Whether the key shows that no block is missing."""
         self._masters = tuple(masters)
         self._key: FileKey | None = None
         self._trak = b""
@@ -43,6 +46,11 @@ class Tags:
                 raise
             raise SealError(error.message, where=error.where) from None
         self._trak = sha256(trak.pack())
+
+    def check_whole(self, history: Sequence[HistoryEntry], blocks: int, root: bytes) -> None:
+        """Check, where the key is known, that all blocks are there that were masked. Raises SealError."""
+        if self._key is not None:
+            self.whole = is_whole(history, self._key, self._trak, blocks, root)
 
     def check(self, token: TokenRecord, packed: Buffer) -> None:
         """Check a block's tag, where it has one and the key is known. Raises SealError."""

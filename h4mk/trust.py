@@ -6,13 +6,19 @@ No clock here: whoever gives keys an end of their validity says what time it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import SealError, UsageError
-from harmony4.crypto.signing import PublicKey, check_certificates
 from harmony4.h4mk.signature import FINAL, NO_SUBJECT, Signature, subject_hash
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from cryptography.x509 import Certificate
+
+    from harmony4.crypto.signing import PublicKey
 
 __all__ = ["Accepted", "SignatureAudit", "Trust", "TrustedKey"]
 
@@ -38,6 +44,8 @@ class Accepted:
     """SHA-256 of the subject, None without one."""
     revision: int
     """What to remember: an edition of the subject with a lower one is an old one."""
+    time: datetime | None = None
+    """When it was there at the latest, UTC, if an authority that is trusted says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,8 @@ class Trust:
     """Fingerprints (SHA-256 of the SPKI) of keys that are not believed any more, whatever they signed."""
     now: int | None = None
     """Seconds since 1970; needed where a key has a bound."""
+    authorities: tuple[Certificate, ...] = ()
+    """Whose time stamps are believed; without any, nobody's are looked at."""
     _by_name: dict[bytes, TrustedKey] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -96,6 +106,8 @@ class Trust:
             raise SealError(_NOT_TRUSTED, found=signature.key.hex())
         known.key.verify(signature.value, signature.message(head))
         if signature.certificates:
+            from harmony4.crypto.signing import check_certificates  # takes its time, and few need it
+
             check_certificates(signature.certificates, signature.key)
         subject = None if signature.subject == NO_SUBJECT else signature.subject
         return Accepted(known.key, signature.kind, subject, signature.revision)
@@ -147,6 +159,7 @@ class SignatureAudit:
 
     def __init__(self, trust: Trust) -> None:
         self._trust = trust
+        self._last: bytes | None = None
         self._reason = SealError("a required signature is missing")
         self.checked = 0
         """Signatures that hold."""
@@ -157,6 +170,7 @@ class SignatureAudit:
 
     def take(self, signature: Signature, blocks: int, head: bytes) -> None:
         """Check one over `blocks` blocks. Raises SealError where it is by a trusted key and does not hold."""
+        self._last = None
         if not self._trust.knows(signature.key):
             return
         accepted = self._trust.check_signature(head, signature)
@@ -169,6 +183,22 @@ class SignatureAudit:
         self.covered = max(self.covered, blocks)
         if signature.kind == FINAL and len(self.accepted) < self.MOST:
             self.accepted.append(accepted)
+            self._last = signature.pack()
+
+    def stamp(self, data: bytes) -> None:
+        """Check the time stamp behind the signature that was taken last, if that was accepted.
+
+        Raises FormatError, and SealError where it is over something else or its authority is not trusted.
+        """
+        if self._last is None or not self._trust.authorities:
+            return
+        from harmony4.crypto.timestamp import TimeStamp, imprint_of  # takes its time, and few need it
+
+        stamp = TimeStamp.parse(data)
+        if stamp.imprint != imprint_of(self._last):
+            raise SealError("the time stamp is not over the signature before it")
+        stamp.check(self._trust.authorities)
+        self.accepted[-1] = replace(self.accepted[-1], time=stamp.time)
 
     def require(self, head: bytes | None) -> None:
         """Raise SealError unless all that is wanted of a whole file has shown itself (H4MK 19, V22).

@@ -13,6 +13,7 @@ from harmony4.crypto.mask import FileKey, MasterKey, xor_mask, xor_mask_into
 from harmony4.crypto.token import MASKED, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.keyslots import open_slots
+from harmony4.h4mk.masking import is_whole
 from harmony4.h4mk.reader import H4MKReader
 
 __all__ = ["Unmasked"]
@@ -33,15 +34,23 @@ class Unmasked:
     """
 
     def __init__(self, reader: H4MKReader, masters: Iterable[MasterKey]) -> None:
-        """Raises KeyRefusedError where none of `masters` opens it, UsageError where nothing is masked;
-        FormatError and its kin."""
+        """Raises KeyRefusedError where none of `masters` opens it, UsageError where nothing is masked,
+        SealError where blocks are missing; FormatError and its kin."""
         if reader.trak.mask is None:
             raise UsageError("the container is not masked")
         commit = bytes.fromhex(reader.trak.mask["commit"])
         self.reader = reader
         self.key: FileKey = open_slots(reader.key_slots(), commit, masters)
         self._trak = sha256(reader.trak.pack())
+        self.whole = self._is_whole()
+        """Whether it is shown that no block is missing: not in a file that was cut off, or changed since."""
         self._checked: dict[int, bytearray] = {}
+
+    def _is_whole(self) -> bool:
+        meta, root = self.reader.meta, self.reader.root
+        if meta is None or root is None:
+            return False
+        return is_whole(meta.history, self.key, self._trak, self.reader.block_count, root)
 
     def stream_size(self, track: int = 0) -> int:
         """As H4MKReader says it: masking changes no size."""

@@ -52,6 +52,8 @@ class VerifyReport:
     """Whether anything is masked: then only a key shows who made the blocks."""
     tags: int
     """Blocks whose tag is what a key gives; none without a key."""
+    whole: bool
+    """Whether the key shows that no masked block is missing; not where something was done to it since."""
     checked: int = 0
     """Of the signatures, those that hold and are by keys that are trusted."""
     covered: int = 0
@@ -151,4 +153,5 @@ def _run(
             checked=checker.seals.checked if checker.seals else 0,
             covered=checker.seals.covered if checker.seals else 0,
             accepted=tuple(checker.seals.accepted) if checker.seals else (),
+            whole=checker.tags.whole,
         )

@@ -311,7 +311,6 @@ def summary_facts(reader: H4MKReader) -> Json:
                 "kind": one.info.kind,
                 "codec": one.info.codec,
                 "media_type": one.info.media_type,
-                "masked": one.info.masked,
                 "keyframes": one.keyframes,
                 "bytes": _number(one.bytes),
             }

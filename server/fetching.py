@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import threading
 import urllib.error
 import urllib.request
 from collections import deque
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
@@ -26,7 +28,7 @@ from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import LAST, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk import H4MKReader, verify
 from harmony4.h4mk.layout import CHUNK_SIZE, head_bytes
-from harmony4.h4mk.proof import check_proof
+from harmony4.h4mk.proof import MOST_SIGNATURES, check_proof
 from harmony4.h4mk.signature import final_signatures
 from harmony4.h4mk.target import sync_folder
 from harmony4.h4mk.tokenrows import BEFORE
@@ -44,6 +46,9 @@ _ASK: Final = 2**30
 """Bytes of the stream that one proof is asked for, at first."""
 _MOST_PROOF: Final = 2**21
 _TIMEOUT: Final = 30.0
+_AHEAD: Final = 64 * 2**20
+"""Bytes after which the file is synced while more of it comes."""
+_sync = getattr(os, "fdatasync", os.fsync)
 _OPENER: Final = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _FRAMING: Final = 64 * 2**20
 _ROUTE: Final = re.compile(
@@ -197,7 +202,7 @@ def fetch_container(
         if tail is None or meta is None:
             raise SealError("the container is not sealed", found=reader.state)
         head = head_bytes(tail.blocks, tail.duration, tail.root, reader.trak.pack(), meta.pack())
-        accepted = trust.check(head, final_signatures(reader.read_file, tail))
+        accepted = trust.check(head, islice(final_signatures(reader.read_file, tail), MOST_SIGNATURES))
         if tail.length - tail.index > _FRAMING + 256 * tail.blocks:
             raise SealError("the container's index is longer than its blocks can make it")
         part = stack.enter_context(_Part(out, source, jobs, progress))
@@ -278,7 +283,12 @@ class _Part:
         except (OSError, ValueError) as error:
             raise StorageError(f"cannot write the file: {getattr(error, 'strerror', error)}") from error
         self._lock()
+        self._there = os.fstat(self._fd).st_size
         self._pool = ThreadPoolExecutor(jobs, "harmony4-fetch")
+        self._disk = ThreadPoolExecutor(1, "harmony4-sync")
+        self._syncing: Future[None] | None = None
+        self._unsynced = 0
+        self._local = threading.local()
 
     def _lock(self) -> None:
         with suppress(ImportError):
@@ -295,6 +305,7 @@ class _Part:
 
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
+        self._disk.shutdown(cancel_futures=True)
         if not self._placed and not os.fstat(self._fd).st_size:  # nothing to go on from
             with suppress(OSError):
                 self._path.unlink()
@@ -318,6 +329,7 @@ class _Part:
         while self._running:
             self._collect(length)
         try:
+            self._check_synced()
             os.ftruncate(self._fd, length)
             if check is not None:
                 check(self._path)
@@ -342,6 +354,12 @@ class _Part:
         size, received = self._running.popleft().result()
         self._done += size
         self.received += received
+        self._unsynced += received
+        if self._unsynced >= _AHEAD and (self._syncing is None or self._syncing.done()):
+            # Let the disk work meanwhile: at the end there is little to wait for.
+            self._check_synced()
+            self._syncing = self._disk.submit(_sync, self._fd)
+            self._unsynced = 0
         if self._progress is not None:
             self._progress(self._done, total or self._source.size())
 
@@ -351,7 +369,8 @@ class _Part:
         try:
             if all(map(self._is_there, blocks)):
                 return size, 0
-            data = memoryview(self._source.read_at(start, size))
+            data = self._buffer(size)
+            data = data[: self._source.read_into(start, data)]
             for one in blocks:
                 part = data[one.start - start : one.start - start + one.size]
                 if len(part) != one.size or not _holds(one, part):
@@ -364,9 +383,24 @@ class _Part:
             raise StorageError(f"cannot write the file: {error.strerror}") from error
         return size, size
 
+    def _buffer(self, size: int) -> memoryview:
+        """This thread's own; memory that is used again costs less than new one."""
+        known: bytearray | None = getattr(self._local, "buffer", None)
+        if known is None or len(known) < size:
+            known = self._local.buffer = bytearray(max(size, _PIECE))
+        return memoryview(known)[:size]
+
+    def _check_synced(self) -> None:
+        """Wait for the disk. Raises StorageError: no later sync would tell again."""
+        if self._syncing is not None:
+            try:
+                self._syncing.result()
+            except OSError as error:
+                raise StorageError(f"cannot write the file: {error.strerror}") from error
+
     def _is_there(self, block: _Block) -> bool:
         """Whether an earlier attempt has left the right bytes."""
-        if block.check is None:
+        if block.check is None or block.start + block.size > self._there:
             return False
         data = os.pread(self._fd, block.size, block.start)
         return len(data) == block.size and _holds(block, memoryview(data))

@@ -13,7 +13,7 @@ from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import CATALOGUE, GUARD, KEYRING
-from harmony4.server.masking.unmasking import is_opened_by, may_use_keys
+from harmony4.server.masking.unmasking import is_opened_by, may_use_keys, wants_masked
 from harmony4.server.query import REVALIDATE, json_response, page_limit
 
 __all__ = ["get_media", "routes"]
@@ -33,6 +33,7 @@ async def get_media(request: web.Request) -> web.Response:
             "sort is not valid", expected=", ".join(SORTS) + ", with - for reverse", found=sort[:40]
         )
     limit = page_limit(request)
+    wants_masked(request)  # said before anything is looked up
     after = _parse_cursor(query["cursor"]) if "cursor" in query else None
     items, last, total = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
@@ -48,7 +49,7 @@ def _shown(request: web.Request, item: dict[str, Any]) -> dict[str, Any]:
     if mask is not None:
         ids = tuple(bytes.fromhex(one) for one in mask["keys"] or ())
         opened = may_use_keys(request) and is_opened_by(request.app[KEYRING], ids) is not None
-        url = mask.get("range_url", url) if opened else url
+        url = mask.get("range_url", url) if opened and not wants_masked(request) else url
         item = item | {"mask": {"mode": mask["mode"], "keys": mask["keys"], "unmaskable": opened}}
         if url is not None:
             item["range_url"] = url

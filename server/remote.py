@@ -83,11 +83,21 @@ class HTTPSource:
         stop = min(offset + count, self._size)
         if offset < 0 or stop <= offset:
             return b""
+        return bytes(self._range(offset, stop, None))
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """`read_at` into memory that is there already; returns how many bytes that are."""
+        stop = min(offset + len(buffer), self._size)
+        if offset < 0 or stop <= offset:
+            return 0
+        return len(self._range(offset, stop, buffer[: stop - offset]))
+
+    def _range(self, offset: int, stop: int, into: memoryview | None) -> bytes | memoryview:
         headers = {"Range": f"bytes={offset}-{stop - 1}"}
         if self._validator is not None and self._validator[0] == "ETag":
             # A changed file answers 200 instead of mixing two versions.
             headers["If-Range"] = self._validator[1]
-        status, answer, data = self._request("GET", headers, stop - offset)
+        status, answer, data = self._request("GET", headers, stop - offset, into)
         if status == 200 and (offset, stop) == (0, self._size) and self._same(answer):
             return data
         if status != 206 or not self._same(answer):
@@ -137,10 +147,12 @@ class HTTPSource:
         )
 
     def _request(
-        self, method: str, headers: dict[str, str], most: int
-    ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """One exchange; `most` bytes of body are read. A connection that was closed while idle is replaced
-        once."""
+        self, method: str, headers: dict[str, str], most: int, into: memoryview | None = None
+    ) -> tuple[int, http.client.HTTPMessage, bytes | memoryview]:
+        """One exchange; `most` bytes of body are read, into memory of that size if there is some.
+
+        A connection that was closed while idle is replaced once.
+        """
         if self._closed:
             raise UsageError("the source is closed")
         fresh = False
@@ -153,9 +165,9 @@ class HTTPSource:
                 connection.request(method, self._target, headers={"Accept-Encoding": "identity", **headers})
                 response = connection.getresponse()
                 whole = response.status in (200, 206) and method == "GET"
-                data = response.read(most) if whole else b""
+                data = _body(response, most, into) if whole else b""
                 if whole and len(data) < most:
-                    raise http.client.IncompleteRead(data, most - len(data))
+                    raise http.client.IncompleteRead(bytes(data), most - len(data))
                 if method == "GET" and (not whole or response.read(1)):
                     self._drop(connection)  # cheaper than reading a body that nobody wants
                 else:
@@ -183,3 +195,13 @@ class HTTPSource:
         with self._lock:
             if connection in self._connections:
                 self._connections.remove(connection)
+
+
+def _body(response: http.client.HTTPResponse, most: int, into: memoryview | None) -> bytes | memoryview:
+    """Up to `most` bytes of a body, `into` memory of that size or new one."""
+    if into is None:
+        return response.read(most)
+    done = 0
+    while done < most and (count := response.readinto(into[done:])):
+        done += count
+    return into[:done]

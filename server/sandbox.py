@@ -30,11 +30,13 @@ from harmony4.crypto.errors import MediaError, SourceError, StorageError
 from harmony4.server import sandbox_worker as wire
 from harmony4.server.remux import StreamNote
 from harmony4.tokenize.demux import BUFFER, Demuxer, Readable, StreamFacts, demux, refusal
+from harmony4.tokenize.packet import RECORD, Packet, known
 from harmony4.tokenize.packettable import PacketTable
 
 __all__ = ["Limits", "Remuxer", "Sandbox", "Worker", "default_demuxer"]
 
 _MAX_FRAME = 2**20
+_FEW = 12  # packets that are faster one by one than in columns
 _TICK = 0.2  # s between looks at a silent worker
 _TEXT = 4096  # characters of what a medium says of a stream
 _AHEAD = 16 * 2**20  # bytes that may wait for the caller before the worker must wait too
@@ -339,19 +341,22 @@ class _Demuxer(Worker):
     def describe(self, streams: list[object]) -> None:
         self.streams = tuple(map(_stream, streams))
 
-    def __iter__(self) -> Iterator[PacketTable]:
+    def __iter__(self) -> Iterator[Packet | PacketTable]:
         count = len(self.streams)
         while (payload := self.next(wire.PACKETS)) is not None:
-            if not payload:
-                continue
-            try:
-                packets = PacketTable.unpack(payload)
-            except ValueError as error:
-                raise self.nonsense() from error
-            streams, sizes = packets.stream, packets.size
-            if streams.min() < 0 or streams.max() >= count or sizes.min() < 0 or sizes.max() >= 2**31:
+            if len(payload) % RECORD.size:
                 raise self.nonsense()
-            yield packets
+            if len(payload) > _FEW * RECORD.size:
+                packets = PacketTable.unpack(payload)
+                streams, sizes = packets.stream, packets.size
+                if streams.min() < 0 or streams.max() >= count or sizes.min() < 0 or sizes.max() >= 2**31:
+                    raise self.nonsense()
+                yield packets
+                continue
+            for stream, pos, pts, duration, size, flags in RECORD.iter_unpack(payload):
+                if not 0 <= stream < count or not 0 <= size < 2**31:
+                    raise self.nonsense()
+                yield Packet(stream, known(pos), known(pts), duration, size, bool(flags & 1))
 
 
 class Remuxer(Worker):

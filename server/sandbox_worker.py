@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # PyAV imports these when it meets the first stream of their kind; by then no file can be opened any more.
 import av.audio.codeccontext
@@ -73,17 +73,27 @@ MISSING = 71
 _BATCH = 512
 _ROW = operator.attrgetter("stream_index", "pos", "pts", "duration", "size", "is_keyframe")
 _Row = tuple[int, int | None, int | None, int | None, int, bool]
+_AHEAD = 2**20  # bytes of a pipe that are read until packets are sent
 _QUIET = 2**22  # bytes of a file between two signs of life
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
 
 
 class _Pipe:
-    """Standard input as a reader: full reads; hands out what is ready before it has to wait."""
+    """Standard input as a reader: full reads.
+
+    It hands out what is ready before it has to wait, or when it has read on for long: the parent keeps all
+    bytes whose packets it does not know.
+    """
 
     def __init__(self, out: _Output) -> None:
         self._out = out
+        self._quiet = 0
 
     def read(self, n: int, /) -> bytes:
+        self._quiet += n
+        if self._quiet > _AHEAD:
+            self._quiet = 0
+            self._out.flush()
         parts = []
         while n:
             if self._out.pending and not select.select([0], [], [], 0)[0]:
@@ -141,8 +151,8 @@ class _Output:
         while self.pending:
             rows = [self.pending.popleft() for _ in range(len(self.pending))]
             try:
-                records = array("q", chain.from_iterable(rows))
-            except TypeError:
+                records = array("q", cast(Iterator[int], chain.from_iterable(rows)))
+            except TypeError:  # something is missing
                 records = array("q", chain.from_iterable(map(_row, filter(_real, rows))))
             if sys.byteorder != "little":
                 records.byteswap()

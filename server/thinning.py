@@ -20,6 +20,8 @@ __all__ = ["Thinner"]
 
 _MOST: Final = 2**20
 """A longer fragment header (bytes) is not looked into."""
+_BETWEEN: Final = (b"styp", b"sidx", b"ssix", b"free", b"skip", b"prft", b"emsg")
+"""Boxes that may stand between fragments."""
 _LATEST: Final = 2**60
 """No decoding time beyond it is plain, ticks."""
 _TFHD: Final = ((0x2, 4), (0x8, 4), (0x10, 4), (0x20, 4))
@@ -68,6 +70,7 @@ class Thinner:
         self._given = 0
         self._ended = False
         self._lost = False  # boxes could not be followed
+        self._before = b""  # the box before the next one
         self._keep: int | None = None
         self._known: set[int] = set()  # tracks in a fragment that was given as it was
         self._last = 0  # where the last sample of the last thinned fragment starts
@@ -82,18 +85,15 @@ class Thinner:
 
         It would have met the end there, which is no error; now it looks for the next box behind the end.
         """
-        return self._ended and self._size <= self._last
+        return self._ended and 0 < self._size <= self._last
 
     def read(self, n: int, /) -> bytes:
         """The next `n` bytes, fewer only at the end."""
-        held = self._held
-        if held:
-            data = held[:n]
-            self._held = held[n:]
-            if len(data) < n:
-                data += self._more(n - len(data))
-        else:
-            data = self._more(n)
+        data = self._held[:n]
+        if data:
+            self._held = self._held[n:]
+        if len(data) < n:
+            data += self._more(n - len(data))
         if self._skip < len(data) and not self._lost:
             data = self._walk(data, n)
         self._skip -= len(data)
@@ -120,15 +120,20 @@ class Thinner:
             if not reach(at + 16):
                 self._lost = True
                 break
-            size, kind = _U32.unpack_from(held, at)[0], held[at + 4 : at + 8]
+            size, kind = _U32.unpack_from(held, at)[0], bytes(held[at + 4 : at + 8])
             if size == 1:
                 size = _LONG.unpack_from(held, at + 8)[0]
             if size < 8:
                 self._lost = True
                 break
+            self._skip = at + size
             if kind == b"moof" and size <= _MOST and reach(at + size + 16):
                 self._fragment(held, at, size)
-            self._skip = at + size
+            elif self._known and kind not in ((b"mdat",) if self._before == b"moof" else _BETWEEN):
+                self._lost = True
+            if self._lost:
+                break
+            self._before = kind
         self._held = bytes(held[n:])
         return bytes(held[:n])
 
@@ -136,9 +141,12 @@ class Thinner:
         try:
             tracks = _tracks(held[at : at + size], *_media(held, at + size, size))
         except (_StrangeError, struct.error):
+            self._lost = True  # FFmpeg may read on from another place than the next box
             return
         numbers = {one.number for one in tracks}
-        if self._keep in numbers and numbers <= self._known:
+        if self._last and not numbers <= self._known:
+            self._lost = True
+        elif self._keep in numbers and numbers <= self._known:
             for one in tracks:
                 if one.number != self._keep:
                     held[at + one.at + 4 : at + one.at + 8] = b"free"

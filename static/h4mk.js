@@ -37,6 +37,7 @@ const MOST_BLOCKS = 2 ** 26 - 1;
 
 export const view = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 export const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+export const unhex = (text) => Uint8Array.from(text.match(/../g) ?? [], (digits) => parseInt(digits, 16));
 export const equal = (a, b) => a.length === b.length && a.every((byte, at) => byte === b[at]);
 const blank = (bytes) => bytes.every((byte) => byte === 0);
 const ascii = (bytes) => String.fromCharCode(...bytes);

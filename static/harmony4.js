@@ -34,9 +34,11 @@ export class Container {
   #slots;
   #trak; // H(TRAK)
   #lost;
+  #masking; // the last entry of the history, if it is the mask's
   #places;
   #limit;
   #file = null;
+  #whole = false;
   #streams = new Map();
   #known = new Recent(KNOWN);
   #held = [];
@@ -63,8 +65,7 @@ export class Container {
 
   async #open() {
     const source = this.#source;
-    const last = await source.tail(h4mk.TAIL_SIZE);
-    const tail = (this.#tail = h4mk.parseTail(last, source.length));
+    const tail = (this.#tail = h4mk.parseTail(await source.tail(h4mk.TAIL_SIZE), source.length));
     need(!tail || tail.merk - tail.meta - h4mk.CHUNK <= h4mk.MIB, "limit", "META is too large");
     const first = source.read(0, Math.min(h4mk.FIRST_READ, source.length));
     const [front, directory] = await Promise.all([first, tail && source.read(tail.meta, tail.merk)]);
@@ -96,6 +97,8 @@ export class Container {
     this.#lost = meta.lost ?? [];
     h4mk.checkLost(this.#lost, trak.tracks.length);
     this.#places = meta.tracks;
+    const last = meta.history.at(-1);
+    this.#masking = last?.op === "mask" ? last : undefined;
     /** Its identity (H4MK 12.2), 64 hexadecimal digits. */
     this.head = h4mk.hex(head);
     /** µs; a BigInt beyond 2^53 - 1, as all integers here. */
@@ -123,23 +126,36 @@ export class Container {
     return this.masked && this.#file === null;
   }
 
+  /** Whether the key shows that no block is missing: not in a container that was cut off or changed after it was masked. */
+  get whole() {
+    return this.#whole;
+  }
+
   /** The ids (32 hexadecimal digits) of the keys that open it. They are public. */
   get keyIds() {
     return this.#slots.map((slot) => slot.id);
   }
 
   /**
-   * Accept a key, before anything is unmasked: it must open its slot to the key that TRAK commits to.
+   * Accept a key, before anything is unmasked: it must open its slot to the key that TRAK commits to, and all blocks must be there.
    *
    * @param {Uint8Array|string|MasterKey} secret 32 bytes, 64 hexadecimal digits, the text of a key file, or what `MasterKey.from` made
-   * @throws {Harmony4Error} `key`: not a key of this container; `usage`: nothing is masked; `unsupported`: no WebCrypto here
+   * @throws {Harmony4Error} `key`: not a key of this container; `seal`: blocks are missing; `usage`: nothing is masked; `unsupported`: no WebCrypto here
    */
   async unlock(secret) {
     need(this.masked, "usage", "nothing in this container is masked");
     const master = secret instanceof MasterKey ? secret : await MasterKey.from(secret);
     const slot = this.#slots.find((one) => one.id === master.id);
     need(slot, "key", "this key does not open the container");
-    this.#file = await master.unwrap(slot.wrapped, this.#commit);
+    const file = await master.unwrap(slot.wrapped, this.#commit);
+    if (this.#masking) {
+      const whole = this.#masking.args.whole;
+      need(typeof whole === "string" && /^[0-9a-f]{64}$/.test(whole), "seal", "the history does not say which blocks were masked");
+      const { blocks, root } = this.#tail;
+      need(await file.isWhole(this.#trak, blocks, root, h4mk.unhex(whole)), "seal", "the container does not have the blocks that were masked");
+    }
+    this.#whole = this.#masking !== undefined;
+    this.#file = file;
   }
 
   /**

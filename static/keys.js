@@ -9,7 +9,8 @@ const FILE_LIMIT = 4096; // bytes; a key file is one line
 const ring = new Map(); // the keys that opened something here, by id
 
 /**
- * An address on which a masked track plays: with a key that is known, or one that is asked for in `stage`.
+ * An address on which a masked track plays: with a key that is known, or one that is asked for in `stage`. `whole` tells whether
+ * the key shows that nothing is missing.
  * `failed` is told what goes wrong while it plays. Rejects with a Harmony4Error, or an AbortError.
  */
 export async function open(name, track, { stage, signal, failed }) {
@@ -19,7 +20,7 @@ export async function open(name, track, { stage, signal, failed }) {
     await container.unlock(key);
     const published = await publish(container, { track, failed });
     ring.set(key.id, key);
-    return published;
+    return { ...published, whole: container.whole };
   };
   return known ? unlock(ring.get(known)) : asked(stage, signal, async (text) => unlock(await MasterKey.from(text)));
 }

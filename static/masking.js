@@ -1,7 +1,7 @@
 // Keys and the mask (H4MK 21), by WebCrypto. Keys are held as CryptoKeys that cannot be exported; the bytes of a master
 // key are not kept.
 
-import { Harmony4Error, hex, need } from "./h4mk.js";
+import { Harmony4Error, hex, need, unhex } from "./h4mk.js";
 
 const encoder = new TextEncoder();
 const HMAC = { name: "HMAC", hash: "SHA-256" };
@@ -64,7 +64,7 @@ export function parseKey(text) {
   need(!trimmed.startsWith("h4mk-key-v1-scrypt:"), "key", "this key file is locked by a passphrase, which only the command line can open");
   const found = /^(?:h4mk-key-v1:)?([0-9a-f]{64})$/i.exec(trimmed);
   need(found, "key", "this is no key: it must be 64 hexadecimal digits, or a file that harmony4 keygen made");
-  return Uint8Array.from(found[1].match(/../g), (digits) => parseInt(digits, 16));
+  return unhex(found[1]);
 }
 
 /** A master key: what opens its slot in KEYS, and nothing else of it. */
@@ -116,6 +116,16 @@ export class FileKey {
     number.setBigUint64(2, BigInt(index));
     const bytes = await expand(this.#key, join("h4mk/1 enc", new Uint8Array(number.buffer)));
     return subtle().importKey("raw", bytes, "AES-CTR", false, ["decrypt"]);
+  }
+
+  /**
+   * Whether the file has the blocks that were masked, all of them (H4MK 21.6): `trak` is H(TRAK), `count` their number, `root`
+   * that of the tree over their tokens, `whole` the 32 bytes in the history.
+   */
+  async isWhole(trak, count, root, whole) {
+    const number = new DataView(new ArrayBuffer(8));
+    number.setBigUint64(0, BigInt(count));
+    return subtle().verify("HMAC", this.#mac, whole, join("h4mk/1 whole\0", trak, new Uint8Array(number.buffer), root));
   }
 
   /** Whether a block's tag is one of this key (H4MK 21.5): `trak` is H(TRAK), `token` the 128 bytes of TOKN. */

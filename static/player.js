@@ -46,7 +46,7 @@ export async function show(name, start) {
   mine.facts = facts;
   $("title").textContent = facts.title ?? name.split("/").pop().replace(/\.h4mk$/, "");
   const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
-  const masked = facts.tracks.some((one) => one.masked) ? "masked" : null;
+  const masked = facts.mask ? "masked" : null;
   $("state").textContent = [facts.state, signers, masked].filter(Boolean).join(" · ");
   $("state").className = facts.state === "sealed" ? "state" : "state warn";
   $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`)));
@@ -221,9 +221,12 @@ function stage(mine, track, start) {
   const playable = track.kind === "audio" || track.kind === "video";
   if (start) $("pts").value = String(Math.round(start * 1e6));
   if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
-  else if (track.masked) unlock(mine, track, start);
+  else if (hidden(mine, track)) unlock(mine, track, start);
   else play(mine, track, api.local(track.range_url), start);
 }
+
+/** Whether the server gives us a track's masked bytes only. */
+const hidden = (mine, track) => track.masked && !mine.facts.mask?.unmaskable;
 
 /** Play a masked track, when there is a key. */
 async function unlock(mine, track, start) {
@@ -238,6 +241,10 @@ async function unlock(mine, track, start) {
       return;
     }
     mine.published = published;
+    if (!published.whole) {
+      $("state").textContent += ", may be incomplete";
+      $("state").className = "state warn";
+    }
     play(mine, track, published.url, start);
   } catch (error) {
     failed(error);
@@ -283,8 +290,9 @@ function settle(mine) {
 function unplayable(mine, track, lead) {
   stop(mine);
   $("stage").className = "stage";
-  const address = track.masked ? `${api.containerUrl(mine.name)}&download=1` : api.local(track.range_url);
-  const link = element("a", { href: address, download: true }, track.masked ? "Download the container" : "Download them");
-  const line = track.masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
+  const masked = hidden(mine, track);
+  const address = masked ? `${api.containerUrl(mine.name)}&download=1` : api.local(track.range_url);
+  const link = element("a", { href: address, download: true }, masked ? "Download the container" : "Download them");
+  const line = masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
   $("stage").replaceChildren(element("div", { class: "note" }, ...note(lead[0].toUpperCase() + lead.slice(1), line)));
 }

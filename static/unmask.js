@@ -4,6 +4,7 @@
 import { Harmony4Error, need } from "./h4mk.js";
 
 const PIECE = 2 ** 21; // bytes of an answer at once
+const TRIES = 5; // of a request that the server does not answer
 const WAIT = 10_000; // ms for the worker to take over the page
 const MEDIA = /^(?:video|audio)\/[a-z0-9][a-z0-9.+-]{0,63}$|^text\/vtt$/;
 const published = new Map();
@@ -93,9 +94,21 @@ function begin(one, value, port) {
 
 async function send({ container, track }, start, stop, answer, port) {
   const at = Math.min(stop, start + PIECE);
-  const { buffer, byteOffset, byteLength } = await container.read(start, at, track);
+  const { buffer, byteOffset, byteLength } = await insist(() => container.read(start, at, track));
   const body = byteLength === buffer.byteLength ? buffer : buffer.slice(byteOffset, byteOffset + byteLength);
   port.postMessage({ ...answer, body, at, stop }, [body]);
+}
+
+/** Players give up at the first failure, so short ones of the network are bridged here: 3.75 s at most. */
+async function insist(call) {
+  for (let turn = 1; ; turn += 1) {
+    try {
+      return await call();
+    } catch (error) {
+      if (error.code !== "source" || turn === TRIES) throw error;
+    }
+    await new Promise((done) => setTimeout(done, 125 * 2 ** turn));
+  }
 }
 
 /**

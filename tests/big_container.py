@@ -32,6 +32,7 @@ from harmony4.h4mk.layout import (
     chunk_header,
     head_bytes,
 )
+from harmony4.h4mk.signature import FINAL, SignPayload
 from harmony4.h4mk.tables import Tables
 
 TRACK = TrackInfo(kind="video", media_type="video/mp4")
@@ -103,7 +104,13 @@ def _zeros(size: int) -> tuple[bytes, int]:
 
 
 def build(
-    path: Path, blocks: int, size: int = 2**20, *, last: int | None = None, real_digests: bool = False
+    path: Path,
+    blocks: int,
+    size: int = 2**20,
+    *,
+    last: int | None = None,
+    real_digests: bool = False,
+    signer: SignPayload | None = None,
 ) -> Big:
     """Write a container of `blocks` KEY blocks of `size` zero bytes each (`last`: the size of the last).
 
@@ -141,7 +148,11 @@ def build(
         at_merk = file.table(b"MERK", tables.merk(), tables.merk())
         at_veri = file.chunk(b"VERI", file.veri.digest())
         root = tables.tree.root()
-        head = sha256(head_bytes(blocks, blocks * SECOND, root, trak, meta))
+        whole = head_bytes(blocks, blocks * SECOND, root, trak, meta)
+        head = sha256(whole)
+        signature = b"" if signer is None else signer(FINAL, whole)
+        if signature:
+            file.chunk(b"SIGN", signature)
         tail = Tail(
             length=file.at + TAIL_CHUNK,
             index=index,
@@ -151,7 +162,7 @@ def build(
             blocks=blocks,
             duration=blocks * SECOND,
             tracks=1,
-            signs=0,
+            signs=int(bool(signature)),
             root=root,
             head=head,
         )

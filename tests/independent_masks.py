@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 import independent
 
+EXPORT = {"args": {}, "inputs": [], "op": "export"}
 Blocks = Sequence[Mapping[str, Any]]
 
 
@@ -85,4 +86,12 @@ def masked(
         if token["flags"] & independent.MASKED:
             message = b"h4mk/1 tag\0" + digest + independent.pack_token(token)[:96]
             block["tag"] = mac(expand(file_key, b"h4mk/1 mac"), message)
+    if "history" not in rest:
+        tokens = independent.tokens_of(trak, stored, rest.get("ends"))
+        if trak["cut"]["order"] == "end":
+            tokens.sort(key=lambda token: (token["end"], token["track"], token["index"]))
+        root = independent.root_of([independent.sha(b"\0" + independent.pack_token(one)) for one in tokens])
+        message = b"h4mk/1 whole\0" + digest + struct.pack(">Q", len(tokens)) + root  # H4MK 21.6
+        whole = mac(expand(file_key, b"h4mk/1 mac"), message).hex()
+        rest["history"] = [EXPORT, {"args": {"whole": whole}, "inputs": [], "op": "mask"}]
     return independent.build(trak, stored, keys=keys, **rest)

@@ -131,7 +131,8 @@ def opened(data, *, keys=(), pin=None, subject=None, revision=0):
     need(again.encode("utf-8", "surrogatepass") == bytes(data))
     need(document.get("format") == "h4mk proof 1" and document.keys() >= NEEDED)
     extra = document.keys() - NEEDED
-    need(extra in ({"leaves", "tokens", "path"}, {"leaves", "tokens", "path", "meta"}, {"directory", "root"}))
+    shapes = {"leaves", "tokens", "path"}, {"leaves", "tokens", "path", "meta"}, {"directory", "root"}
+    need(extra in (*shapes, {"root"}, {"root", "meta"}))
     need(isinstance(document["signatures"], list) and len(document["signatures"]) <= 16)
     for one in document["signatures"]:
         need(isinstance(one, dict) and one.keys() - {"subject"} == {"key", "revision", "value"})
@@ -145,6 +146,8 @@ def opened(data, *, keys=(), pin=None, subject=None, revision=0):
     if "directory" in document:
         need(isinstance(document["directory"], str))
         meta, root = sha(document["directory"].encode()), hexed(document["root"], 32)
+    elif "root" in document:
+        meta, root = hexed(document.get("meta", "00" * 32), 32), hexed(document["root"], 32)
     else:
         leaves, texts, path = document["leaves"], document["tokens"], document["path"]
         need(all(isinstance(one, list) for one in (leaves, texts, path)) and len(leaves) == len(texts) > 0)

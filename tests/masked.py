@@ -10,6 +10,7 @@ from harmony4.crypto import MaskSpec, MasterKey, TokenRecord, sha256
 from harmony4.h4mk import (
     H4MKBuilder,
     H4MKReader,
+    HistoryEntry,
     KeptMask,
     TrackInfo,
     mask_container,
@@ -59,10 +60,12 @@ def unmasked(data: bytes, *keys: MasterKey) -> bytes:
 Block = tuple[TokenRecord, bytes]
 
 
-def forged(data: bytes, change: Callable[[list[Block]], list[Block]], *, gaps: bool = False) -> bytes:
+def forged(
+    data: bytes, change: Callable[[list[Block]], list[Block]], *, gaps: bool = False, later: str | None = None
+) -> bytes:
     """The masked container with other blocks and a seal that fits them: everything but the tags is right.
 
-    `gaps`: it may admit that blocks are missing.
+    `gaps`: it may admit that blocks are missing. `later`: what the history says to have been done.
     """
     with H4MKReader(data) as reader:
         assert reader.meta is not None
@@ -78,5 +81,6 @@ def forged(data: bytes, change: Callable[[list[Block]], list[Block]], *, gaps: b
         builder = H4MKBuilder(out, reader.trak.tracks, title=reader.meta.title, masking=kept, gaps=gaps)
         for token, payload in change(blocks):
             builder.add_token(replace(token, digest=sha256(payload)), payload)
-        builder.finish(history=reader.meta.history)
+        after = [] if later is None else [HistoryEntry(later)]
+        builder.finish(history=[*reader.meta.history, *after])
     return out.getvalue()

@@ -18,6 +18,7 @@ import pytest
 
 from harmony4.crypto.mask import MaskSpec, MasterKey, xor_mask
 from harmony4.h4mk import H4MKReader, Unmasked, mask_container
+from harmony4.server.errors import Problem
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import STATE
@@ -312,6 +313,13 @@ def test_a_body_that_stops_in_the_middle(root: Path, ring: Path, loop: str, form
             assert got.startswith(b"HTTP/1.1 200")
             assert not got.endswith(b"0\r\n\r\n")
             assert len(got.partition(b"\r\n\r\n")[2]) < 200_000
+        # HTTP/1.0 has no chunks: there the end of a connection must not look like the end of an answer.
+        with socket.create_connection(server.address, timeout=30) as old:
+            head = f"POST {URL}&raw=1&block_size=4KiB HTTP/1.0\r\nContent-Length: 200000\r\n\r\n"
+            old.sendall(head.encode() + b"x" * 100_000)
+            with pytest.raises(ConnectionResetError):
+                while old.recv(2**16):
+                    pass
         # Before the first byte there is a problem.
         with talk(server, f"{URL}&raw=1") as one:
             one.send(b"x")
@@ -342,6 +350,52 @@ def test_a_client_that_takes_nothing_and_sends_nothing(root: Path, ring: Path) -
         until(lambda: not spools(server), "it is cut off")
 
 
+@each_loop
+@pytest.mark.parametrize("form", [RAW, f"{URL}&raw=1&block_size=64KiB", "/audio/mask?inverse=1"])
+def test_a_server_that_stops(root: Path, ring: Path, loop: str, form: str) -> None:
+    """It leaves in time, and what it was at breaks off."""
+    with running(root, loop=loop, keyring=ring, stop_timeout=0.3) as server:
+        one = Talk(server, form)
+        for _ in range(10):
+            one.send(b"x" * 100_000)
+        if "inverse" not in form:
+            one.head()
+    with pytest.raises((ConnectionResetError, ValueError)):
+        list(one.pieces())
+    one.socket.close()
+
+
+def test_what_may_be_left_unread_has_a_bound(root: Path, ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_GRACE", 0.05)
+    full, write = threading.Event(), spill.Spill._write
+
+    async def watched(self: spill.Spill, data: bytes) -> None:
+        try:
+            await write(self, data)
+        except Problem:
+            full.set()
+            raise
+
+    monkeypatch.setattr(spill.Spill, "_write", watched)
+    with (
+        running(root, keyring=ring, stream_spill=2**20) as server,
+        talk(server, RAW) as one,
+    ):
+
+        def send() -> None:
+            with suppress(OSError):
+                for _ in range(64):
+                    one.send(b"x" * 2**20)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert full.wait(30)
+        with pytest.raises((ConnectionResetError, ValueError)):
+            one.head()
+            list(one.pieces())
+        sender.join()
+
+
 def test_limits(root: Path, ring: Path) -> None:
     with running(root, keyring=ring, max_upload=2**20, max_uploads_per_client=1) as server:
         assert post(server, RAW).problem == "limit"
@@ -352,10 +406,21 @@ def test_limits(root: Path, ring: Path) -> None:
             with pytest.raises(ConnectionResetError):
                 list(one.pieces())
         until(lambda: not spools(server), "clearing up")
-        with talk(server, RAW) as one:
+
+        def begins() -> Talk | None:
+            """A request that has its place; the one before may give it back a moment after its answer."""
+            one = Talk(server, RAW)
             one.send(b"x")
-            one.head()
-            assert post(server, RAW, b"x").problem == "too-many"
+            if one.answer.readline().startswith(b"HTTP/1.1 200"):
+                return one
+            one.socket.close()
+            return None
+
+        held: list[Talk | None] = []
+        until(lambda: held.append(begins()) or held[-1] is not None, "a place is free")
+        assert post(server, RAW, b"x").problem == "too-many"
+        assert held[-1] is not None
+        held[-1].socket.close()
 
 
 # -- containers that are wrong

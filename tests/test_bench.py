@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from needs import ROOT, needs_nginx, needs_wrk
+from needs import ROOT, needs_curl, needs_nginx, needs_wrk
 
 
 def told(name: str) -> list[str]:
@@ -45,3 +45,20 @@ def test_bundles_run_end_to_end() -> None:
 def test_spectra_run_end_to_end() -> None:
     lines = told("spectrum")
     assert sum("time ÷ that of `rfft` and `abs`" in line for line in lines) == 7, lines
+
+
+@needs_wrk
+def test_masking_runs_end_to_end() -> None:
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs a core for the server and one for wrk")
+    lines = told("mask")
+    assert sum("blocks of 1 MiB, one core" in line for line in lines) == 4, lines
+    assert sum("rate of masked containers ÷ of plain ones" in line for line in lines) == 2, lines
+
+
+@needs_curl
+def test_proofs_run_end_to_end() -> None:
+    lines = told("proofs")
+    assert sum("one proof" in line for line in lines) == 3, lines
+    assert sum("signing" in line for line in lines) == 2, lines
+    assert sum("÷ that of curl" in line for line in lines) == 1, lines

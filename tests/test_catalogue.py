@@ -343,11 +343,12 @@ def test_a_process_that_is_killed_while_it_writes(library: Path, tmp_path: Path)
 def test_items_that_are_kept(library: Path, tmp_path: Path) -> None:
     """What a listing says is kept on disk: where this test fails, raise `factstore.FORM` with it."""
     item = everything(Catalogue(library))[0]
-    assert factstore.FORM == 2
+    assert factstore.FORM == 3
     assert list(item) == [
-        "name", "size", "modified", "state", "duration", "blocks", "title", "mask", "tracks", "range_url"
+        "name", "size", "modified", "state", "duration", "blocks", "title", "head", "signed", "mask", "tracks",
+        "range_url",
     ]  # fmt: skip
-    assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "masked", "keyframes", "bytes"]
+    assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "keyframes", "bytes"]
 
 
 def test_a_server_reads_ahead(library: Path, tmp_path: Path) -> None:

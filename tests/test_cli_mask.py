@@ -171,7 +171,7 @@ def test_mask_and_unmask_as_facts(place: Place, tmp_path: Path, capsys: Capture)
     assert (made["plaintext"], made["plain_bytes"]) == (False, 0)
     for key in (place.key_file, place.other_file):
         back = facts(here(capsys, "unmask", "--json", tmp_path / "m.h4mk", "-o", tmp_path / "u", "-k", key))
-        assert back["exact"] is True
+        assert (back["exact"], back["whole"]) == (True, True)
         assert (tmp_path / "u").read_bytes() == place.plain.read_bytes()
 
 
@@ -391,7 +391,8 @@ def test_extract_with_a_key(place: Place, tmp_path: Path, capsys: Capture) -> No
     done = here(
         capsys, "extract", "--json", place.masked, "-o", tmp_path / "film.mp4", "-k", place.other_file
     )
-    assert facts(done)["sha256"] == hashlib.sha256(BUNNY.read_bytes()).hexdigest()
+    found = facts(done)
+    assert (found["sha256"], found["whole"]) == (hashlib.sha256(BUNNY.read_bytes()).hexdigest(), True)
     assert (tmp_path / "film.mp4").read_bytes() == BUNNY.read_bytes()
     refused(here(capsys, "extract", place.masked, "-o", tmp_path / "x"), "masked", "without a key")
     plain = here(capsys, "extract", place.plain, "-q", "-o", tmp_path / "film.mp4", "-k", place.other_file)
@@ -411,6 +412,13 @@ def test_extract_of_what_is_left(place: Place, tmp_path: Path, capsys: Capture) 
         found = (tmp_path / "film.mp4").read_bytes()
         assert BUNNY.read_bytes().startswith(found)
         assert len(found) > 1000 or not kept
+        shown = here(capsys, "extract", "--partial", tmp_path / file, *out).text
+        assert "nothing shows that no block is missing" in shown
+    if kept:
+        back = here(capsys, "unmask", tmp_path / "r.h4mk", "-o", tmp_path / "u", "-k", place.key_file)
+        assert "nothing shows that none is missing" in back.text
+        checked = here(capsys, "verify", tmp_path / "r.h4mk", "-k", place.key_file)
+        assert "nothing shows that no masked block is missing" in checked.text
 
 
 def test_extract_of_a_track_whose_end_is_gone(tmp_path: Path, capsys: Capture) -> None:
@@ -422,6 +430,11 @@ def test_extract_of_a_track_whose_end_is_gone(tmp_path: Path, capsys: Capture) -
     assert here(capsys, "extract", tmp_path / "whole.h4mk", *out).status == 0
     (tmp_path / "out").unlink()
     (tmp_path / "short.h4mk").write_bytes(spec_masked(body=lambda raws: raws[:-2]))
+    for command in ("extract", "unmask"):
+        refused(here(capsys, command, tmp_path / "short.h4mk", *out), "not have the blocks that were masked")
+    # Whoever changes it may say that it was changed; then it counts how each track ends.
+    later = [{"args": {}, "inputs": [], "op": "recover"}]
+    (tmp_path / "short.h4mk").write_bytes(spec_masked(later, body=lambda raws: raws[:-2]))
     refused(here(capsys, "extract", tmp_path / "short.h4mk", *out), "goes on behind its last block")
     refused(here(capsys, "unmask", tmp_path / "short.h4mk", *out), "last block of a track is missing")
     assert not (tmp_path / "out").exists()
@@ -434,7 +447,7 @@ def test_verify_with_a_key(place: Place, capsys: Capture, tmp_path: Path) -> Non
     done = here(capsys, "verify", place.masked, "-k", place.key_file)
     assert (done.status, "tags of masked blocks with the key: 3 are right" in done.text) == (0, True)
     found = facts(here(capsys, "verify", "--json", place.masked, "-k", place.key_file))
-    assert (found["ok"], found["masked"], found["tags"]) == (True, True, 3)
+    assert (found["ok"], found["masked"], found["tags"], found["whole"]) == (True, True, 3, True)
     found = facts(here(capsys, "verify", "--json", place.plain))
     assert (found["masked"], found["tags"]) == (False, 0)
     new_key(tmp_path / "c.key")
@@ -524,7 +537,7 @@ def test_export_with_a_random_salt(place: Place, tmp_path: Path, capsys: Capture
         assert "masked (random)" in done.text
         made.append((tmp_path / "m.h4mk").read_bytes())
         done = here(capsys, "unmask", tmp_path / "m.h4mk", "-o", tmp_path / "u.h4mk", "-k", place.key_file)
-        assert "it does not say" in done.text
+        assert "every block is authentic, and none is missing" in done.text
         assert (tmp_path / "u.h4mk").read_bytes() == place.plain.read_bytes()
     assert made[0] != made[1]
 

@@ -52,6 +52,7 @@ def test_a_new_key_is_for_its_owner_alone(tmp_path: Path, capsys: Capture) -> No
     secret, shown = tmp_path / "k.pem", tmp_path / "k.pub.pem"
     assert known == {
         "output": str(secret),
+        "kind": "sign",
         "public": str(shown),
         "key": PublicKey.from_pem(shown.read_bytes()).fingerprint.hex(),
     }
@@ -65,8 +66,7 @@ def test_a_new_key_is_for_its_owner_alone(tmp_path: Path, capsys: Capture) -> No
     (tmp_path / "n.pub.pem").write_bytes(b"x")
     refused(here(capsys, "keygen", "--signing", "-o", tmp_path / "n.pem"), "n.pub.pem exists")
     refused(here(capsys, "keygen", "--signing", "-o", tmp_path / "no" / "k.pem"), "cannot write")
-    refused(here(capsys, "keygen", "-o", tmp_path / "m"), "--signing")
-    refused(here(capsys, "keygen", "--signing", "-o", "-"), "to a file")
+    refused(here(capsys, "keygen", "--signing", "-o", "-"), "-o KEY.pem")
     (tmp_path / "n.pub.pem").unlink()
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before  # nothing half-made
 
@@ -144,7 +144,7 @@ def test_sign_and_verify(container: Path, key: Path, capsys: Capture) -> None:
         "found": 1,
         "checked": 1,
         "covered": 21,
-        "accepted": [{"key": name, "subject": known["subject"], "revision": 3}],
+        "accepted": [{"key": name, "subject": known["subject"], "revision": 3, "time": None}],
     }
     assert "1 signature found, not checked" in here(capsys, "verify", container).text
     assert here(capsys, "verify", container, "--head", known["head"].upper()).status == 0
@@ -338,6 +338,26 @@ def test_places_are_said(key: Path, tmp_path: Path, capsys: Capture) -> None:
         assert done.status == 0 and said in done.text
 
 
+def test_a_stream_that_grew(key: Path, tmp_path: Path, capsys: Capture) -> None:
+    whole, cut, proof = tmp_path / "w.h4mk", tmp_path / "c.h4mk", tmp_path / "g.json"
+    here(capsys, "export", BUNNY, "-o", whole, "--block-size", "64KiB", "--sign-every", 2, "--key", key)
+    data = whole.read_bytes()
+    cut.write_bytes(data[: len(data) // 2])
+    done = here(capsys, "diff", cut, whole, "--proof", proof)
+    assert done.status == 0 and "B continues A" in done.text
+    done = here(capsys, "check", proof, "--trust", public(key))
+    assert done.status == 0 and "the later container begins with all" in done.text
+    value = facts(here(capsys, "check", proof, "--trust", public(key), "--json"))
+    assert value["final"] == [False, True] and value["blocks"][0] % 2 == 0
+    assert here(capsys, "check", proof, "--trust", public(key), "-q").out == b""
+    refused(here(capsys, "check", proof, "--trust", public(key), "--pts", 1), "what is to be proven")
+    proof.write_bytes(proof.read_bytes().replace(b'"revision":0', b'"revision":1', 1))
+    assert here(capsys, "check", proof, "--trust", public(key)).status == 3
+    refused(here(capsys, "diff", whole, cut, "--proof", whole), "same file")
+    piped = run("diff", whole, cut, "--proof", "-")
+    assert piped.status == 0 and json.loads(piped.out)["format"] == "h4mk growth 1" and "part" in piped.err
+
+
 def test_what_cannot_be_proven(signed: Path, key: Path, tmp_path: Path, capsys: Capture) -> None:
     proof = tmp_path / "p.json"
     refused(here(capsys, "prove", signed, "-o", proof), "--pts")
@@ -349,4 +369,5 @@ def test_what_cannot_be_proven(signed: Path, key: Path, tmp_path: Path, capsys: 
     assert not proof.exists()
     refused(here(capsys, "check", proof, "--trust", public(key), "--pts", 1), "cannot read")
     refused(here(capsys, "check", proof, "--pts", 1), "--trust")
+    here(capsys, "prove", signed, "--pts", 1, "-o", proof)
     refused(here(capsys, "check", proof, "--trust", public(key)), "--pts")

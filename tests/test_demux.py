@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -300,3 +301,28 @@ def test_too_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_STREAMS", 1)
     with pytest.raises(MediaError, match="too many"), demux(Pipe(BUNNY.read_bytes()), "mp4"):
         pass
+
+
+@needs_ffmpeg
+def test_one_stream_alone() -> None:
+    """The first packet there is, and then those of one stream: the same as among all the others."""
+
+    def row(packet: Any) -> tuple[object, ...]:
+        return packet.stream_index, packet.pos, packet.pts, packet.size, packet.is_keyframe
+
+    data = media("moovend.mp4").read_bytes()
+    with demux(io.BytesIO(data), "mp4") as medium:
+        every = [row(one) for one in medium.raw() if one.size]
+    for only in (0, 1):
+        with demux(io.BytesIO(data), "mp4") as medium:
+            found = [row(one) for one in medium.raw(only) if one.size]
+        assert found == every[:1] + [one for one in every[1:] if one[0] == only]
+    assert {one[0] for one in every} == {0, 1}
+
+
+@needs_ffmpeg
+def test_one_stream_of_none() -> None:
+    data = media("fragmented.mp4").read_bytes()
+    with demux(io.BytesIO(data[: data.find(b"moof") - 4]), "mp4") as medium:
+        assert all(not one.size and one.pts is None for one in medium.raw(0))
+        assert medium.stopped is None

@@ -52,13 +52,10 @@ TINY = [
     {"payload": b"rest", "pts": 600_000, "min_pts": 560_000},
     {"payload": b"second group", "pts": 1_040_000, "key": True},
 ]
-HISTORY = [{"args": {}, "inputs": [], "op": "export"}, {"args": {"heads": "00"}, "inputs": [], "op": "mask"}]
 
 
 def tiny(blocks: Any = TINY, masters: Any = (MASTER, OTHER), **rest: Any) -> bytes:
-    return independent_masks.masked(
-        TRAK, blocks, masters, ends={0: 1_080_000}, history=HISTORY, title="Zwölf", **rest
-    )
+    return independent_masks.masked(TRAK, blocks, masters, ends={0: 1_080_000}, title="Zwölf", **rest)
 
 
 def large() -> tuple[bytes, list[bytes]]:
@@ -161,6 +158,8 @@ def test_every_derivation(page: Page) -> None:  # H4MK A.4
           made.K_mac = await expand(file, "h4mk/1 mac");
           const kek = await crypto.subtle.importKey("raw", at("kek"), "AES-KW", false, ["wrapKey"]);
           const form = { name: "HMAC", hash: "SHA-256" };
+          const all = join("h4mk/1 whole\\0", at("masked_trak_hash"), count, at("masked_root"));
+          made.whole = await hmac(await hmacKey(made.K_mac), all);
           const raw = await crypto.subtle.importKey("raw", at("K_file"), form, true, ["sign"]);
           made.wrapped = new Uint8Array(await crypto.subtle.wrapKey("raw", raw, kek, "AES-KW"));
           const opened = await (await MasterKey.from(values.master)).unwrap(at("wrapped"), values.commit);
@@ -355,24 +354,53 @@ def test_what_is_cut_off(page: Page, cut: int) -> None:
     assert found == ["format", "the container is not sealed, or its end is damaged"]
 
 
-def forged(change: Any) -> bytes:
-    """A container in which somebody without a key has made everything fit again but the tags."""
-    parsed, stored, tags = tiny(), [], []
-    for one in independent.walk(parsed):
-        if one.tag == b"TOKN":
-            tags.append(one.payload[96:])
-        elif one.tag == b"SAFE":
-            stored.append(one.payload)
-        elif one.tag == b"TRAK":
-            trak = independent.parse_json(one.payload, independent.TRAK_SCHEMA, "TRAK")
-        elif one.tag == b"KEYS":
-            keys = one.payload
+def test_a_directory_that_would_be_large(page: Page) -> None:
+    """TAIL is believed only as far as a directory may be large: nothing of it is asked for."""
+    data = bytearray(LARGE)
+    tail = bytearray(data[-128:])
+    tail[16:24] = (len(data) - 2 * 2**20).to_bytes(8)  # META
+    tail[8:16] = (100).to_bytes(8)  # index start
+    data[-140:] = independent.chunk(b"TAIL", bytes(tail))
+    found = page.evaluate(
+        """async (data) => {
+          const seen = [];
+          const told = await refused(() => Container.open("x", { fetch: memory(base64(data), seen) }));
+          return [told, seen.length];
+        }""",
+        text(bytes(data)),
+    )
+    assert found == [["limit", "META is too large"], 1]
+
+
+def forged(change: Any, data: bytes, *more: dict[str, Any]) -> bytes:
+    """A container in which somebody without a key has made everything fit again but what a key makes.
+
+    `change` gets TRAK and the stored blocks; `more` are entries put behind the history.
+    """
+    found = {one.tag: one.payload for one in independent.walk(data)}
+    trak = independent.parse_json(found[b"TRAK"], independent.TRAK_SCHEMA, "TRAK")
+    meta = independent.parse_json(found[b"META"], independent.META_SCHEMA, "META")
+    tokens = [
+        dict(zip(independent.NAMES, independent.TOKN.unpack(one.payload), strict=True))
+        for one in independent.walk(data)
+        if one.tag == b"TOKN"
+    ]
+    stored = [one.payload for one in independent.walk(data) if one.tag == b"SAFE"]
     blocks = [
-        {**block, "payload": payload, "tag": tag}
-        for block, payload, tag in zip(TINY, stored, tags, strict=True)
+        {
+            **{name: token[name] for name in ("track", "pts", "min_pts", "tag")},
+            "key": token["flags"] & independent.KEY,
+            "header": token["flags"] & independent.HEADER,
+            "payload": payload,
+        }
+        for token, payload in zip(tokens, stored, strict=True)
     ]
     trak, blocks = change(trak, blocks)
-    return independent.build(trak, blocks, ends={0: 1_080_000}, keys=keys, history=HISTORY)
+    ends = dict.fromkeys(range(len(trak["tracks"])), 1_080_000)
+    history = [*meta["history"], *more]
+    return independent.build(
+        trak, blocks, ends=ends, keys=found[b"KEYS"], history=history, title=meta.get("title")
+    )
 
 
 FORGERIES: dict[str, tuple[Any, str]] = {
@@ -391,23 +419,59 @@ FORGERIES: dict[str, tuple[Any, str]] = {
 }
 
 
+LATER = {"args": {}, "inputs": [], "op": "recover"}
+OPENED = """async ({ data, key }) => {
+  const container = await Container.open("x", { fetch: memory(base64(data)) });
+  const unlocked = await refused(() => container.unlock(key));
+  const read = await refused(async () => container.read(0, await container.size()));
+  return [unlocked, read, container.locked, container.whole];
+}"""
+MISSING = ["seal", "the container does not have the blocks that were masked"]
+
+
 @pytest.mark.parametrize("name", FORGERIES)
 def test_forgeries(page: Page, name: str) -> None:
+    """Refused with the key; where they say that something happened since, at the block that is none."""
     change, where = FORGERIES[name]
-    data = forged(change)
-    independent.check(data)  # who has no key finds nothing wrong with it
-    found = page.evaluate(
-        """async ({ data, key }) => {
-          const container = await Container.open("x", { fetch: memory(base64(data)) });
-          await container.unlock(key);
-          return refused(async () => container.read(0, await container.size()));
-        }""",
-        {"data": text(data), "key": MASTER.hex()},
-    )
-    assert found == [
-        "seal",
-        f"the tag of {where} is not one of this key: it was changed, moved or made by somebody else",
+    data, said = forged(change, tiny()), forged(change, tiny(), LATER)
+    for one in (data, said):
+        independent.check(one)  # who has no key finds nothing wrong with it
+    unlocked, read, locked, _ = page.evaluate(OPENED, {"data": text(data), "key": MASTER.hex()})
+    assert (unlocked, read[0], locked) == (MISSING, "locked", True)
+    unlocked, read, _, whole = page.evaluate(OPENED, {"data": text(said), "key": MASTER.hex()})
+    message = f"the tag of {where} is not one of this key: it was changed, moved or made by somebody else"
+    assert (unlocked, read, whole) == (["none", ""], ["seal", message], False)
+
+
+def test_a_track_that_was_left_out(page: Page) -> None:  # H4MK 21.6
+    sound = [{**one, "track": 1} for one in TINY]  # type: ignore[dict-item]
+    trak = {**TRAK, "tracks": [TRACK, {**TRACK, "kind": "audio"}]}
+    ends = {0: 1_080_000, 1: 1_080_000}
+    data = independent_masks.masked(trak, [*TINY, *sound], [MASTER], ends=ends)
+
+    def without(trak: Any, blocks: Any) -> Any:
+        return trak, [one for one in blocks if one["track"] == 0]
+
+    def everything(trak: Any, blocks: Any) -> Any:
+        return trak, blocks
+
+    answers = [
+        page.evaluate(OPENED, {"data": text(one), "key": MASTER.hex()})
+        for one in (data, forged(everything, data), forged(without, data), forged(without, data, LATER))
     ]
+    good, none = [["none", ""], ["none", ""], False], ["none", ""]
+    assert answers == [
+        [*good, True],
+        [*good, True],
+        [MISSING, ["locked", "this track is masked: a key must unlock it first"], True, False],
+        [none, none, False, False],  # it says that something happened, so it cannot be known
+    ]
+    for entry in (
+        {"args": {}, "inputs": [], "op": "mask"},
+        {"args": {"whole": "0"}, "inputs": [], "op": "mask"},
+    ):
+        told = page.evaluate(OPENED, {"data": text(forged(everything, data, entry)), "key": MASTER.hex()})
+        assert told[0] == ["seal", "the history does not say which blocks were masked"]
 
 
 def test_a_file_key_that_was_exchanged(page: Page) -> None:

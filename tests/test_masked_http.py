@@ -22,10 +22,12 @@ from harmony4.h4mk import H4MKReader
 from harmony4.server.guard import signing
 from harmony4.server.guard.secret import load_secret
 from harmony4.server.guard.tokens import TokenFile, new_token
-from harmony4.server.keys import EXPRESS, LIBRARY
+from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.keys import BUFFERS, EXPRESS, LIBRARY
 from harmony4.server.state import State
 from masking import ONE, STRANGE, TWO, keyring, masked_container, plain_container
-from needs import needs_nginx
+from media_factory import media
+from needs import needs_ffmpeg, needs_nginx
 from processes import until
 from programs import documented, nginx
 from serving import LOOPS, VIDEO, Answer, Server, running
@@ -184,8 +186,23 @@ def test_what_is_stored_is_seekable_and_its_tokens_are_public(server: Server) ->
     assert server.get(found["range_url"]).status == 200
     assert server.get("/video/stream?name=strange.h4mk").body.count(b"event: token") == len(BLOCKS) + 1
     assert server.get("/video/keyframes?name=strange.h4mk").json["count"] == 4
-    for url in ("/video/hls?name=a.h4mk", "/video/dash?name=a.h4mk"):
-        assert server.get(url).status >= 400
+    for url in ("/video/hls?name=a.h4mk", "/video/dash?name=a.h4mk", "/video/hls/0.m3u8?name=a.h4mk"):
+        assert server.get(url).status == 409
+
+
+@needs_ffmpeg
+def test_sound_is_heard_with_the_key(tmp_path: Path, ring: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    for name, mask in (("p", None), ("m", MaskSpec((ONE,))), ("s", MaskSpec((STRANGE,)))):
+        export(media("fragmented.mp4"), library / f"{name}.h4mk", ExportOptions(mask=mask))
+    with running(library, keyring=ring) as server:
+        kind = {"Accept": "application/octet-stream"}
+        plain = server.request("GET", "/audio/stream?name=p.h4mk", kind)
+        masked = server.request("GET", "/audio/stream?name=m.h4mk", kind)
+        assert plain.status == 200
+        assert masked.body == plain.body != b""
+        assert server.get("/audio/stream?name=s.h4mk").problem == "key"
 
 
 # -- who gets them
@@ -224,6 +241,14 @@ def test_what_is_said(server: Server) -> None:
     assert items["strange.h4mk"]["mask"] == strange["mask"]
     assert items["strange.h4mk"]["range_url"] == strange["tracks"][0]["range_url"]
     assert items["plain.h4mk"]["mask"] is None
+    # Whoever unmasks by themselves asks for addresses of what is stored.
+    stored = url.replace("masked=0", "masked=1").split("&v=")[0]
+    for target in ("/video/info?name=a.h4mk", "/video/seek?name=a.h4mk&pts=1", "/media?q=a.h4mk"):
+        found = server.get(f"{target}&masked=1").json
+        one = found if "range_url" in found else (found.get("tracks") or found["items"])[0]
+        assert one["range_url"].split("&v=")[0] == stored.split("&masked")[0]
+        assert one["range_url"].endswith("&masked=1")
+        assert server.get(f"{target}&masked=x").problem == "usage"
     for one in (info, server.get("/media"), answer):
         reveals_nothing(one)
 
@@ -420,6 +445,32 @@ def test_a_client_that_leaves(root: Path, ring: Path, loop: str, caplog: pytest.
         assert server.get(URL).body == STREAM
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
     assert not [one for one in SECRETS if one in caplog.text]
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_many_who_take_nothing(root: Path, ring: Path, tmp_path: Path, loop: str) -> None:
+    """They hold a few large buffers and small ones, which all come back; others get their bytes."""
+    library = tmp_path / "library"
+    plain_container(library / "p.h4mk", [bytes(2**20)] * 24, INFO)
+    masked_container(library / "big.h4mk", library / "p.h4mk", MaskSpec((ONE,)))
+    with running(library, loop=loop, keyring=ring, stop_timeout=0.1) as server:
+        stuck = []
+        for _ in range(30):
+            one = socket.socket()
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**14)
+            one.settimeout(30)
+            one.connect(server.address)
+            one.sendall(b"GET /video/range?name=big.h4mk HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            stuck.append(one)
+        assert all(one.recv(12) == b"HTTP/1.1 200" for one in stuck)
+        buffers = server.app[BUFFERS]
+        until(lambda: not buffers.plenty, "all large buffers are in use")
+        answer = server.get("/video/range?name=big.h4mk", Range="bytes=5000000-9999999")
+        assert answer.body == bytes(5_000_000)
+        for one in stuck:
+            one.close()
+        until(lambda: buffers._used == 0, "all of them are back")
+        assert server.get("/video/range?name=big.h4mk").body == bytes(24 * 2**20)
 
 
 def test_no_express_lane_for_unmasked_bytes(server: Server) -> None:

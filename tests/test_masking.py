@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import independent
 from harmony4.crypto import (
+    DEFAULT_BLOCK,
+    EMPTY_ROOT,
     FormatError,
     HarmonyError,
     KeyRefusedError,
@@ -37,6 +39,7 @@ from harmony4.h4mk import (
     Plain,
     Step,
     TrackInfo,
+    Trak,
     Unmasked,
     mask_container,
     rekey_container,
@@ -331,8 +334,11 @@ def test_every_bit_counts() -> None:
             assert not verify(bytes(flipped)).ok, (at, bit)
 
 
-def remade(data: bytes, change: Callable[[list[tuple[str, bytes]]], None]) -> bytes:
-    """The container with blocks changed and every CRC, table and digest made anew: what a forger can do."""
+def remade(data: bytes, change: Callable[[list[tuple[str, bytes]]], None], *later: HistoryEntry) -> bytes:
+    """The container with blocks changed and every CRC, table and digest made anew: what a forger can do.
+
+    `later`: what the history says of that.
+    """
     with H4MKReader(data) as reader:
         keys = KeptMask(reader.trak.mask or {}, reader.read_file(len(reader.trak.pack()) + 32, 520))
         blocks = [
@@ -347,7 +353,7 @@ def remade(data: bytes, change: Callable[[list[tuple[str, bytes]]], None]) -> by
             for token, payload in blocks:
                 assert token is not None
                 builder.add_token(replace(token, digest=sha256(payload)), payload)
-            builder.finish(history=reader.meta.history)
+            builder.finish(history=[*reader.meta.history, *later])
             return builder.getvalue()
 
 
@@ -357,8 +363,8 @@ def _flip(blocks: list) -> None:  # type: ignore[type-arg]
 
 
 def _swap(blocks: list) -> None:  # type: ignore[type-arg]
-    (a, first), (b, second) = blocks[0], blocks[1]
-    blocks[0], blocks[1] = (a, second), (b, first)
+    (a, first), (b, second) = blocks[-2:]
+    blocks[-2:] = (a, second), (b, first)
 
 
 def _later(blocks: list) -> None:  # type: ignore[type-arg]
@@ -377,21 +383,61 @@ def _dropped(blocks: list) -> None:  # type: ignore[type-arg]
     blocks.append((replace(token, flags=token.flags | 4), payload))
 
 
-@pytest.mark.parametrize("change", [_flip, _swap, _later, _shorter, _dropped])
+def forgeable() -> bytes:
+    """A container that no hidden head protects: nobody knew what it would be without the mask."""
+    with H4MKBuilder.in_memory([SOUND, VIDEO], order="arrival", masking=Masking.of(RANDOM, None)) as builder:
+        builder.add_block(b"sound", 0, key=True)
+        builder.end_track(0)
+        for number in range(4):
+            builder.add_block(bytes([number]) * 40, number * 10, track=1, key=True)
+        builder.finish()
+        return builder.getvalue()
+
+
+def _emptied(blocks: list) -> None:  # type: ignore[type-arg]
+    blocks[:] = [one for one in blocks if one[0].track == 1]
+
+
+def _all_gone(blocks: list) -> None:  # type: ignore[type-arg]
+    blocks.clear()
+
+
+@pytest.mark.parametrize("change", [_flip, _swap, _later, _shorter, _dropped, _emptied, _all_gone])
 def test_a_forger_without_the_key(change: Callable[[list], None]) -> None:  # type: ignore[type-arg]
     """A container that is whole by every public check, and whose blocks are not those that were masked."""
-    with H4MKBuilder.in_memory([VIDEO], order="arrival", masking=Masking.of(RANDOM, None)) as builder:
-        for number in range(4):
-            builder.add_block(bytes([number]) * 40, number * 10, key=True)
-        builder.finish()
-        data = builder.getvalue()
-    forged = remade(data, change)
+    forged = remade(forgeable(), change)
+    assert verify(forged).ok
+    report = verify(forged, masters=[MASTER])
+    assert not report.ok
+    assert not report.whole
+    assert "does not have the blocks that were masked" in str(report.problems[-1])
+    with pytest.raises(SealError, match="does not have the blocks that were masked"):
+        opened(forged).__enter__()
+    with pytest.raises(SealError, match="does not have the blocks that were masked"):
+        unmasked(forged)
+    assert verify(remade(forgeable(), lambda _: None), masters=[MASTER]).whole
+
+
+@pytest.mark.parametrize("change", [_emptied, _all_gone])
+def test_a_forger_who_says_that_something_happened(change: Callable[[list], None]) -> None:  # type: ignore[type-arg]
+    """What is there is authentic, and that it is all of it, nobody claims."""
+    forged = remade(forgeable(), change, HistoryEntry("recover"))
+    report = verify(forged, masters=[MASTER])
+    assert (report.ok, report.whole) == (True, False)
+    with opened(forged) as media:
+        assert not media.whole
+
+
+@pytest.mark.parametrize("change", [_flip, _swap, _later, _shorter, _dropped])
+def test_a_forger_does_not_get_past_the_tags(change: Callable[[list], None]) -> None:  # type: ignore[type-arg]
+    forged = remade(forgeable(), change, HistoryEntry("recover"))
     assert verify(forged).ok
     with opened(forged) as media:
         with pytest.raises(SealError, match="tag is not one of this key"):
-            media.read(0, 2**60)
+            media.read(0, 2**60, 1)
         with pytest.raises(SealError, match="tag is not one of this key"):
-            list(media.blocks())
+            list(media.blocks(1))
+        assert media.read(0, 2**60) == b"sound"
     with pytest.raises(SealError):
         unmasked(forged)
 
@@ -482,8 +528,11 @@ def with_history(*history: HistoryEntry) -> bytes:
     """A masked container that says something else of how it came to be."""
     masking = Masking.of(RANDOM, None)
     kept = KeptMask(masking.mask, masking.keys)
+    trak = Trak((replace(VIDEO, masked=True),), 0, DEFAULT_BLOCK, "end", mask=masking.mask).pack()
+    whole = {"whole": masking.key.whole(sha256(trak), 0, EMPTY_ROOT).hex()}
+    entries = [replace(one, args={**whole, **one.args}) if one.op == "mask" else one for one in history]
     with H4MKBuilder.in_memory([replace(VIDEO, masked=True)], masking=kept) as builder:
-        builder.finish(history=history)
+        builder.finish(history=entries)
         return builder.getvalue()
 
 
@@ -492,6 +541,8 @@ def with_history(*history: HistoryEntry) -> bytes:
     [
         (HistoryEntry("export"), SealError, "does not say so"),
         (HistoryEntry("mask", {}, ({"head": "00" * 32},)), SealError, "another number of heads"),
+        (HistoryEntry("mask", {"whole": "00" * 32}), SealError, "does not have the blocks"),
+        (HistoryEntry("mask", {"whole": "xyz"}), SealError, "no hexadecimal digits"),
         (HistoryEntry("mask", {"heads": "xyz"}), SealError, "no hexadecimal digits"),
         (HistoryEntry("mask", {"heads": True}), SealError, "no hexadecimal digits"),
         (HistoryEntry("mask", {"heads": "00" * 40}), KeyRefusedError, "not one of this key's"),

@@ -5,11 +5,13 @@ import json
 import os
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import independent
 import independent_proof
+import test_signature
+import test_spec
 from harmony4.crypto import (
     HEADER,
     KEY,
@@ -28,7 +30,8 @@ from harmony4.crypto import (
 )
 from harmony4.crypto.merkle import inclusion_root, leaf_hash
 from harmony4.crypto.signing import ORDER, SigningKey
-from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, recover
+from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, opening, recover
+from harmony4.h4mk.growth import prove_growth, verify_growth
 from harmony4.h4mk.layout import head_bytes
 from harmony4.h4mk.proof import CheckedProof, Proof, check_proof, verify_range, verify_seek
 from harmony4.h4mk.prove import MOST_BLOCKS, Prover, prove_range, prove_seek
@@ -108,6 +111,7 @@ def both(data, pts, track, trust=TRUST, keys=KEYS):
     return ours
 
 
+@settings(max_examples=50)
 @given(contents(), st.data())
 def test_every_time_has_its_proof(content, data):  # H4MK 22.2
     with H4MKReader(build(content)) as reader:
@@ -130,6 +134,7 @@ def test_every_time_has_its_proof(content, data):  # H4MK 22.2
                     assert place == ("after" if pts >= reader.end(track) else "inside")
 
 
+@settings(max_examples=50)
 @given(contents(), st.data())
 def test_several_times_share_one_proof(content, data):
     with H4MKReader(build(content)) as reader:
@@ -143,6 +148,7 @@ def test_several_times_share_one_proof(content, data):
         assert Proof.unpack(packed).raw_size() <= sum(single)
 
 
+@settings(max_examples=50)
 @given(contents(), st.data())
 def test_every_byte_range_has_its_proof(content, data):  # H4MK 22.3
     with H4MKReader(build(content)) as reader:
@@ -221,6 +227,7 @@ def _changes(document):
         yield changed(path=[*document["path"], "00" * 32])
 
 
+@settings(max_examples=25)  # each of them is hundreds of documents
 @given(contents(), st.data())
 def test_one_change_and_nothing_is_proven(content, data):
     with H4MKReader(build(content)) as reader:
@@ -237,6 +244,7 @@ def test_one_change_and_nothing_is_proven(content, data):
     assert both(proof, pts, track) == found
 
 
+@settings(max_examples=30)
 @given(contents(), st.integers(0, 400), st.integers(0, 400))
 def test_another_time_or_track_or_file_is_not_proven(content, pts, other):
     with H4MKReader(build(content)) as reader:
@@ -552,3 +560,45 @@ def test_reads_are_few(count):
             assert reads <= 1 + 2 * count.bit_length()
             assert size <= 152 + 32 * reads
             assert both(proof.pack(), 40_000 * block + 1, 0, Trust(head=reader.head), ()) is not None
+
+
+def test_reads_are_few_where_tables_are_read_by_pages(monkeypatch):  # H4MK 18.3
+    monkeypatch.setattr(opening, "COPY_LIMIT", 2**14)
+    count, step = 5000, 40_000
+    source = Counting(track_of(count, size=1))
+    with H4MKReader(source) as reader:
+        opened = source.taken()[0]
+        prover = Prover(reader)
+        assert opened + source.taken()[0] <= 12
+        for block in (count // 2, 7, count - 1, 3):
+            proof = prover.seek(block * step + 5)
+            reads, size = source.taken()
+            # The first entries of the pages that a search passes, one page, a token, and the nodes.
+            assert reads <= 4 * count.bit_length() and size <= 16 * 2**10 + 200 * reads
+            found = both(proof.pack(), block * step + 5, 0, Trust(head=reader.head), ())
+            assert found == ("inside", (block // 4 * 4 * step, block // 4 * 4))
+
+
+def test_what_the_specification_has():  # H4MK A.7
+    values = test_spec._values("proofs")
+    signer = test_signature.EXAMPLE
+    data = test_spec._build(
+        test_spec.SMALL["trak"],
+        sign=[lambda head: signer(FINAL, head)],
+        checkpoints={2: lambda head: signer(CHECKPOINT, head)},
+    )
+    trust, keys = Trust((signer.key.public,), subject="example", revision=1), [signer.key.public.pem()]
+    with H4MKReader(data) as reader:
+        proof = prove_seek(reader, values["seek_at"])
+        assert json.loads(proof.pack()) == values["seek_proof"]
+        assert both(proof.pack(), values["seek_at"], 0, trust, keys) == (
+            "inside",
+            tuple(values["seek_keyframe"]),
+        )
+        several = prove_seek(reader, values["two_at"])
+        assert json.loads(several.pack()) == values["two_proof"]
+        found = [both(several.pack(), pts, 0, trust, keys) for pts in values["two_at"]]
+        assert found == [("inside", None), ("after", tuple(values["two_keyframes"][1]))]
+        growth = prove_growth(reader, reader)
+        assert json.loads(growth.pack()) == values["growth_proof"]
+        assert list(verify_growth(growth.pack(), trust).blocks) == values["growth_blocks"]

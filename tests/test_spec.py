@@ -237,13 +237,17 @@ def test_masking():  # H4MK 21
 
     history_key = _expand(file_key, b"h4mk/1 history")
     assert (values["K_history"], values["heads"]) == (history_key, _wrap(history_key, SMALL["head"]))
-    masked = {"args": {"heads": values["heads"].hex()}, "inputs": [{"head": "00" * 32}], "op": "mask"}
+    message = b"h4mk/1 whole\0" + values["masked_trak_hash"] + struct.pack(">Q", 4) + values["masked_root"]
+    assert values["whole"] == _hmac(values["K_mac"], message)
+    arguments = {name: values[name].hex() for name in ("heads", "whole")}
+    masked = {"args": arguments, "inputs": [{"head": "00" * 32}], "op": "mask"}
     data = _build(trak, blocks, keys=keys.ljust(520, b"\0"), history=[EXPORT, masked])
     assert (len(data), hashlib.sha256(data).digest()) == (
         values["masked_file_length"],
         values["masked_file_hash"],
     )
-    assert independent.check(data)["head"] == values["masked_head"]
+    checked = independent.check(data)
+    assert (checked["head"], checked["root"]) == (values["masked_head"], values["masked_root"])
     assert verify(data).problems == ()
 
 

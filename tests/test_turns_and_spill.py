@@ -50,13 +50,16 @@ async def test_a_turn_that_nobody_waits_for_any_more() -> None:
     assert gone.cancelled()
 
 
-async def test_nothing_is_lost_and_nothing_overtakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("grace", [0.0, 0.0005, 5.0])
+async def test_nothing_is_lost_and_nothing_overtakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grace: float
+) -> None:
     """In memory, on disk, and in memory again, while both sides go at paces of their own."""
     monkeypatch.setattr(spill, "_MEMORY", 1000)
     monkeypatch.setattr(spill, "_PIECE", 700)
     numbers = random.Random(7)
     sent, received = bytearray(), bytearray()
-    one = Spill(tmp_path / "unread", 10**6)
+    one = Spill(tmp_path / "unread", 10**6, grace=grace)
 
     async def put() -> None:
         for _ in range(300):
@@ -80,7 +83,9 @@ async def test_nothing_is_lost_and_nothing_overtakes(tmp_path: Path, monkeypatch
         both.create_task(put())
         both.create_task(take())
     assert received == sent
-    assert (tmp_path / "unread").stat().st_size == 0
+    path = tmp_path / "unread"
+    assert path.exists() or grace
+    assert not path.exists() or (grace < 1 and path.stat().st_size == 0)
     assert await one.take(0.01) == b""
     await one.close()
 
@@ -108,3 +113,37 @@ async def test_nothing_on_the_disk_for_who_reads(tmp_path: Path) -> None:
     assert await one.take(1) == b""
     await one.close()
     assert not (tmp_path / "unread").exists()
+
+
+async def test_a_grace_for_who_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody takes, `put` waits, and nothing is written; where nobody does, it waits once."""
+    monkeypatch.setattr(spill, "_MEMORY", 1000)
+    path = tmp_path / "unread"
+    one = Spill(path, 10**6, grace=5)
+    taken = bytearray()
+
+    async def take() -> None:
+        while data := await one.take(10):
+            taken.extend(data)
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as both:
+        both.create_task(take())
+        for _ in range(100):
+            await one.put(b"x" * 600)
+        one.end()
+    assert len(taken) == 60_000
+    assert not path.exists()
+    await one.close()
+    idle = Spill(path, 10**6, grace=0.05)
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    for _ in range(200):
+        await idle.put(b"y" * 600)
+    assert path.stat().st_size >= 100_000
+    assert 0.05 <= clock() - began < 5
+    idle.end()
+    found = b""
+    while data := await idle.take(10):
+        found += data
+    assert found == b"y" * 120_000
+    await idle.close()

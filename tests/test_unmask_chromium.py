@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from playwright.sync_api import Browser, BrowserContext, Page
 import independent
 from chromium import QUIET, chromium
 from harmony4.crypto.mask import MaskSpec, MasterKey
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, recover
 from harmony4.server.ingest import ExportOptions, export
+from masking import keyring
 from media_factory import media
 from needs import needs_chromium, needs_ffmpeg, needs_nginx, program
 from programs import nginx
@@ -198,6 +200,16 @@ def test_large(page: Page, server: Server, sources: dict[str, Path], name: str) 
         frame = move(page, seconds)
         assert frame["width"] == 640
         assert frame["most"] - frame["least"] > 100
+    # To the end, through answers of 2 MiB each.
+    page.evaluate(
+        """() => new Promise((resolve, reject) => {
+          const video = document.querySelector("video");
+          video.addEventListener("ended", resolve);
+          video.addEventListener("error", () => reject(new Error(video.error.message)));
+          Object.assign(video, { muted: true, playbackRate: 4 });
+          video.play();
+        })"""
+    )
     check_ranges(page, sources[name].read_bytes())
 
 
@@ -267,6 +279,38 @@ def test_a_key_is_asked_for_once(page: Page, server: Server, tmp_path: Path) -> 
     page.wait_for_selector("#unlock")
     unlock(page)
     playing(page)
+
+
+def test_a_server_that_has_the_key(browser: Browser, library: Path, tmp_path: Path) -> None:
+    """It unmasks for whoever may use the key, and nobody is asked for one."""
+    ring = keyring(tmp_path / "ring", films=KEY)
+    with (
+        running(library, keyring=ring) as server,
+        watched(browser.new_context(), server.url) as page,
+    ):
+        visit(page, server, "fragmented")
+        playing(page)
+        assert "/video/range/0.mp4?" in page.evaluate("document.querySelector('video').src")
+        assert abs(move(page, 3.5)["mean"] - grey(3.5)) < 12
+        page.click("#items a[data-name='another key.h4mk']")
+        page.wait_for_selector("#unlock")
+        assert page.query_selector("#items a[data-name='fragmented.h4mk'] img[alt='masked']") is not None
+
+
+def test_what_may_be_incomplete(browser: Browser, library: Path, tmp_path: Path) -> None:
+    """Somebody sealed it anew: the key shows that no block was changed, and not that none is missing."""
+    with (tmp_path / "again.h4mk").open("w+b") as out:
+        recover(library / "webm.h4mk", out)
+    shutil.copy(library / "webm.h4mk", tmp_path)
+    with running(tmp_path) as server, watched(browser.new_context(), server.url) as page:
+        visit(page, server, "again")
+        unlock(page)
+        playing(page)
+        assert page.inner_text("#state") == "sealed, may be incomplete"
+        page.click("#items a[data-name='webm.h4mk']")
+        page.wait_for_selector("#title:text('webm')")
+        playing(page)
+        assert page.inner_text("#state") == "sealed"
 
 
 def test_what_browsers_do_not_play(page: Page, server: Server, library: Path) -> None:
@@ -339,6 +383,8 @@ class Listener:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self.heard: list[bytearray] = []
+        self.refused = 0
+        """How many of the next connections are closed at once."""
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._target = target
@@ -349,13 +395,17 @@ class Listener:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes who waits in accept
         self._listener.close()
-        for one in self._sockets:
-            with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+        self.drop()
         for thread in self._threads:
             thread.join(30)
         for one in self._sockets:
             one.close()
+
+    def drop(self) -> None:
+        """End all connections that there are."""
+        for one in self._sockets:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     def _start(self, *call: Any) -> None:
         thread = threading.Thread(target=call[0], args=call[1:], daemon=True)
@@ -368,6 +418,10 @@ class Listener:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refused:
+                self.refused -= 1
+                client.close()
+                continue
             heard = bytearray()
             self.heard.append(heard)
             server = socket.create_connection(self._target)
@@ -382,6 +436,27 @@ class Listener:
                 kept += data
                 other.sendall(data)
             other.shutdown(socket.SHUT_WR)
+
+
+def test_a_network_that_fails_for_a_moment(browser: Browser, server: Server) -> None:
+    listener = Listener(server.address)
+    context = browser.new_context()
+    page = context.new_page()  # Chromium logs refused connections as errors
+    page.goto(f"{listener.url}/?name={LARGE[0]}.h4mk")
+    unlock(page)
+    playing(page)
+    listener.refused = 3
+    listener.drop()
+    page.evaluate("document.querySelector('video').currentTime = 6.5")
+    page.evaluate(SHOWN)
+    assert abs(page.evaluate(FRAME)["time"] - 6.5) <= 0.05
+    assert listener.refused == 0
+    listener.refused = 1000
+    listener.drop()
+    page.evaluate("document.querySelector('video').currentTime = 3")
+    page.wait_for_selector("text=The server cannot be reached")
+    context.close()
+    listener.close()
 
 
 def forms(secret: bytes) -> set[bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["NOTHING", "RECORD", "Packet"]
+__all__ = ["NOTHING", "RECORD", "Packet", "known"]
 
 RECORD = struct.Struct("<6q")
 """A packet: stream, pos, pts, duration, size, flags (1: keyframe)."""
@@ -22,3 +22,8 @@ class Packet(NamedTuple):
     duration: int
     size: int
     key: bool
+
+
+def known(value: int) -> int | None:
+    """A position or time of a record as a Packet has it."""
+    return None if value == NOTHING else value

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harmony4.tokenize.packet import NOTHING, Packet
+from harmony4.tokenize.packet import Packet, known
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class PacketTable:
     def __iter__(self) -> Iterator[Packet]:
         """One by one."""
         for stream, pos, pts, duration, size, flags in self.table.tolist():
-            yield Packet(stream, _known(pos), _known(pts), duration, size, bool(flags & _KEY))
+            yield Packet(stream, known(pos), known(pts), duration, size, bool(flags & _KEY))
 
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> PacketTable:
         """Some of them."""
@@ -70,13 +70,10 @@ class PacketTable:
     @property
     def key(self) -> NDArray[np.bool_]:
         """(n,): whether each is a keyframe."""
-        return self.table[:, 5] & _KEY != 0
+        found: NDArray[np.bool_] = self.table[:, 5] & _KEY != 0
+        return found
 
     @property
     def first(self) -> Packet:
         """The first one."""
         return next(iter(self[:1]))
-
-
-def _known(value: int) -> int | None:
-    return None if value == NOTHING else value

@@ -23,6 +23,8 @@ import numpy as np
 from harmony4.crypto.errors import SealError, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
 __all__ = ["FRAMES", "LOUDEST", "Spectrum"]
@@ -59,10 +61,10 @@ _PLANS = {
     256: _Plan(16, 1, 2, 392, "9fbc3ddc194bdbba81223e356702b7c638187b9b3d6bebf79728f3414a9d0b57"),
     512: _Plan(16, 1, 2, 184, "9f6c800c31c0930eed9dd72d4a764240bc7641dff52fdefd88e9f60c2e5fd102"),
     1024: _Plan(16, 1, 4, 136, "3d3077068c5a7bd9a94690274e9b2e512208ad24d5922b426049857737d6f86e"),
-    2048: _Plan(32, 1, 4, 88, "b37fe5386a9518e1ec769fe599dafed9f27f79aafacc16d79e8c740ec440f7ca"),
-    4096: _Plan(64, 4, 4, 44, "09b3bd21d6089082af3eaa36caf0c99777208ee67de3aec5968f1aead0e4f558"),
-    8192: _Plan(128, 4, 4, 36, "9c7d43fa6d4f3aaa24e7c4d07007db6bc47532d5c7dc128d558c912056a61990"),
-    16384: _Plan(256, 4, 4, 12, "26512424a6e4175038bccd5f617ecbd4d472ce47a0e7de619981d0146b67e080"),
+    2048: _Plan(32, 1, 4, 36, "b37fe5386a9518e1ec769fe599dafed9f27f79aafacc16d79e8c740ec440f7ca"),
+    4096: _Plan(64, 4, 4, 16, "09b3bd21d6089082af3eaa36caf0c99777208ee67de3aec5968f1aead0e4f558"),
+    8192: _Plan(128, 4, 4, 16, "9c7d43fa6d4f3aaa24e7c4d07007db6bc47532d5c7dc128d558c912056a61990"),
+    16384: _Plan(256, 4, 4, 8, "26512424a6e4175038bccd5f617ecbd4d472ce47a0e7de619981d0146b67e080"),
 }
 FRAMES = tuple(_PLANS)
 """Lengths of a frame that there are tables for, in samples."""
@@ -84,7 +86,8 @@ class Spectrum:
             )
         self.frame = int(frame)
         self._tables = _tables(self.frame)
-        self._idle: list[_Workspace] = []
+        self._idle: dict[int, list[_Workspace]] = {}
+        """For batches, and for half as many frames, and so on: what is left goes through these."""
 
     def magnitudes(self, samples: NDArray[np.int32]) -> NDArray[np.int64]:
         """(n, frame) samples of 24 bits -> (n, frame // 2 + 1) magnitudes, of bins 0 … frame / 2.
@@ -102,12 +105,17 @@ class Spectrum:
         if samples.ndim != 2 or samples.shape[1] != self.frame:
             raise UsageError("samples are whole frames", expected=f"(n, {self.frame})", found=samples.shape)
         found = np.empty((len(samples), self.frame // 2 + 1), np.int64)
-        batch = _PLANS[self.frame].batch
-        # Lists hand over in one step: threads that come at once work in spaces of their own.
-        space = self._idle.pop() if self._idle else _Workspace(self.frame, self._tables)
-        for start in range(0, len(samples), batch):
-            space.transform(samples[start : start + batch], found[start : start + batch])
-        self._idle.append(space)
+        done, count = 0, _PLANS[self.frame].batch
+        while done < len(samples):
+            while done + count > len(samples):
+                count //= 2
+            # Lists hand over in one step: threads that come at once work in spaces of their own.
+            idle = self._idle.setdefault(count, [])
+            space = idle.pop() if idle else _Workspace(self.frame, self._tables, count)
+            for start in range(done, len(samples) - count + 1, count):
+                space.transform(samples[start : start + count], found[start : start + count])
+                done += count
+            idle.append(space)
         return found
 
 
@@ -130,19 +138,34 @@ class _Tables(NamedTuple):
 
 
 class _Workspace:
-    """Where one batch of frames is worked on. Each step reads one buffer and writes the other."""
+    """Where so many frames are worked on, and what is done there: one call after the other, of numpy, with
+    views that are made once. Each step reads one buffer and writes the other.
+    """
 
-    def __init__(self, frame: int, tables: _Tables) -> None:
-        self._rows, self._first, self._second, batch, _ = _PLANS[frame]
+    def __init__(self, frame: int, tables: _Tables, count: int) -> None:
+        self._rows, self._first, self._second, _, _ = _PLANS[frame]
         self._columns = frame // self._rows
-        self._tables = tables
-        # A window for each frame: numpy takes equal shapes in one go, and loops over frames otherwise.
-        self._window = np.tile(tables.window, (batch, 1))
-        size = 2 * tables.second.shape[1] * self._columns * batch
+        self._count = count
+        self._calls: list[tuple[Callable[..., object], tuple[object, ...]]] = []
+        size = 2 * tables.second.shape[1] * self._columns * count
         self._read, self._written, self._aside = np.empty(size), np.empty(size), np.empty(size // 2)
+        # Rows first: each operand of the first product is a matrix of all frames' columns then.
+        windowed = self._next(self._rows, count, self._columns)
+        self._samples = windowed.transpose(1, 0, 2)
+        window = tables.window.reshape(self._rows, 1, self._columns)
+        self._call(np.multiply, windowed, window, windowed)
+        self._call(np.rint, windowed, windowed)
+        values = self._along(self._down(windowed, tables.first), tables.second)
+        self._call(np.rint, values, values)
+        self._call(np.square, values, values)
+        squares = self._next(*values.shape[:2], values.shape[3])
+        self._call(np.add, values[:, :, 0], values[:, :, 1], squares)
+        self._call(np.sqrt, squares, squares)
+        self._call(np.rint, squares, squares)
+        self._found = squares.reshape(self._second, self._first, -1, self._columns // self._second, count)
 
     def transform(self, samples: NDArray[np.int32], found: NDArray[np.int64]) -> None:
-        """Magnitudes of at most a batch of frames. Raises UsageError."""
+        """Magnitudes of the frames. Raises UsageError."""
         least, greatest = samples.min(), samples.max()
         if least < -LOUDEST or greatest > LOUDEST:
             raise UsageError(
@@ -150,79 +173,92 @@ class _Workspace:
                 expected=f"-{LOUDEST} to {LOUDEST}",
                 found=f"{least} to {greatest}",
             )
-        count = len(samples)
-        windowed = self._next(*samples.shape)
-        np.copyto(windowed, samples)
-        np.multiply(windowed, self._window[:count], out=windowed)
-        np.rint(windowed, out=windowed)
-        values = self._along(self._down(windowed))
-        np.rint(values, out=values)
-        np.square(values, out=values)
-        squares = self._next(*values.shape[:2], values.shape[3])
-        np.add(values[:, :, 0], values[:, :, 1], out=squares)
-        np.sqrt(squares, out=squares)
-        np.rint(squares, out=squares)
-        self._arrange(squares, found)
+        np.copyto(self._samples, samples.reshape(self._samples.shape))
+        for function, arguments in self._calls:
+            function(*arguments)
+        self._arrange(found)
 
-    def _down(self, windowed: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(count, frame) -> (J, K, count, 2 C/J): the rounded lanes, ready for the second product."""
-        count, radix, table = len(windowed), self._first, self._tables.first
+    def _call(self, function: Callable[..., object], *arguments: object) -> None:
+        self._calls.append((function, arguments))
+
+    def _down(self, windowed: NDArray[np.float64], table: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(R, count, C) -> (J, K, count, 2 C/J): the rounded lanes, ready for the second product.
+
+        Row r + R/2 has the sign (-1)^s of row r in frequency s, so sums of both are enough for even
+        frequencies, and differences for odd ones.
+        """
+        count, radix, groups, columns = self._count, self._first, self._second, self._columns
         parts, lines, length = table.shape
-        operands = windowed.reshape(count, length, parts, self._columns).transpose(2, 0, 1, 3)
-        sums = self._next(parts, lines, count, self._columns)
-        pieces = 2 if lines * length * self._columns > _THREADED else 1
-        np.matmul(
-            table.reshape(parts, pieces, 1, lines // pieces, length),
-            operands[:, None],
-            out=sums.reshape(parts, pieces, -1, count, self._columns).transpose(0, 1, 3, 2, 4),
-        )
+        halves = windowed.reshape(2, -1)
+        folded = self._next(*halves.shape)
+        self._call(np.add, *halves, folded[0])
+        self._call(np.subtract, *halves, folded[1])
+        tables = table.reshape(parts, 2, lines // 2, length)[..., : length // 2]
+        sums = self._next(parts * lines * count * columns)
+        results, place = [], 0
+        for half, operands in enumerate(folded.reshape(2, length // 2, parts, -1).transpose(0, 2, 1, 3)):
+            few = np.ascontiguousarray(tables[:, :, half::2]).reshape(parts, -1, length // 2)
+            size = few.shape[1] * parts * count * columns
+            result = sums[place : place + size].reshape(parts, -1, count * columns)
+            place += size
+            step = max(1, _THREADED // (few[0].size * columns)) * columns
+            for start in range(0, count * columns, step):
+                self._call(
+                    np.matmul, few, operands[..., start : start + step], result[..., start : start + step]
+                )
+            results.append(result)
         if radix > 1:
-            sums = self._butterflies(sums.reshape(radix, 1, 2, -1))
-        groups = self._second
-        # part t, real or imaginary, s, frame, column (m, j) -> j, t, s, frame, real or imaginary, m
-        sums = sums.reshape(radix, 2, lines // 2, count, -1, groups).transpose(5, 0, 2, 3, 1, 4)
-        lanes = self._next(*sums.shape)
-        np.copyto(lanes, sums)
-        np.rint(lanes, out=lanes)
-        return lanes.reshape(groups, -1, count, 2 * self._columns // groups)
+            room = self._next(sums.size)
+            place = 0
+            for half, result in enumerate(results):
+                found = room[place : place + result.size]
+                place += result.size
+                results[half] = self._butterflies(result.reshape(radix, 1, 2, -1), found)
+        lanes = self._next(groups, radix, lines // 2, count, 2, columns // groups)
+        for half, result in enumerate(results):
+            # part t, real or imaginary, s, frame, column (m, j) -> j, t, s, frame, real or imaginary, m
+            result = result.reshape(radix, 2, -1, count, columns // groups, groups)
+            self._call(np.copyto, lanes[:, :, half::2], result.transpose(5, 0, 2, 3, 1, 4))
+        self._call(np.rint, lanes, lanes)
+        return lanes.reshape(groups, -1, count, 2 * columns // groups)
 
-    def _along(self, lanes: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _along(self, lanes: NDArray[np.float64], table: NDArray[np.float64]) -> NDArray[np.float64]:
         """(J, K, count, 2 C/J) -> (J, K, 2, C/J · count): real and imaginary parts, not rounded."""
         groups, number, count, length = lanes.shape
         sums = self._next(groups, number, length, count)
-        np.matmul(self._tables.second, lanes.transpose(0, 1, 3, 2), out=sums)
-        return self._butterflies(sums.reshape(groups, number, 2, -1))
+        self._call(np.matmul, table, lanes.transpose(0, 1, 3, 2), sums)
+        return self._butterflies(sums.reshape(groups, number, 2, -1), self._next(sums.size))
 
-    def _butterflies(self, parts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """DFTs of length 2 or 4 along the first axis, by additions only: (radix, n, 2, size), re and im."""
-        found = self._next(*parts.shape)
+    def _butterflies(self, parts: NDArray[np.float64], found: NDArray[np.float64]) -> NDArray[np.float64]:
+        """DFTs of length 2 or 4 along the first axis, by additions only, into `found`: (radix, n, 2, size),
+        real and imaginary parts.
+        """
+        found = found.reshape(parts.shape)
         if len(parts) == 2:
-            np.add(parts[0], parts[1], out=found[0])
-            np.subtract(parts[0], parts[1], out=found[1])
+            self._call(np.add, parts[0], parts[1], found[0])
+            self._call(np.subtract, parts[0], parts[1], found[1])
             return found
-        aside = self._aside[: parts.size // 2].reshape(2, *parts.shape[1:])
-        even, odd = np.add(parts[:2], parts[2:], out=aside)
-        np.add(even, odd, out=found[0])
-        np.subtract(even, odd, out=found[2])
-        even, odd = np.subtract(parts[:2], parts[2:], out=aside)  # the odd ones times -i, i
-        np.add(even[:, 0], odd[:, 1], out=found[1, :, 0])
-        np.subtract(even[:, 1], odd[:, 0], out=found[1, :, 1])
-        np.subtract(even[:, 0], odd[:, 1], out=found[3, :, 0])
-        np.add(even[:, 1], odd[:, 0], out=found[3, :, 1])
+        even, odd = aside = self._aside[: parts.size // 2].reshape(2, *parts.shape[1:])
+        self._call(np.add, parts[:2], parts[2:], aside)
+        self._call(np.add, even, odd, found[0])
+        self._call(np.subtract, even, odd, found[2])
+        self._call(np.subtract, parts[:2], parts[2:], aside)  # the odd ones times -i, i
+        self._call(np.add, even[:, 0], odd[:, 1], found[1, :, 0])
+        self._call(np.subtract, even[:, 1], odd[:, 0], found[1, :, 1])
+        self._call(np.subtract, even[:, 0], odd[:, 1], found[3, :, 0])
+        self._call(np.add, even[:, 1], odd[:, 0], found[3, :, 1])
         return found
 
-    def _arrange(self, values: NDArray[np.float64], found: NDArray[np.int64]) -> None:
-        """(J, K, C/J · count) -> (count, N/2 + 1), as integers in the order of bins.
+    def _arrange(self, found: NDArray[np.int64]) -> None:
+        """(J, I, K/I, C/J, count) -> (count, N/2 + 1), as integers in the order of bins.
 
         A lane of frequency a = s + R/I t, and u and b that count its results, are bin k = a + R (b + C/J u).
         Those with u < J/2 stand where they belong; k > N/2 is bin N - k, which is counted by R/I - s, I-1-t,
         C/J-1-b, J-1-u.
         """
-        count, groups, radix = len(found), self._second, self._first
-        half = groups // 2
-        values = values.reshape(groups, radix, -1, self._columns // groups, count)
+        values, half = self._found, self._second // 2
         lanes = values.shape[2]
-        bins = found[:, :-1].reshape(count, half, -1, radix, self._rows // radix)
+        bins = found[:, :-1].reshape(self._count, half, -1, self._first, self._rows // self._first)
         bins[..., :lanes] = values[:half].transpose(4, 0, 3, 1, 2)
         bins[..., lanes:] = values[: half - 1 : -1, ::-1, -2:0:-1, ::-1].transpose(4, 0, 3, 1, 2)
         found[:, -1] = values[half, 0, 0, 0]

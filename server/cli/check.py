@@ -14,6 +14,7 @@ from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk import ReadAt, VerifyReport, verify
 from harmony4.server.cli.keyfiles import KeyFiles, find_masters
 from harmony4.server.cli.keys import (
+    Authorities,
     Head,
     Revision,
     Revoked,
@@ -66,6 +67,7 @@ def verify_command(
     subject: Subject = None,
     revision: Revision = 0,
     revoked: Revoked = None,
+    authority: Authorities = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -79,12 +81,14 @@ def verify_command(
     well: it shows that the block is the one, in its place, that somebody with the key masked.
 
     With --trust the signatures by these keys are checked too, and a final one is required: without it a
-    container fails.
+    container fails. With --authority their time stamps are checked as well: the signature was there by then.
 
     Exit status 0: sealed and sound. 3: something is wrong or missing. 1: the file cannot be read at all.
     """
     masters = find_masters(key_file)
-    wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked)
+    wanted = make_trust(
+        trust, head=head, subject=subject, revision=revision, revoked=revoked, authorities=authority
+    )
     with _source(file) as (source, size), Meter("verifying", size, quiet=quiet) as meter:
         report = verify(source, masters=masters, progress=meter, trust=wanted)
     if json:
@@ -123,6 +127,7 @@ def _facts(report: VerifyReport) -> dict[str, object]:
         "holes": report.holes,
         "masked": report.masked,
         "tags": report.tags,
+        "whole": report.whole,
         "signatures": {
             "found": report.signatures,
             "checked": report.checked,
@@ -176,6 +181,8 @@ def _text(report: VerifyReport, file: str, *, asked: bool) -> list[str]:
     )
     if report.holes:
         lines.append(f"note: this container was recovered and admits to {format_count(report.holes, 'hole')}")
+    if report.tags and not report.whole:
+        lines.append("note: changed since it was masked, so nothing shows that no masked block is missing")
     if report.masked and not report.tags:
         lines.append("note: the blocks are masked; their tags can only be checked with a key (--key-file)")
     if report.signatures and not asked:
@@ -187,5 +194,6 @@ def _text(report: VerifyReport, file: str, *, asked: bool) -> list[str]:
         )
     for one in report.accepted:
         edition = "" if one.subject is None else f", revision {one.revision}"
-        lines.append(f"signed by {one.key.fingerprint.hex()}{edition}")
+        stamped = "" if one.time is None else f", not later than {one.time:%Y-%m-%d %H:%M:%S} UTC"
+        lines.append(f"signed by {one.key.fingerprint.hex()}{edition}{stamped}")
     return lines

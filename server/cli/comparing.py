@@ -8,9 +8,10 @@ import typer
 
 from harmony4.crypto.token import LAST, TokenRecord
 from harmony4.h4mk.diff import Diff, Parting, diff
-from harmony4.server.cli.options import EPILOG, Json, prose, source_name
+from harmony4.h4mk.growth import prove_growth
+from harmony4.server.cli.options import EPILOG, Json, prose, source_name, target_name
 from harmony4.server.cli.output import say, say_json
-from harmony4.server.cli.streams import open_container
+from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, put
 from harmony4.server.cli.values import format_count, format_duration
 from harmony4.server.facts import token_facts
 
@@ -32,6 +33,16 @@ def diff_command(
     most: Annotated[
         int, typer.Option("--most", "-n", metavar="N", min=0, max=1000, help="Differences that are shown.")
     ] = 20,
+    proof: Annotated[
+        str | None,
+        typer.Option(
+            "--proof",
+            parser=target_name,
+            metavar="OUT",
+            help="Write the proof that B goes on from A's last checkpoint that both have.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Say where two containers part, or that one continues the other.
@@ -41,9 +52,16 @@ def diff_command(
 
     A sealed container's last block of each track says that it is the last. So a longer container of the same
     stream has another token there, and the blocks before it are what can be shown to be the same.
+
+    With --proof, signatures are put to use: whoever trusts the key can check, without either file, that the
+    blocks of one checkpoint are the first blocks of what was signed later (`harmony4 check OUT --trust KEY`).
     """
+    for name in (first, second):
+        check_not_same(name, proof or "")
     with open_container(first) as one, open_container(second) as other:
         found = diff(one, other, most=most)
+        if proof is not None:
+            put(prove_growth(one, other).pack(), proof)
     if json:
         say_json(
             {
@@ -54,10 +72,11 @@ def diff_command(
                 "common": found.common,
                 "ends": found.ends,
                 "differences": [_facts(one) for one in found.partings],
-            }
+            },
+            to_stderr=proof == STANDARD,
         )
     else:
-        say(_verdict(found), *map(_line, found.partings if not found.same else ()))
+        say(_verdict(found), *map(_line, found.partings), to_stderr=proof == STANDARD)
 
 
 def _verdict(found: Diff) -> str:

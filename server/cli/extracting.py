@@ -33,6 +33,8 @@ class Extracted:
     """Bytes that stand as zeros because their blocks are lost."""
     complete: bool
     """Whether the stream that went in came out, whole."""
+    proven: bool | None = None
+    """Of a masked track: whether the key shows that no block is missing since it was masked."""
 
 
 def extract(
@@ -139,7 +141,8 @@ def _copy(
         )
     if blocks != state.blocks:
         raise SealError("blocks are missing", expected=state.blocks, found=blocks)
-    return Extracted(track, state.info.media_type, done, stream.digest(), blocks, missing, whole)
+    proven = None if unmasked is None else unmasked.whole
+    return Extracted(track, state.info.media_type, done, stream.digest(), blocks, missing, whole, proven)
 
 
 def _blocks(

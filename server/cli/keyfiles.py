@@ -124,5 +124,5 @@ def _terminal() -> bool:
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
-        return False
+        return sys.stdin is not None and sys.stdin.isatty()
     return True

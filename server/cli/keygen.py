@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from harmony4.crypto.errors import StorageError, UsageError
+from harmony4.crypto.errors import StorageError
 from harmony4.crypto.mask import MasterKey
-from harmony4.crypto.signing import SigningKey
 from harmony4.server.cli.keyfiles import NewKey, new_passphrase
-from harmony4.server.cli.keys import PassphraseFile, first_line, write_new
+from harmony4.server.cli.keys import PassphraseFile, first_line, make_signing_key
 from harmony4.server.cli.options import EPILOG, Json, Quiet, flag, prose
 from harmony4.server.cli.output import say, say_json, write
 from harmony4.server.cli.streams import STANDARD
@@ -23,9 +22,7 @@ __all__ = ["register"]
 
 def register(app: typer.Typer) -> None:
     """Add the command to the app."""
-    app.command("keygen", rich_help_panel="Protect", epilog=EPILOG, help=prose(keygen_command))(
-        keygen_command
-    )
+    app.command("keygen", rich_help_panel="Keys", epilog=EPILOG, help=prose(keygen_command))(keygen_command)
 
 
 def keygen_command(
@@ -63,24 +60,7 @@ def keygen_command(
         word = first_line(passphrase_file)
     elif passphrase:
         word = new_passphrase()
-    (_signing_key if signing else _master_key)(output, word, json=json, quiet=quiet)
-
-
-def _signing_key(output: str, word: str | None, *, json: bool, quiet: bool) -> None:
-    if output == STANDARD:
-        raise UsageError("a key to sign with is two files: use -o KEY.pem")
-    key = SigningKey.generate()
-    beside = output.removesuffix(".pem") + ".pub.pem"
-    secret = key.pem(None if word is None else word.encode("utf-8", "surrogateescape"))
-    write_new({output: (secret, 0o600), beside: (key.public.pem(), 0o644)})
-    if json:
-        say_json({"output": output, "kind": "sign", "public": beside, "key": key.public.fingerprint.hex()})
-    elif not quiet:
-        say(
-            f"{plain(output)}: keep it to yourself",
-            f"{plain(beside)}: for everybody",
-            f"key {key.public.fingerprint.hex()}",
-        )
+    (make_signing_key if signing else _master_key)(output, word, json=json, quiet=quiet)
 
 
 def _master_key(output: str, word: str | None, *, json: bool, quiet: bool) -> None:

@@ -9,17 +9,25 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from harmony4.crypto.errors import HarmonyError, SourceError, StorageError, UsageError
-from harmony4.crypto.signing import PublicKey, SigningKey, read_certificates, read_public_keys
 from harmony4.h4mk.signature import Signer
 from harmony4.h4mk.trust import Accepted, Trust
 from harmony4.server.cli.options import usage
+from harmony4.server.cli.output import say, say_json
+from harmony4.server.cli.streams import STANDARD
+from harmony4.server.cli.values import plain
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+    from harmony4.crypto.signing import PublicKey
 
 __all__ = [
+    "Authorities",
     "Certificates",
     "Head",
     "KeyFile",
@@ -29,7 +37,9 @@ __all__ = [
     "Subject",
     "Trusted",
     "accepted_facts",
+    "find_authorities",
     "first_line",
+    "make_signing_key",
     "make_trust",
     "read_file",
     "read_signer",
@@ -105,6 +115,15 @@ Revoked = Annotated[
         show_default=False,
     ),
 ]
+Authorities = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--authority",
+        metavar="CA.pem",
+        help="Root certificates of authorities whose time stamps (RFC 3161) are believed. May be repeated.",
+        show_default=False,
+    ),
+]
 Head = Annotated[
     str | None,
     typer.Option(
@@ -134,6 +153,8 @@ def read_signer(
     key: str | None, subject: str | None, revision: int, certificates: str | None, passphrase_file: str | None
 ) -> Signer:
     """Who signs. Raises SourceError, UsageError, SealError; no text of them holds a secret."""
+    from harmony4.crypto.signing import SigningKey, read_certificates  # takes its time, and few need it
+
     if key is None:
         raise UsageError("a signature needs a key", expected="--key KEY.pem")
     data = read_file(key, "the key")
@@ -148,6 +169,23 @@ def read_signer(
         raise UsageError(f"{key}: {error.message}") from None
     chain = () if certificates is None else read_certificates(read_file(certificates, "the certificates"))
     return Signer(secret, subject, revision, chain)
+
+
+def make_signing_key(output: str, passphrase: str | None, *, json: bool, quiet: bool) -> None:
+    """`keygen --signing`: KEY.pem for its owner, KEY.pub.pem for all. Raises UsageError, StorageError."""
+    from harmony4.crypto.signing import SigningKey  # takes its time, and few need it
+
+    if output == STANDARD:
+        raise UsageError("a key to sign with is two files: use -o KEY.pem")
+    key = SigningKey.generate()
+    beside = output.removesuffix(".pem") + ".pub.pem"
+    secret = key.pem(None if passphrase is None else passphrase.encode("utf-8", "surrogateescape"))
+    write_new({output: (secret, 0o600), beside: (key.public.pem(), 0o644)})
+    name = key.public.fingerprint.hex()
+    if json:
+        say_json({"output": output, "kind": "sign", "public": beside, "key": name})
+    elif not quiet:
+        say(f"{plain(output)}: keep it to yourself", f"{plain(beside)}: for everybody", f"key {name}")
 
 
 def first_line(path: str) -> str:
@@ -199,19 +237,35 @@ def make_trust(
     subject: str | None = None,
     revision: int = 0,
     revoked: list[str] | None = None,
+    authorities: list[str] | None = None,
 ) -> Trust | None:
     """What must hold, as the options say; None where none is given. Raises UsageError, SourceError."""
     if not trusted and head is None:
-        if subject is not None or revision or revoked:
+        if subject is not None or revision or revoked or authorities:
             raise UsageError("whose signature is required? Give --trust PUB.pem")
         return None
     keys = tuple(dict.fromkeys(key for path in trusted or () for key in _public(path)))
     gone = frozenset(key.fingerprint for path in revoked or () for key in _public(path))
     pinned = None if head is None else bytes.fromhex(head)
-    return Trust(keys, pinned, subject, revision, gone, int(time.time()))
+    return Trust(keys, pinned, subject, revision, gone, int(time.time()), find_authorities(authorities))
+
+
+def find_authorities(paths: list[str] | None) -> tuple[Certificate, ...]:
+    """The certificates in these files. Raises SourceError, UsageError."""
+    from harmony4.crypto.timestamp import read_authorities  # as above
+
+    found: list[Certificate] = []
+    for path in paths or ():
+        try:
+            found += read_authorities(read_file(path, "the certificates"))
+        except UsageError as error:
+            raise UsageError(f"{path}: {error.message}") from None
+    return tuple(dict.fromkeys(found))
 
 
 def _public(path: str) -> tuple[PublicKey, ...]:
+    from harmony4.crypto.signing import read_public_keys
+
     data = read_file(path, "the public key")
     try:
         return read_public_keys(data)
@@ -225,4 +279,5 @@ def accepted_facts(accepted: Accepted) -> dict[str, object]:
         "key": accepted.key.fingerprint.hex(),
         "subject": None if accepted.subject is None else accepted.subject.hex(),
         "revision": accepted.revision,
+        "time": None if accepted.time is None else accepted.time.isoformat().replace("+00:00", "Z"),
     }

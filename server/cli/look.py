@@ -30,6 +30,9 @@ __all__ = ["register", "state_text"]
 _BATCH = 4096
 """Lines written at once: a system call a line would be most of the time of a long list."""
 
+_FOR_KEYS = {("mask", "heads"), ("mask", "whole")}
+"""Arguments in a history that say nothing to anybody without the key."""
+
 _LONG = 400
 """Characters of a foreign metadata text that are shown."""
 
@@ -152,9 +155,11 @@ def _history(reader: H4MKReader) -> str:
     assert reader.meta is not None
     steps = []
     for entry in reader.meta.history:
-        # The heads that a mask hides say nothing to anybody without the key.
-        shown_args = sorted(item for item in entry.args.items() if (entry.op, item[0]) != ("mask", "heads"))
-        arguments = " ".join(f"{name}={value}" for name, value in shown_args)
+        arguments = " ".join(
+            f"{name}={value}"
+            for name, value in sorted(entry.args.items())
+            if (entry.op, name) not in _FOR_KEYS
+        )
         steps.append(f"{entry.op} {arguments}".strip())
     return ", then ".join(steps)
 

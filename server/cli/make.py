@@ -310,6 +310,7 @@ def _report_extract(done: Extracted, output: str, *, json: bool, quiet: bool) ->
             "sha256": done.sha256.hex(),
             "complete": done.complete,
             "missing": done.missing,
+            **({} if done.proven is None else {"whole": done.proven}),
         }
         say_json(facts, to_stderr=to_stderr)
     elif not quiet:
@@ -321,6 +322,8 @@ def _report_extract(done: Extracted, output: str, *, json: bool, quiet: bool) ->
             lines.append(
                 f"note: not the whole original; {format_count(done.missing, 'byte')} inside stand as zeros"
             )
+        if done.proven is False:
+            lines.append("note: changed since it was masked, so nothing shows that no block is missing")
         say(*lines, to_stderr=to_stderr)
 
 

@@ -71,7 +71,7 @@ KeepPlaintext = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for name, command in (("mask", mask_command), ("unmask", unmask_command), ("rekey", rekey_command)):
-        app.command(name, rich_help_panel="Protect", epilog=EPILOG, help=prose(command))(command)
+        app.command(name, rich_help_panel="Keys", epilog=EPILOG, help=prose(command))(command)
 
 
 # -- mask
@@ -215,14 +215,14 @@ def unmask_command(
         return
     with open_container(file) as reader, sink(output) as target, Meter("unmasking", quiet=quiet) as meter:
         made = unmask_container(reader, target, masters, progress=meter)
-    facts = {"exact": made.exact, "signatures_dropped": made.signed}
-    notes = [
-        "bit for bit the container that was masked"
-        if made.exact
-        else "every block is authentic; whether the container is bit for bit the one that was masked, "
-        "it does not say: it was masked while it was made, or changed since",
-        *_dropped(made),
-    ]
+    facts = {"exact": made.exact, "whole": made.whole, "signatures_dropped": made.signed}
+    if made.exact:
+        said = "bit for bit the container that was masked"
+    elif made.whole:
+        said = "every block is authentic, and none is missing; there was no container before it was masked"
+    else:
+        said = "every block is authentic; changed since it was masked, so nothing shows that none is missing"
+    notes = [said, *_dropped(made)]
     report_seal(made.seal, output, facts, "unmasked", notes, json=json, quiet=quiet)
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, UsageError
 from harmony4.crypto.token import TokenRecord
+from harmony4.h4mk.growth import GROWTH_FORMAT, Grown, verify_growth
 from harmony4.h4mk.proof import CheckedProof, check_proof
 from harmony4.h4mk.prove import Prover
-from harmony4.h4mk.signing import SignReport, sign_container, sign_file
-from harmony4.h4mk.target import AtomicFile
+from harmony4.h4mk.signature import Signer
+from harmony4.h4mk.signing import SignReport, sign_container, sign_file, stamp_container, stamp_file
+from harmony4.h4mk.source import ReadAt
+from harmony4.h4mk.target import AtomicFile, Writable
 from harmony4.server.cli.check import problem_facts
 from harmony4.server.cli.keys import (
+    Authorities,
     Certificates,
     Head,
     KeyFile,
@@ -25,6 +29,7 @@ from harmony4.server.cli.keys import (
     Subject,
     Trusted,
     accepted_facts,
+    find_authorities,
     make_trust,
     read_file,
     read_signer,
@@ -32,9 +37,12 @@ from harmony4.server.cli.keys import (
 from harmony4.server.cli.options import EPILOG, File, Json, Output, Quiet, Track, prose, target_name, usage
 from harmony4.server.cli.output import fields, say, say_json
 from harmony4.server.cli.progress import Meter
-from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink, spooled
+from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, put, shown, sink, spooled
 from harmony4.server.cli.values import format_duration, parse_pts, plain
 from harmony4.server.facts import token_facts
+
+if TYPE_CHECKING:
+    from harmony4.crypto.timestamp import TimeStamp
 
 __all__ = ["register"]
 
@@ -87,23 +95,54 @@ def sign_command(
         ),
     ] = None,
     passphrase_file: PassphraseFile = None,
+    timestamp_request: Annotated[
+        str | None,
+        typer.Option(
+            "--timestamp-request",
+            metavar="OUT.tsq",
+            help="Also write what an authority is to be asked for: a time stamp over this signature.",
+            show_default=False,
+        ),
+    ] = None,
+    timestamp_token: Annotated[
+        str | None,
+        typer.Option(
+            "--timestamp-token",
+            metavar="FILE",
+            help="Do not sign: put this time stamp (RFC 3161) behind the signature that it is over. It must "
+            "be by an --authority.",
+            show_default=False,
+        ),
+    ] = None,
+    authority: Authorities = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Sign a container.
+    """Sign a container, or put a time stamp behind its signature.
 
     Everything in it is checked first. The signature is put behind the seal; blocks, head and tables stay as
     they are, and FILE is replaced only when the signed one is complete and on disk. The same key, subject and
     revision give the same signature, so signing again changes nothing.
+
+    A time stamp shows that the signature was there at a time, by the word of an authority. Send it the
+    request (`curl -H 'Content-Type: application/timestamp-query' --data-binary @OUT.tsq ADDRESS -o TOKEN`),
+    and run the command once more with --timestamp-token.
     """
-    signer = read_signer(key, subject, revision, cert, passphrase_file)
+    if timestamp_token is not None:
+        if key is not None or timestamp_request is not None:
+            raise UsageError("a time stamp is put there without a key", expected="--timestamp-token alone")
+        act: _Signing | _Stamping = _stamping(timestamp_token, authority)
+    elif authority:
+        raise UsageError("an authority is for a time stamp", expected="--timestamp-token FILE")
+    else:
+        act = _Signing(read_signer(key, subject, revision, cert, passphrase_file))
     if output is None and file == STANDARD:
         raise UsageError("what comes from standard input is signed into a file: use -o OUT")
     with contextlib.ExitStack() as stack:
         if output is None:
             path = os.path.realpath(file)
             meter = stack.enter_context(Meter(f"checking {plain(shown(file))}", _size(path), quiet=quiet))
-            report = sign_file(path, signer, progress=meter)
+            report = act.file(path, meter)
         else:
             check_not_same(file, output)
             source = stack.enter_context(spooled(file))
@@ -112,11 +151,53 @@ def sign_command(
             if isinstance(target, str):
                 whole = AtomicFile(target)
                 stack.callback(whole.abort)
-                report = sign_container(source, whole, signer, progress=meter)
+                report = act.copy(source, whole, meter)
                 whole.commit()
             else:
-                report = sign_container(source, target, signer, progress=meter)
-    _report(report, file if output is None else output, json=json, quiet=quiet)
+                report = act.copy(source, target, meter)
+    if timestamp_request is not None:
+        from harmony4.crypto.timestamp import request_for  # takes its time, and few need it
+
+        put(request_for(report.signature.pack()), timestamp_request)
+    what = act.what if report.added else f"{act.what} already"
+    _report(report, file if output is None else output, what, json=json, quiet=quiet)
+
+
+class _Signing:
+    what = "signed"
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    def file(self, path: str, meter: Meter) -> SignReport:
+        return sign_file(path, self._signer, progress=meter)
+
+    def copy(self, source: ReadAt, out: Writable, meter: Meter) -> SignReport:
+        return sign_container(source, out, self._signer, progress=meter)
+
+
+class _Stamping:
+    what = "has the time stamp"
+
+    def __init__(self, stamp: TimeStamp) -> None:
+        self._stamp = stamp
+
+    def file(self, path: str, _: Meter) -> SignReport:
+        return stamp_file(path, self._stamp)
+
+    def copy(self, source: ReadAt, out: Writable, _: Meter) -> SignReport:
+        return stamp_container(source, out, self._stamp)
+
+
+def _stamping(token: str, authority: list[str] | None) -> _Stamping:
+    """A time stamp that an authority made. Raises UsageError, FormatError, SealError, SourceError."""
+    if not authority:
+        raise UsageError("who is believed about the time?", expected="--authority CA.pem")
+    from harmony4.crypto.timestamp import TimeStamp  # as above
+
+    stamp = TimeStamp.parse(read_file(token, "the time stamp"))
+    stamp.check(find_authorities(authority))
+    return _Stamping(stamp)
 
 
 def _size(path: str) -> int | None:
@@ -126,7 +207,7 @@ def _size(path: str) -> int | None:
         return None
 
 
-def _report(report: SignReport, output: str, *, json: bool, quiet: bool) -> None:
+def _report(report: SignReport, output: str, what: str, *, json: bool, quiet: bool) -> None:
     to_stderr, signature = output == STANDARD, report.signature
     if json:
         facts = {
@@ -142,8 +223,7 @@ def _report(report: SignReport, output: str, *, json: bool, quiet: bool) -> None
         say_json(facts, to_stderr=to_stderr)
     elif not quiet:
         name = "standard output" if to_stderr else plain(output)
-        said = "signed" if report.added else "was signed by this key already"
-        say(f"{name}: {said}", f"head {report.head.hex()}", f"key {signature.key.hex()}", to_stderr=to_stderr)
+        say(f"{name}: {what}", f"head {report.head.hex()}", f"key {signature.key.hex()}", to_stderr=to_stderr)
 
 
 def prove_command(
@@ -169,16 +249,7 @@ def prove_command(
         prover = Prover(reader)
         proof = prover.seek(pts or [], track) if bytes_ is None else prover.range(*_half_open(bytes_), track)
         data = proof.pack()
-    with sink(output) as target:
-        if isinstance(target, str):
-            whole = AtomicFile(target)
-            try:
-                whole.write(data)
-                whole.commit()
-            finally:
-                whole.abort()
-        else:
-            target.write(data)
+    put(data, output)
     if not quiet:
         name = "standard output" if output == STANDARD else plain(output)
         signatures = f"{len(proof.signatures)} signatures" if len(proof.signatures) != 1 else "1 signature"
@@ -193,7 +264,7 @@ def _half_open(both: tuple[int, int]) -> tuple[int, int]:
 
 
 def check_command(
-    proof: Annotated[str, typer.Argument(metavar="PROOF.json", help="The proof.", show_default=False)],
+    proof: Annotated[str, typer.Argument(metavar="PROOF", help="The proof.", show_default=False)],
     trust: Trusted = None,
     pts: Times = None,
     bytes_: Bytes = None,
@@ -207,7 +278,9 @@ def check_command(
 ) -> None:
     """Check a proof without the container.
 
-    It must show what answers each --pts, or all blocks of --bytes, in a container that a trusted key signed.
+    It must show what answers each --pts, or all blocks of --bytes, in a container that a trusted key signed;
+    one of `harmony4 diff --proof` must show that a stream only grew.
+
     With only --trust, every container passes that the key ever signed: say which one with --head, or with
     --subject and the lowest --revision that you accept.
 
@@ -216,10 +289,16 @@ def check_command(
     wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked)
     if wanted is None:
         raise UsageError("whom to believe? Give --trust PUB.pem, or --head HEX")
-    if not pts and bytes_ is None:
-        raise UsageError("what is to be proven? Give --pts T, or --bytes FIRST LAST")
     data = read_file(proof, "the proof").removesuffix(b"\n")
+    growth = f'"format":"{GROWTH_FORMAT}"'.encode() in data
+    if growth == (bool(pts) or bytes_ is not None):
+        raise UsageError(
+            "what is to be proven? Give --pts T or --bytes FIRST LAST; nothing where a stream grew"
+        )
     try:
+        if growth:
+            _say_grown(verify_growth(data, wanted), proof, json=json, quiet=quiet)
+            return
         checked = check_proof(data, wanted)
         facts, lines = _proven(checked, pts or [], bytes_, track)
     except (FormatError, LimitError) as error:
@@ -240,6 +319,20 @@ def check_command(
         )
     elif not quiet:
         say(f"{plain(proof)}: proven", *lines, *_trust_lines(checked, pinned))
+
+
+def _say_grown(grown: Grown, proof: str, *, json: bool, quiet: bool) -> None:
+    if json:
+        facts = {"blocks": list(grown.blocks), "final": list(grown.final)}
+        say_json({"ok": True, **facts, "signature": accepted_facts(grown.accepted[1])})
+    elif not quiet:
+        later = "container" if grown.final[1] else "checkpoint"
+        say(
+            f"{plain(proof)}: proven",
+            f"the later {later} begins with all {grown.blocks[0]} blocks of the earlier one, and has "
+            f"{grown.blocks[1]}",
+            f"signed by {grown.accepted[1].key.fingerprint.hex()}, revision {grown.accepted[1].revision}",
+        )
 
 
 def _proven(

@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, cast
 
 from harmony4.crypto.errors import SourceError, StorageError
 from harmony4.h4mk import FileSource, H4MKReader
+from harmony4.h4mk.target import AtomicFile
 
 __all__ = [
     "STANDARD",
@@ -29,6 +30,7 @@ __all__ = [
     "named",
     "open_container",
     "open_file",
+    "put",
     "sequential",
     "shown",
     "sink",
@@ -119,6 +121,20 @@ def sink(path: str) -> contextlib.AbstractContextManager[BinaryIO | str]:
     if stat.S_ISREG(mode):
         return contextlib.nullcontext(os.path.realpath(path))
     return _device(path)
+
+
+def put(data: bytes, path: str) -> None:
+    """Write a small file, complete or not at all, or a stream. Raises StorageError."""
+    with sink(path) as target:
+        if not isinstance(target, str):
+            target.write(data)
+            return
+        whole = AtomicFile(target)
+        try:
+            whole.write(data)
+            whole.commit()
+        finally:
+            whole.abort()
 
 
 @contextlib.contextmanager

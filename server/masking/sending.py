@@ -8,12 +8,13 @@ from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import GUARD
+from harmony4.server.serving.connection import Connection
 from harmony4.server.streams.spill import Spill
 
 __all__ = ["send_what_comes"]
@@ -87,5 +88,8 @@ async def _next(request: web.Request, spill: Spill) -> bytes:
 
 def _abort(request: web.Request) -> None:
     """Break the connection off: nobody must take what is out for the whole."""
-    if request.transport is not None:
+    protocol = request.protocol
+    if request.version < HttpVersion11 and isinstance(protocol, Connection):
+        protocol.reset()  # without a length or chunks the end of a connection is the end of an answer
+    elif request.transport is not None:
         request.transport.abort()

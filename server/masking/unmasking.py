@@ -20,7 +20,7 @@ from harmony4.server.keys import KEYRING
 from harmony4.server.library import Container
 from harmony4.server.masking.keys import Keyring
 
-__all__ = ["can_unmask", "is_opened_by", "may_use_keys", "unmasked_for", "wants_masked"]
+__all__ = ["can_unmask", "is_opened_by", "may_use_keys", "shows_unmasked", "unmasked_for", "wants_masked"]
 
 
 def wants_masked(request: web.Request) -> bool:
@@ -47,6 +47,12 @@ def is_opened_by(keyring: Keyring, ids: tuple[bytes, ...]) -> MasterKey | None:
 def can_unmask(request: web.Request, container: Container) -> bool:
     """Whether the caller gets the unmasked bytes of a masked container."""
     return may_use_keys(request) and is_opened_by(request.app[KEYRING], container.key_ids) is not None
+
+
+def shows_unmasked(request: web.Request, container: Container) -> bool:
+    """Whether addresses in an answer lead to unmasked bytes: where the caller gets them, and does not ask for
+    `masked=1`. Raises UsageError."""
+    return not wants_masked(request) and can_unmask(request, container)
 
 
 async def unmasked_for(request: web.Request, container: Container) -> Unmasked:

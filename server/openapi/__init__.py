@@ -10,7 +10,7 @@ from aiohttp import web
 
 from harmony4.server.guard.policy import needed_scope
 from harmony4.server.guard.sessions import COOKIE
-from harmony4.server.openapi import bringing, reading, streams
+from harmony4.server.openapi import bringing, masking, reading, streams
 from harmony4.server.openapi.parts import problems
 from harmony4.server.openapi.schemas import SCHEMAS
 
@@ -32,7 +32,7 @@ def routes() -> list[web.RouteDef]:
 def document() -> dict[str, Any]:
     """The description as a JSON value."""
     paths = reading.paths()
-    for more in (bringing.paths(), streams.paths()):
+    for more in (bringing.paths(), streams.paths(), masking.paths()):
         for path, item in more.items():
             paths[path] = item | paths.get(path, {})
     return {

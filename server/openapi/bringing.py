@@ -9,6 +9,7 @@ from harmony4.server.intake.tusfields import CHUNK_TYPE
 from harmony4.server.openapi.parts import (
     CUT,
     HEADER,
+    MASK,
     NAME,
     TEXT,
     TITLES,
@@ -34,6 +35,7 @@ def paths() -> dict[str, Any]:
                 [
                     query("name", "Path of the new container; without it the container is sent back", TEXT),
                     *_EXPORT,
+                    *MASK,
                     query("job", "1: answer when the body has arrived, and go on", {"enum": ["0", "1"]}),
                     request_header("If-Match"),
                 ],
@@ -42,7 +44,7 @@ def paths() -> dict[str, Any]:
                     "201": answer("The container is in the library", "Exported"),
                     "202": answer("The container will be in the library", "Job"),
                     **problems(
-                        *("400", "408", "409", "412", "413", "415", "422", "429", "500", "503", "507")
+                        *("400", "403", "408", "409", "412", "413", "415", "422", "429", "500", "503", "507")
                     ),
                 },
             )
@@ -73,7 +75,7 @@ def paths() -> dict[str, Any]:
                 {
                     "201": _tus("Its address", "Location", *_TUS_PROGRESS),
                     **problems(
-                        *("400", "408", "409", "412", "413", "415", "429", "460", "503", "507"),
+                        *("400", "403", "408", "409", "412", "413", "415", "429", "460", "503", "507"),
                     ),
                 },
             )

@@ -11,6 +11,8 @@ __all__ = [
     "DOWNLOAD",
     "HEADER",
     "INT",
+    "MASK",
+    "MASKED",
     "NAME",
     "TEXT",
     "TIME",
@@ -36,7 +38,7 @@ TITLES: Final = {
     "304": "What the client has is still right",
     "400": "The request is not valid",
     "401": "A token is needed, or what was shown does not hold",
-    "403": "The token does not allow this, or the page that asks is of another origin",
+    "403": "The token does not allow this, a key is not there, or the page that asks is of another origin",
     "404": "No such container, track or keyframe",
     "405": "The route does not know this method",
     "406": "There is no such form of it",
@@ -167,6 +169,16 @@ VERSION: Final = query(
 )
 PROOF: Final = query("proof", "1: a proof of the answer comes with it", {"enum": ["0", "1"]})
 DOWNLOAD: Final = query("download", "1: the answer is to be saved as a file", {"enum": ["0", "1"]})
+MASKED: Final = query(
+    "masked",
+    "1: of masked media the bytes as they are stored; 0, which a signed address has to say: as they were",
+    {"enum": ["0", "1"]},
+)
+MASK: Final = [
+    query("mask", "Ids or names of keys of the server, with commas: mask the media with them", TEXT),
+    query("random_salt", "1, with mask: a random key for the file, in one pass", {"enum": ["0", "1"]}),
+    query("keep_plaintext", "1, with mask: every track a second time, not masked", {"enum": ["0", "1"]}),
+]
 TIME: Final = [
     query("pts", "The blocks that show this time, microseconds", {"type": "integer", "minimum": 0}),
     query("end_pts", "Up to this time instead of the end", {"type": "integer", "minimum": 1}),

@@ -8,6 +8,7 @@ from harmony4.server.catalogue import SORTS
 from harmony4.server.openapi.parts import (
     DOWNLOAD,
     HEADER,
+    MASKED,
     NAME,
     PROOF,
     TIME,
@@ -37,15 +38,17 @@ def paths() -> dict[str, Any]:
         "/video/range": both(
             "range",
             "A track's stream or the blocks of a time, whole or ranges of it",
-            [NAME, TRACK, *TIME, VERSION, DOWNLOAD],
+            [NAME, TRACK, *TIME, MASKED, VERSION, DOWNLOAD],
             TIME_HEADERS,
+            "403",
             "409",
         ),
         "/video/range/{track}.{ext}": both(
             "range_named",
             "The same under a path that ends in the media's true extension",
-            [path("track", "integer"), path("ext", "string"), NAME, *TIME, VERSION, DOWNLOAD],
+            [path("track", "integer"), path("ext", "string"), NAME, *TIME, MASKED, VERSION, DOWNLOAD],
             TIME_HEADERS,
+            "403",
             "409",
         ),
         "/container": both(
@@ -68,6 +71,7 @@ def paths() -> dict[str, Any]:
                     ),
                     TRACKS,
                     PROOF,
+                    MASKED,
                     VERSION,
                 ],
                 {
@@ -80,7 +84,7 @@ def paths() -> dict[str, Any]:
             "post": operation(
                 "seek_many",
                 "The keyframes at or before up to 10 000 times, in the order asked",
-                [NAME, TRACKS, PROOF, VERSION],
+                [NAME, TRACKS, MASKED, PROOF, VERSION],
                 {
                     "200": answer("The keyframes", "Seeks", "ManyProven"),
                     **problems("400", "404", "408", "410", "413", "415", "500", "503"),
@@ -134,7 +138,7 @@ def paths() -> dict[str, Any]:
             "get": operation(
                 "info",
                 "Structure, tracks, metadata and integrity state",
-                [NAME, VERSION],
+                [NAME, MASKED, VERSION],
                 {"200": answer("The facts", "Info"), **problems("400", "404", "410", "500", "503")},
             )
         },
@@ -158,6 +162,7 @@ def paths() -> dict[str, Any]:
                         "Order; with - in reverse",
                         {"enum": [m + s for s in SORTS for m in ("", "-")]},
                     ),
+                    MASKED,
                 ],
                 {"200": answer("A page of the library", "Media"), **problems("400")},
             ),

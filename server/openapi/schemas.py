@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from harmony4.crypto.mask import MODES
 from harmony4.server.errors import PROBLEMS
 from harmony4.server.guard.scopes import SCOPES
 from harmony4.server.openapi.parts import INT, TEXT, object_of
@@ -66,6 +67,18 @@ _EXPORTED: Final = {
     "timing": {"enum": ["demux", "hint"]},
     "note": {"type": ["string", "null"]},
 }
+_MASK: Final = {
+    "oneOf": [
+        {"type": "null"},
+        object_of(
+            {
+                "mode": {"enum": list(MODES)},
+                "keys": {"type": ["array", "null"], "items": TEXT},
+                "unmaskable": {"type": "boolean"},
+            }
+        ),
+    ]
+}
 _JOB: Final = object_of(
     {
         "id": TEXT,
@@ -126,6 +139,7 @@ SCHEMAS: Final = {
             "size": INT,
             "duration": INT,
             "blocks": {"type": "integer"},
+            "mask": _MASK,
             "tracks": {"type": "array", "items": {"type": "object"}},
         }
     ),
@@ -133,7 +147,9 @@ SCHEMAS: Final = {
         {
             "items": {
                 "type": "array",
-                "items": object_of({"name": {"type": ["string", "null"]}, "size": {"type": "integer"}}),
+                "items": object_of(
+                    {"name": {"type": ["string", "null"]}, "size": {"type": "integer"}}, mask=_MASK
+                ),
             },
             "next": {"type": ["string", "null"]},
             "total": {"type": "integer"},

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
 from typing import Final
@@ -29,7 +30,7 @@ from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
 from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS
 from harmony4.server.query import cache_control
-from harmony4.server.reading.buffers import Buffers
+from harmony4.server.reading.buffers import LARGE, SMALL, Buffers
 from harmony4.server.reading.express import offer_range
 from harmony4.server.reading.fields import asked_fields
 from harmony4.server.reading.ranges import ByteRange, decide
@@ -222,33 +223,31 @@ async def _filled(fill: Fill, buffers: Buffers, body: ByteRange) -> AsyncGenerat
     """What threads put into buffers: into one while the other one goes out, as long as the client is fast."""
     clock = asyncio.get_running_loop().time
     start, left, fast = body.start, body.length, True
-    held, returned = [buffers.take()], False
+    held: deque[memoryview] = deque()
     ahead: asyncio.Future[int] | None = None
+
+    def begin() -> asyncio.Future[int]:
+        held.append(buffers.take(min(left, LARGE if fast else SMALL)))
+        return asyncio.ensure_future(asyncio.to_thread(fill, start, held[-1][:left]))
+
     try:
         while left:
-            returned = False
-            if ahead is None:
-                count = await asyncio.to_thread(fill, start, held[0][:left])
-            else:
-                count, ahead = await ahead, None
-                held.reverse()
+            ahead = ahead or begin()
+            count, ahead = await ahead, None
             start, left = start + count, left - count
-            if left and fast:
-                if len(held) == 1:
-                    held.append(buffers.take())
-                ahead = asyncio.ensure_future(asyncio.to_thread(fill, start, held[1][:left]))
+            if left and fast and buffers.plenty:
+                ahead = begin()
             began = clock()
             yield [held[0][:count]]
-            returned = True
             fast = clock() - began < _SOON
+            buffers.give(held.popleft(), again=True)
     finally:
         if ahead is not None:
             # Neither container nor buffer may be taken from the thread, which needs no longer than for one.
             await asyncio.wait([ahead])
-            ahead.exception()
-            returned = False
-        if returned:
-            buffers.give(held)  # else something of them may still wait in the transport
+            ahead.cancelled() or ahead.exception()
+        while held:
+            buffers.give(held.popleft(), again=False)  # something of it may still wait in the transport
 
 
 async def _mapped(

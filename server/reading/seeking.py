@@ -19,7 +19,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.facts import SeekCard
 from harmony4.server.keys import CONFIG, GUARD, LIBRARY
 from harmony4.server.library import Container
-from harmony4.server.masking.unmasking import can_unmask
+from harmony4.server.masking.unmasking import shows_unmasked
 from harmony4.server.query import (
     REVALIDATE,
     asked_track,
@@ -67,7 +67,7 @@ async def get_seek(request: web.Request) -> web.Response:
         cache = _cache(request, container, track)
         answer = _one if len(targets) == 1 else _many
         own = _addressing(request)
-        unmasked = can_unmask(request, container)
+        unmasked = shows_unmasked(request, container)
         found = None
         # Without a card the header blocks are still to be looked up.
         if len(targets) <= _FEW and (track, unmasked) in container.cards:
@@ -94,7 +94,7 @@ async def post_seek(request: web.Request) -> web.Response:
             return json_text(await _aligned(request, container, targets, many=True), "no-store")
         track = asked_track(request, container.reader)
         _cache(request, container, track)
-        own, unmasked = _addressing(request), can_unmask(request, container)
+        own, unmasked = _addressing(request), shows_unmasked(request, container)
         card = await asyncio.to_thread(partial(container.card, track, unmasked=unmasked))
         return json_text(await asyncio.to_thread(_many, container.reader, targets, own(card)), "no-store")
 
@@ -179,7 +179,7 @@ async def _aligned(
     request: web.Request, container: Container, targets: list[int], *, many: bool = False
 ) -> str:
     """The answers of all tracks as JSON text, found in a thread; `many`: a list even for one time."""
-    tracks, unmasked = len(container.reader.tracks), can_unmask(request, container)
+    tracks, unmasked = len(container.reader.tracks), shows_unmasked(request, container)
     if len(targets) > max(1, MAX_TARGETS // tracks):
         raise LimitError(
             "too many times for so many tracks in one request",
@@ -211,7 +211,7 @@ async def _proven(
         raise UsageError("a proof is of one track", expected="track=0, 1, …")
     track = asked_track(request, container.reader)
     cache = _cache(request, container, track)
-    own, unmasked = _addressing(request), can_unmask(request, container)
+    own, unmasked = _addressing(request), shows_unmasked(request, container)
 
     def find() -> str:
         card = own(container.card(track, unmasked=unmasked))

@@ -12,7 +12,7 @@ from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server import facts
 from harmony4.server.keys import GUARD, LIBRARY
-from harmony4.server.masking.unmasking import can_unmask, unmasked_for, wants_masked
+from harmony4.server.masking.unmasking import can_unmask, shows_unmasked, unmasked_for, wants_masked
 from harmony4.server.players.presentation import player_urls
 from harmony4.server.query import (
     REVALIDATE,
@@ -107,10 +107,10 @@ async def get_info(request: web.Request) -> web.Response:
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
         cache = cache_control(request, *facts.etags(reader, 0))
-        unmasked = can_unmask(request, container)
+        unmasked = shows_unmasked(request, container)
         answer = {"name": name, **await asyncio.to_thread(facts.info_facts, reader)}
         if answer["mask"] is not None:
-            answer["mask"]["unmaskable"] = unmasked
+            answer["mask"]["unmaskable"] = can_unmask(request, container)
             cache = REVALIDATE  # another caller, or another day, has another answer
         for number, track in enumerate(answer["tracks"]):
             url = facts.range_url(reader, name, number, unmasked=unmasked)

@@ -6,18 +6,19 @@ A client that comes back gets what follows its last token; what comes before is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
 from harmony4.crypto.digest import sha256
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, Unmasked
 from harmony4.server import facts
 from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.exports import admitted
 from harmony4.server.keys import CONFIG, DESK, LIBRARY, STATE, STATUS
+from harmony4.server.masking.unmasking import unmasked_for
 from harmony4.server.query import asked_track, container_name, integer
 from harmony4.server.spectra import stored_tokens
 from harmony4.server.state import Spool
@@ -41,7 +42,7 @@ def routes() -> list[web.RouteDef]:
 async def get_sound(request: web.Request) -> web.StreamResponse:
     """Spectral tokens of a track: 200, 204 where a client comes back that has all of them.
 
-    Refused before the first token: 400, 404, 406, 422, 429, 503.
+    Refused before the first token: 400, 403, 404, 406, 422, 429, 503.
     """
     if "job" in request.query:
         return await get_kept(request)
@@ -52,6 +53,7 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
     with await request.app[LIBRARY].open(name) as container:
         reader = container.reader
         track = asked_track(request, reader) if "track" in request.query else _sounding(reader)
+        unmasked = await unmasked_for(request, container) if reader.tracks[track].info.masked else None
         plain = "track" not in request.query and asked.stream is None and not asked.each
         stored = stored_tokens(reader, asked.profile) if plain else None
         seal = _seal(reader, asked)
@@ -84,7 +86,7 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
                 resumable=True,
             )
             making.patient = True
-            return await making.run(_pieces(reader, track, request.app[DESK].room))
+            return await making.run(_pieces(unmasked or reader, track, request.app[DESK].room))
 
         config = request.app[CONFIG]
         if stored is not None:  # nothing is computed, and nothing written
@@ -111,12 +113,21 @@ def _seal(reader: H4MKReader, asked: SoundAsked) -> str:
     return sha256(b"h4mk spectrum\0" + what + b"\0" + head)[:4].hex()
 
 
-async def _pieces(reader: H4MKReader, track: int, room: Room) -> AsyncIterator[bytes]:
-    """The track's stream, block by block, each checked."""
-    blocks, read, looked = reader.blocks(track), 0, 0
-    while (block := await asyncio.to_thread(next, blocks, None)) is not None:
-        read += len(block.payload)
+async def _pieces(source: H4MKReader | Unmasked, track: int, room: Room) -> AsyncIterator[bytes]:
+    """The track's stream, block by block, each checked; unmasked where it has to be."""
+    payloads, read, looked = _payloads(source, track), 0, 0
+    while (payload := await asyncio.to_thread(next, payloads, None)) is not None:
+        read += len(payload)
         if read - looked >= LOOK:
             looked = read  # all of it may have to be spooled
             await asyncio.to_thread(room.check, roughly=True)
-        yield block.payload
+        yield payload
+
+
+def _payloads(source: H4MKReader | Unmasked, track: int) -> Iterator[bytes]:
+    if isinstance(source, H4MKReader):
+        for block in source.blocks(track):
+            yield block.payload
+    else:
+        for _, payload in source.blocks(track):
+            yield bytes(payload)

@@ -30,6 +30,7 @@ from bench.long import long
 from bench.mask import mask
 from bench.measure import ROOT, Others, Place, Table
 from bench.playlists import playlists
+from bench.proofs import proofs
 from bench.ranges import ranges
 from bench.seeking import seeking
 from bench.slow import slow
@@ -53,6 +54,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "playlists": playlists,
     "streams": streams,
     "spectrum": spectrum,
+    "proofs": proofs,
 }
 QUICK = (
     "ranges",
@@ -67,6 +69,7 @@ QUICK = (
     "bundles",
     "streams",
     "spectrum",
+    "proofs",
 )
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"

@@ -43,8 +43,8 @@ def holed(gone, *, lost, **changes):
     )
 
 
-def masked(**changes):
-    """H4MK A.4"""
+def masked(later=(), **changes):
+    """H4MK A.4; `later`: entries of the history behind the mask."""
     blocks = [
         {**block, "payload": spec_value(f"safe_{number}"), "tag": spec_value(f"tag_{number}")}
         for number, block in enumerate(BLOCKS)
@@ -55,10 +55,10 @@ def masked(**changes):
         "mask": {"commit": commit, "mode": "deterministic"},
         "tracks": [{**TRACK, "masked": True}],
     }
-    heads = spec_value("heads").hex()  # wrapped
-    mask = {"args": {"heads": heads}, "inputs": [{"head": "00" * 32}], "op": "mask"}
+    arguments = {name: spec_value(name).hex() for name in ("heads", "whole")}
+    mask = {"args": arguments, "inputs": [{"head": "00" * 32}], "op": "mask"}
     keys = changes.pop("keys", spec_value("keys_payload_start").ljust(520, b"\0"))
-    return container(trak, blocks, keys=keys, history=[EXPORT, mask], **changes)
+    return container(trak, blocks, keys=keys, history=[EXPORT, mask, *later], **changes)
 
 
 def signed(**changes):
