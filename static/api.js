@@ -26,8 +26,7 @@ async function json(path, query = {}, options = {}) {
 export const media = (query, signal) => json("media", query, { signal });
 export const info = (name, signal) => json("video/info", { name }, { signal });
 export const seek = (name, pts, track) => json("video/seek", { name, pts, track });
-export const seekMany = (name, pts) =>
-  json("video/seek", { name }, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ pts }) });
+export const seekMany = (name, times) => json("video/seek", { name, pts: times.join(",") });
 export const proof = (name, track, range, signal) => json("video/proof", { name, track, range }, { signal });
 
 /** The times of all keyframes of a track, or of the first million of them. */
