@@ -4,7 +4,7 @@
 import * as api from "./api.js";
 import { Chunks } from "./chunks.js";
 import { element } from "./dom.js";
-import { bytes, clock, count } from "./format.js";
+import { bytes, clock, count, sentence } from "./format.js";
 import { equal, hex } from "./h4mk.js";
 import { sha256 } from "./masking.js";
 import { checkProof, parsePem } from "./proofs.js";
@@ -19,7 +19,7 @@ export function open(context, root) {
     root.replaceChildren(element("p", { class: "verdict fault" }, "This container is not sealed: there is no root to check it against. ", element("code", {}, "harmony4 recover"), " makes a sealed one of what is there."));
     return;
   }
-  const pem = element("textarea", { id: "pem", rows: 3, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
+  const pem = element("textarea", { id: "pem", rows: 4, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
   pem.value = localStorage.getItem(KEY) ?? "";
   const file = element("input", { type: "file", class: "aside", accept: ".pem" });
   const lie = element("input", { type: "checkbox", id: "lie" });
@@ -87,7 +87,7 @@ export function open(context, root) {
     } catch (error) {
       if (signal.aborted) return;
       if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
-      else tell(`${error.message[0].toUpperCase()}${error.message.slice(1)}.`.replace("..", "."), "fault");
+      else tell(sentence(error.message), "fault");
     } finally {
       stop.hidden = true;
     }

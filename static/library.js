@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
-import { bytes, clock, count } from "./format.js";
+import { bytes, clock, count, sentence } from "./format.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
 import { VirtualList } from "./virtual.js";
@@ -57,7 +57,7 @@ export async function load() {
 function again(error) {
   const button = element("button", { type: "button", class: "quiet" }, "Try again");
   button.addEventListener("click", load);
-  return [...note("The library cannot be shown", error.message), button];
+  return [...note("The library cannot be shown", sentence(error.message)), button];
 }
 
 async function fetchPage(mine, limit) {

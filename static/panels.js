@@ -2,6 +2,7 @@
 // starts ends with context.signal.
 
 import { $, element, note } from "./dom.js";
+import { sentence } from "./format.js";
 import * as facts from "./facts.js";
 
 const MODULES = {
@@ -66,6 +67,6 @@ async function fill() {
     if (!mine.signal.aborted) await panel.open({ ...context, signal: mine.signal }, root);
   } catch (error) {
     if (mine.signal.aborted || error.name === "AbortError") return;
-    root.replaceChildren(element("div", { class: "note" }, ...note("This cannot be shown", error.message)));
+    root.replaceChildren(element("div", { class: "note" }, ...note("This cannot be shown", sentence(error.message))));
   }
 }

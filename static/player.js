@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
-import { bytes, clock } from "./format.js";
+import { bytes, clock, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as panels from "./panels.js";
 import { Timeline, before } from "./timeline.js";
@@ -38,7 +38,7 @@ export async function show(name, start) {
     $("view-note").hidden = false;
     $("view-note").classList.remove("idle");
     const missing = error.code === "not-found";
-    $("view-note").replaceChildren(...note(missing ? "There is no such container" : "This container cannot be opened", missing ? name : `${name}: ${error.message}`));
+    $("view-note").replaceChildren(...note(missing ? "There is no such container" : "This container cannot be opened", missing ? name : `${name}: ${sentence(error.message)}`));
     return;
   } finally {
     $("player").removeAttribute("aria-busy");
@@ -213,7 +213,7 @@ export const tenth = (digit) => jump(Math.round((timeline.duration * digit) / 10
 
 export function fail(message) {
   $("numbers").hidden = true;
-  $("seek-problem").textContent = message;
+  $("seek-problem").textContent = sentence(message);
   $("seek-problem").hidden = false;
 }
 

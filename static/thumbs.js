@@ -67,7 +67,7 @@ async function draw(item, width, height) {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
   const track = item.tracks[0];
-  const plain = track && !item.mask && item.range_url;
+  const plain = track && (!item.mask || item.mask.unmaskable) && item.range_url;
   if (plain && track.kind === "video" && Number(item.duration) < POSTER && (await poster(item, context).then(() => true, () => false))) return canvas;
   const stored = item.tracks.some((one) => one.kind === "tokens");
   if (plain && track.kind === "audio" && (stored || Number(item.duration) < SOUND) && (await spectrum(item, context).then(() => true, () => false))) return canvas;

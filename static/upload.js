@@ -2,7 +2,7 @@
 
 import { Problem, jobUrl, listen } from "./api.js";
 import { $, element } from "./dom.js";
-import { bytes, count } from "./format.js";
+import { bytes, count, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as session from "./session.js";
 import { Transfer } from "./tus.js";
@@ -140,7 +140,7 @@ class Upload {
   fail(problem) {
     if (this.over) return;
     this.end(problem.code === "exists" ? "Replace" : "Close");
-    this.says.textContent = problem.message;
+    this.says.textContent = problem.code === "exists" ? "A container of that name is there already." : sentence(problem.message);
     this.says.classList.add("bad");
   }
 

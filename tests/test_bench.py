@@ -67,4 +67,6 @@ def test_proofs_run_end_to_end() -> None:
 @needs_chromium
 def test_the_page_runs_end_to_end() -> None:
     lines = told("page")
-    assert sum(unit in line for line in lines for unit in ("paint", "over the wire", "picture", "frames/s")) >= 4
+    assert (
+        sum(unit in line for line in lines for unit in ("paint", "over the wire", "picture", "frames/s")) >= 4
+    )

@@ -368,7 +368,7 @@ def test_drop_and_cancel(page: Page, server: Server) -> None:
     assert 0 < page.eval_on_selector(f"{large} progress", "(bar) => bar.value / bar.max") < 1
     page.click(f"{large} button")
     page.wait_for_selector(f"{large} .bad")
-    assert "cancelled" in page.inner_text("#uploads .upload:nth-child(2) .bad")
+    assert "Cancelled" in page.inner_text("#uploads .upload:nth-child(2) .bad")
     page.wait_for_selector("#uploads .upload:nth-child(1) a")
     until(
         lambda: not any(one["state"] == "receiving" for one in server.get("/jobs").json["jobs"]),
