@@ -113,10 +113,13 @@ def page_on(browser: Browser, url: str, expected: Sequence[str] = (), **options:
     assert faults == []
 
 
-def violations(page: Page) -> list[str]:
-    """What axe-core finds on the page as it stands, one line each."""
-    page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("() => axe.run(document, { resultTypes: ['violations'] })")
+def violations(page: Page, rule: str | None = None) -> list[str]:
+    """What axe-core finds on the page as it stands, one line each; by one of its rules, or by all."""
+    if not page.evaluate("Boolean(window.axe)"):
+        page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate(
+        "(rule) => axe.run({ resultTypes: ['violations'], ...(rule && { runOnly: [rule] }) })", rule
+    )
     return [
         f"{one['id']}: {node['target']} {json.dumps(node['any'][:1] and node['any'][0].get('message'))}"
         for one in found["violations"]

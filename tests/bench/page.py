@@ -1,4 +1,4 @@
-"""The page in a browser: first paint, weight, a seek in ten hours to its picture, scrolling through ten thousand."""
+"""The page in a browser: first paint, weight, seeks in ten hours, scrolling through ten thousand."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def page(place: Place) -> Table:
         )
         shown = _seek(browser, f"{url}?name=long.h4mk", minutes * 60, seeks)
         table.add(
-            f"a seek to a random time in {minutes // 60 or minutes / 60:.3g} hours, from the key to the picture",
+            f"a seek to a random time in {minutes / 60:.3g} hours, from the key to the picture",
             f"{median(shown) * 1e3:.0f} ms, p90 {percentile(shown, 0.9) * 1e3:.0f} ms",
             f"< {PICTURE * 1e3:.0f} ms",
             "640×360, a keyframe each 2 s",
