@@ -632,6 +632,35 @@ def test_what_is_exported_is_described(page: Page) -> None:
     assert {"Container", "publish", "read", "unlock", "mediaType", "duration"} <= set(names)
 
 
+@pytest.mark.parametrize(
+    ("span", "code"),
+    [
+        ("9007199254740991", "none"),
+        ('"9007199254740992"', "none"),
+        ('"9223372036854775807"', "none"),
+        ('"9007199254740991"', "json"),
+        ('"1000000000000000"', "json"),
+        ('"9223372036854775808"', "json"),
+        ('"-9007199254740992"', "json"),
+        ("true", "json"),
+    ],
+)
+def test_integers_of_json(page: Page, span: str, code: str) -> None:  # H4MK 4
+    """Wide ones are strings, others numbers, never the other way round."""
+    trak = {**TRAK, "tracks": [{**TRACK, "masked": False}]}
+    payload = independent.canonical(trak).replace(b'"span":0', f'"span":{span}'.encode())
+    found = page.evaluate(
+        """async (data) => {
+          const { parseJSON, TRAK } = await import("./static/h4mk.js");
+          let value;
+          const [code] = await refused(async () => (value = parseJSON(base64(data), TRAK, "TRAK")));
+          return [code, String(value?.tracks[0].span)];
+        }""",
+        text(payload),
+    )
+    assert found == [code, span.strip('"') if code == "none" else "undefined"]
+
+
 ELSEWHERE = re.compile(
     r"(seek|merk|veri|sign|ancillary|tag|order|facts|keyframe|sequence|lost)-|veri$|tracks-order"
     r"|crc-(seek|merk|sign|veri|ancillary)|size-(seek|merk|sign|time|veri)|tail-(root|signs|veri)|rmap-wrong-leaf"
