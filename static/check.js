@@ -9,6 +9,7 @@ import { equal, hex } from "./h4mk.js";
 import { sha256 } from "./masking.js";
 import { checkProof, parsePem } from "./proofs.js";
 import * as seen from "./seen.js";
+import { before } from "./timeline.js";
 
 const BATCH = 4 * 2 ** 20; // bytes of the stream that one proof is asked for
 const KEY = "harmony4-trust"; // the public key that was trusted last; it is no secret
@@ -144,7 +145,8 @@ async function payload(token, { url, chunks, signal }) {
 }
 
 /** Where the block of the position's keyframe begins, 0 where there is none. */
-async function offsetAt({ name, track, position }) {
+async function offsetAt({ name, track, position, timeline }) {
+  if (before(timeline.keyframes, position()) < 0) return 0; // the server would say 404
   const answer = await api.seek(name, Math.floor(position()), track.track).catch(() => null);
   return answer ? Number(answer.offset) : 0;
 }

@@ -345,8 +345,8 @@ def test_items_that_are_kept(library: Path, tmp_path: Path) -> None:
     item = everything(Catalogue(library))[0]
     assert factstore.FORM == 3
     assert list(item) == [
-        "name", "size", "modified", "state", "duration", "blocks", "title", "head", "signed", "mask", "tracks",
-        "range_url",
+        "name", "size", "modified", "state", "duration", "blocks", "title", "head", "signed", "mask",
+        "tracks", "range_url",
     ]  # fmt: skip
     assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "keyframes", "bytes"]
 

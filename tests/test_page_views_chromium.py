@@ -17,12 +17,13 @@ from playwright.sync_api import Browser, Page
 
 from chromium import chromium
 from harmony4.crypto.signing import SigningKey
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, TrackInfo
+from harmony4.server.bundling import bundle_files
 from harmony4.server.ingest import ExportOptions, export
 from lying import lying
 from needs import BUNNY, ROOT, needs_chromium, needs_ffmpeg
 from pagelib import AXE, BAD_BLOCK, HOURS, MASTER, SIGNING, grey, library, page_on, violations
-from serving import Server, running
+from serving import Server, running, write_container
 from test_page_chromium import FRAME, SCREENSHOTS, SHOWN, jump, open_container, sought
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -492,7 +493,109 @@ def test_an_upload_goes_on_after_a_reload(browser: Browser, tmp_path: Path) -> N
         assert server.get("/video/range?name=film.mp4.h4mk").body == BUNNY.read_bytes()
 
 
+# -- containers of other kinds
+
+
+def test_texts_of_files_are_text(browser: Browser, tmp_path: Path) -> None:
+    """In every panel: what a file says of itself makes no element."""
+    evil = "<img src=x onerror=alert(1)>"
+    info = TrackInfo(codec=evil, kind="data", media_type=evil, name=evil, lang=evil)
+    write_container(tmp_path / "evil.h4mk", [b"<script>alert(2)</script>", b"y"], info=info, title=evil)
+    bundle_files([tmp_path / "evil.h4mk", tmp_path / "evil.h4mk"], tmp_path / f"{evil.replace('/', '')}.h4mk")
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        page.goto(server.url)
+        for name in [item["name"] for item in server.get("/media").json["items"]]:
+            page.click(f'#items a[data-name="{name}"]')
+            page.wait_for_selector("#stage .note")
+            assert evil in page.inner_text("#facts")
+            page.click("#tab-tokens")
+            page.wait_for_selector("#tokens tr[aria-current]")
+            page.click("#tab-container")
+            page.wait_for_selector("#chunks [data-tag=TRAK]")
+            page.click(".trees summary:has-text('tracks') >> nth=0")
+            page.click(".trees details details details summary >> nth=0")
+            says(page, ".trees", evil)
+            says(page, "#hex", "<img src=x")
+            page.click("#tab-check")
+            page.click("#check-go")
+            says(page, "#verdict", "All 2 blocks")
+            page.click("#tab-facts")
+            assert page.query_selector("main img:not([alt]), main script, [onerror]") is None
+            assert page.locator("#track option").count() == (1 if name == "evil.h4mk" else 2)
+
+
+def test_what_is_not_sealed(browser: Browser, root: Path, tmp_path: Path) -> None:
+    """The chunks that are there are shown; there is nothing to check them against."""
+    data = (root / "signed.h4mk").read_bytes()
+    (tmp_path / "cut.h4mk").write_bytes(data[:2500])
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        page.goto(f"{server.url}/?name=cut.h4mk")
+        says(page, "#state", "incomplete")
+        page.click("#tab-container")
+        page.wait_for_selector("#chunks [data-tag=CORE]")
+        page.click("#tab-check")
+        says(page, ".check-panel", "not sealed")
+
+
+def test_several_tracks(browser: Browser, tmp_path: Path) -> None:
+    """A film with subtitles: the player has them, each track can be chosen, all chunks are in the list."""
+    subtitles = tmp_path / "subs.vtt"
+    subtitles.write_text("WEBVTT\n\n00:01.000 --> 00:02.500\none\n\n00:03.000 --> 00:04.000\ntwo")
+    bundle_files([BUNNY, subtitles], tmp_path / "film.h4mk")
+    with H4MKReader(tmp_path / "film.h4mk") as reader:
+        chunks = [one.tag for one in reader.chunks()]
+        blocks = reader.tracks[1].blocks
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        open_container(page, server, "film.h4mk")
+        page.evaluate(SHOWN)
+        assert page.evaluate("document.querySelector('video').textTracks.length") == 1
+        page.click("#tab-container")
+        page.focus("#chunks button")
+        for number, tag in enumerate(chunks, 1):
+            page.wait_for_selector(f"#chunks li[aria-posinset='{number}'] button[data-tag={tag}]")
+            page.keyboard.press("ArrowDown")
+        page.click("#tab-check")
+        page.select_option("#track", "1")
+        page.wait_for_selector("#stage .note")
+        page.click("#check-go")
+        says(page, "#verdict", f"All {blocks} block")
+
+
 # -- everybody
+
+
+def test_by_keyboard_alone(page: Page, server: Server) -> None:
+    """From the address to the check, without a pointer."""
+    page.goto(server.url)
+    page.wait_for_selector("#items a.item")
+
+    def until_focus(selector: str) -> None:
+        for _ in range(30):
+            if page.evaluate("(one) => document.activeElement.matches(one)", selector):
+                return
+            page.keyboard.press("Tab")
+        raise AssertionError(page.evaluate("document.activeElement.outerHTML"))
+
+    page.keyboard.press("/")
+    page.keyboard.type("signed")
+    says(page, "#count", "1 container")
+    until_focus("#items a[data-name='signed.h4mk']")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#stage video")
+    page.evaluate(SHOWN)
+    until_focus("#timeline")
+    page.keyboard.press("ArrowRight")
+    sought(page, 5_000_000)
+    until_focus("#pts")
+    page.keyboard.type("0:08")
+    page.keyboard.press("Enter")
+    sought(page, 8_000_000)
+    until_focus("#tab-facts")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_selector("#check-go")
+    until_focus("#check-go")
+    page.keyboard.press("Enter")
+    says(page, "#verdict", "All 11 blocks")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
