@@ -30,6 +30,28 @@ pytestmark = [needs_chromium, needs_ffmpeg]
 
 LOST = ("Failed to load resource",)
 """What Chromium logs of connections that break."""
+TICKS = """() => new Promise((resolve) => {
+  const canvas = document.querySelector("#ticks");
+  const check = () => {
+    const row = canvas.getContext("2d").getImageData(0, canvas.height - 3, canvas.width, 1).data;
+    const found = new Set(row);
+    if (found.size > 6) resolve();
+    else setTimeout(check, 20);
+  };
+  check();
+})"""
+"""Wait until the keyframes are on the timeline."""
+GREEN = """() => {
+  const canvas = document.querySelector("#ticks");
+  const row = canvas.getContext("2d").getImageData(0, canvas.height - 2, canvas.width, 1).data;
+  const one = document.createElement("canvas").getContext("2d");
+  one.fillStyle = getComputedStyle(canvas).getPropertyValue("--good");
+  one.fillRect(0, 0, 1, 1);
+  const good = one.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
+  const columns = Array.from({ length: canvas.width }, (_, x) => x);
+  return columns.filter((x) => row.slice(4 * x, 4 * x + 3).join() === good).map((x) => x / canvas.width);
+}"""
+"""Where the timeline is green, as parts of its width."""
 UPLOAD = re.compile(r"/uploads/\w+$")
 PLAYS = """() => new Promise((resolve) => {
   const video = document.querySelector("video");
@@ -405,6 +427,22 @@ def test_check_refuses_another_key_and_what_is_none(page: Page, server: Server) 
     page.fill("#pem", "a key")
     page.click("#check-go")
     says(page, "#verdict", "no public key")
+
+
+def test_check_of_ten_hours(page: Page, server: Server) -> None:
+    """It begins where the player is, goes along with it, and can be stopped."""
+    open_container(page, server, "ten-hours.h4mk", "#t=18000")
+    page.evaluate(SHOWN)
+    page.wait_for_selector("#tab-check")
+    page.evaluate(TICKS)
+    page.click("#tab-check")
+    page.fill("#pem", "")
+    page.click("#check-go")
+    says(page, ".check-panel .live", " blocks, ")
+    page.click("button:text('Stop')")
+    says(page, "#verdict", "all of them right")
+    where = page.evaluate(GREEN)
+    assert 0.49 < min(where) < 0.51
 
 
 def test_check_of_masked_media(page: Page, server: Server) -> None:
