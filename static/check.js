@@ -22,6 +22,10 @@ export function open(context, root) {
     root.replaceChildren(element("p", { class: "verdict fault" }, "This container is not sealed: there is no root to check it against. ", element("code", {}, "harmony4 recover"), " makes a sealed one of what is there."));
     return;
   }
+  if (!track.blocks) {
+    root.replaceChildren(element("p", { class: "verdict" }, "This track is empty: there is nothing to check."));
+    return;
+  }
   const pem = element("textarea", { id: "pem", rows: 4, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
   pem.value = localStorage.getItem(KEY) ?? "";
   const file = element("input", { type: "file", class: "aside", accept: ".pem" });
@@ -81,10 +85,10 @@ export function open(context, root) {
       };
       await check(context, trust, lie, found, AbortSignal.any([mine.signal, signal]), say);
       say();
-      const whom = print ? `signed by ${print}` : "the ones of the head that the server named";
+      const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
       if (found.faults) tell(`${count(found.faults, "block is", "blocks are")} not what the root says. First at ${clock(found.first.pts)}: block ${found.first.index}.`, "fault");
       else {
-        tell(`All ${count(found.blocks, "block")} of the track are ${whom}.`, "good");
+        tell(`${found.blocks === 1 ? "The only block is" : `All ${count(found.blocks, "block")} are`} right, ${whom}.`, "good");
         if (print && facts.tracks.length === 1) seen.remember(facts.head);
       }
     } catch (error) {

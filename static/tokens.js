@@ -10,6 +10,10 @@ const SPANS = [10, 30, 120, 600]; // seconds that the bars show
 const HEARD = 600e6; // µs: longer sound is decoded only when asked for
 
 export function open(context, root) {
+  if (context.facts.state === "original") {
+    root.replaceChildren(element("p", { class: "waiting" }, "Files of the original implementation hold no tokens."));
+    return;
+  }
   const { name, track, signal, position } = context;
   const count = element("b", {}, "0");
   const state = element("span", { role: "status" }, "connecting");
@@ -27,7 +31,7 @@ export function open(context, root) {
     element("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Table of tokens" }, table),
     sound,
   );
-  const span = () => Number(spans.value) * 1e6;
+  const span = () => Math.min(Number(spans.value) * 1e6, Number(context.facts.duration) || Infinity);
   let current = null;
   let drawing = false;
   const draw = () => {
