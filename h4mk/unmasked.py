@@ -44,6 +44,9 @@ class Unmasked:
         self._trak = sha256(reader.trak.pack())
         self.whole = self._is_whole()
         """Whether it is shown that no block is missing: not in a file that was cut off, or changed since."""
+        if not self.whole and not any(one.info.masked and one.blocks for one in reader.tracks):
+            # Without a tag TRAK may be anybody's, and plain tracks in it anybody's media.
+            raise SealError("nothing in the container shows that it was masked with this key")
         self._checked: dict[int, bytearray] = {}
 
     def _is_whole(self) -> bool:
