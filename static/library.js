@@ -126,7 +126,8 @@ function row(number) {
     track ? count(track.keyframes, "keyframe") : null,
   ];
   const verified = item.head && seen.verified(item.head) ? element("span", { class: "mark good", title: "every block was checked in this window" }, "verified") : null;
-  const signed = item.signed?.length ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, "signed") : null;
+  const signers = item.signed?.length > 1 ? `${item.signed.length} keys` : item.signed?.[0];
+  const signed = signers ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, `signed by ${signers}`) : null;
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
   const link = element(
     "a",

@@ -295,7 +295,7 @@ def test_spectrum(page: Page, server: Server) -> None:
     page.evaluate(
         """() => new Promise((resolve) => {
           const canvas = document.querySelector("canvas.spectrum");
-          const check = () => Number(canvas.dataset.tokens) > 20 ? resolve() : setTimeout(check, 20);
+          const check = () => Number(canvas.dataset.tokens) > 60 ? resolve() : setTimeout(check, 20);
           check();
         })"""
     )
