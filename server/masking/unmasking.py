@@ -27,7 +27,7 @@ def wants_masked(request: web.Request) -> bool:
     """Whether the query asks for the bytes as they are stored: `masked=1`. Raises UsageError."""
     text = request.query.get("masked", "0")
     if text not in ("0", "1"):
-        raise UsageError("masked is not valid", expected="0 or 1", found=text[:40])
+        raise UsageError("masked is not valid", expected="0 or 1", found=text[:8])
     return text == "1"
 
 

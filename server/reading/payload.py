@@ -71,7 +71,8 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     """
     cache = cache_control(request, *(resource.versions or (resource.etag,)))
     if resource.fill is not None:
-        cache = f"private, {cache.removeprefix('public, ')}"
+        # What the key has opened stays with nobody longer than the right to it.
+        cache = "private, no-cache"
     decision = decide(request.method, request.headers, resource.representation())
     if decision.status == 416:
         raise Problem("range", "no byte of the range exists", headers=dict(decision.headers))

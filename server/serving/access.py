@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
+from urllib.parse import unquote
 
 from aiohttp import web
 
@@ -53,13 +54,15 @@ def without_signature(target: str) -> str:
 
     Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits.
     """
-    return _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
+    shown = _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
+    # Escapes must not hide one: where there is one behind them, the whole query goes.
+    return shown if _KEY.search(unquote(shown)) is None else shown.partition("?")[0] + "?..."
 
 
 def client_fields(request: web.BaseRequest) -> str:
     """The quoted referrer and user agent, as the log has them."""
     referrer = escape(without_signature(request.headers.get("Referer", "-")))
-    return f'"{referrer}" "{escape(request.headers.get("User-Agent", "-"))}"'
+    return f'"{referrer}" "{escape(_KEY.sub("...", request.headers.get("User-Agent", "-")))}"'
 
 
 class AccessLog:
