@@ -51,7 +51,6 @@ class _Body:
 
     def __init__(self, data: bytes) -> None:
         self.trak = Trak.unpack(data)
-        self.trak_bytes = data
         self.trak_digest = sha256(data)
         # Holes are allowed here and compared with META.lost later.
         self.sequence = Sequence(self.trak, gaps=True)
