@@ -7,6 +7,7 @@ looked at as of the time that is said.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -20,10 +21,14 @@ from rfc3161_client import (
     decode_timestamp_response,
 )
 
+from harmony4.crypto.der import SEQUENCE, children, join, sort_certificates
 from harmony4.crypto.errors import FormatError, SealError, UsageError
 from harmony4.crypto.signing import certificate_errors
 
-__all__ = ["TimeStamp", "imprint_of", "read_authorities", "request_for"]
+__all__ = ["Certificate", "TimeStamp", "imprint_of", "read_authorities", "request_for"]
+
+Certificate = x509.Certificate
+"""An authority's certificate."""
 
 _SHA256: Final = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
 _ERRORS: Final = certificate_errors()
@@ -77,7 +82,7 @@ class TimeStamp:
             kind, digest, time = imprint.hash_algorithm, imprint.message, info.gen_time
             token = response.time_stamp_token()
         except _ERRORS as error:
-            raise FormatError("not an RFC 3161 time stamp") from error
+            raise FormatError("not an RFC 3161 time stamp", found=_reason(error)) from error
         if kind != _SHA256 or len(digest) != hashlib.sha256().digest_size:
             raise FormatError("a time stamp is not over a SHA-256", expected=_SHA256.dotted_string)
         return cls(token, digest, time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC))
@@ -91,26 +96,32 @@ class TimeStamp:
         for one in dict.fromkeys(authorities):
             builder = builder.add_root_certificate(one)
         try:
-            builder.build().verify(_decoded(self.token), self.imprint)
-        except _REFUSED:
-            raise SealError("the time stamp does not hold, or its authority is not trusted") from None
+            response = _decoded(self.token)
+            _check_names(response.signed_data.certificates)
+            builder.build().verify(response, self.imprint)
+        except _REFUSED as error:
+            said = "the time stamp does not hold, or its authority is not trusted"
+            raise SealError(said, found=_reason(error)) from None
+
+
+def _check_names(certificates: Iterable[bytes]) -> None:
+    """Raise ValueError where two certificates have one name: either could pass for the signer's."""
+    found = [x509.load_der_x509_certificate(one) for one in certificates]
+    if len({(one.issuer, one.serial_number) for one in found}) != len(found):
+        raise ValueError("two certificates have the same issuer and number")
 
 
 def _decoded(data: bytes) -> Any:
     """A response, whatever it was. Raises FormatError."""
-    for form in (data, _wrapped(data)):
-        try:
-            return decode_timestamp_response(form)
-        except _ERRORS:
-            continue
-    raise FormatError("not an RFC 3161 time stamp")
+    try:
+        parts = children(data, SEQUENCE)
+        token = parts[1] if parts and parts[0][0] == SEQUENCE and len(parts) == 2 else data
+        status = parts[0] if token is not data else _GRANTED
+        return decode_timestamp_response(join(SEQUENCE, [status, sort_certificates(token)]))
+    except _ERRORS as error:
+        raise FormatError("not an RFC 3161 time stamp", found=_reason(error)) from error
 
 
-def _wrapped(token: bytes) -> bytes:
-    """A token as the response that grants it: SEQUENCE { PKIStatusInfo, token }, DER."""
-    body = _GRANTED + token
-    size = len(body)
-    if size < 0x80:
-        return bytes([0x30, size]) + body
-    length = size.to_bytes((size.bit_length() + 7) // 8)
-    return bytes([0x30, 0x80 | len(length)]) + length + body
+def _reason(error: Exception) -> str:
+    """What a library says, in one line."""
+    return " ".join(str(error).split())[:200]

@@ -27,7 +27,7 @@ from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import ChunkEnd, ChunkInfo, Event, Header
 from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak, steps_fit
-from harmony4.h4mk.layout import MOST_ANCILLARY, Tail, chunk_header, head_bytes, is_critical
+from harmony4.h4mk.layout import MOST_ANCILLARY, Tail, chunk_header, head_of_digests, is_critical
 from harmony4.h4mk.seals import CHECKPOINT, FINAL
 from harmony4.h4mk.seek import SeekTable
 from harmony4.h4mk.sequence import Sequence, check_payload
@@ -51,7 +51,7 @@ class _Body:
 
     def __init__(self, data: bytes) -> None:
         self.trak = Trak.unpack(data)
-        self.trak_bytes = data
+        self.trak_digest = sha256(data)
         # Holes are allowed here and compared with META.lost later.
         self.sequence = Sequence(self.trak, gaps=True)
         self.tables = Tables(len(self.trak.tracks))
@@ -90,6 +90,7 @@ class Checker:
         self._token: TokenRecord | None = None
         self._ancillary: list[AncillaryInfo] = []
         self._meta_bytes: bytes | None = None
+        self._meta_digest = bytes(32)
         self._tail: Tail | None = None
         self._veri = hashlib.sha256()
         self._veri_lane = DigestLane()
@@ -315,13 +316,18 @@ class Checker:
         # Where the blocks or META are unsound there is no HEAD to check with; that is a problem already.
         if self.seals is None or body.broken or (self._sealed and self._meta_bytes is None):
             return
+        if not self.seals.wants(signature):
+            return
         blocks, duration = body.sequence.leaf, body.sequence.duration
-        root, meta = body.tables.tree.root(), self._meta_bytes if self._sealed else None
-        self.seals.take(signature, blocks, head_bytes(blocks, duration, root, body.trak_bytes, meta))
+        # Hashed once: there may be thousands of signatures.
+        meta = self._meta_digest if self._sealed else bytes(32)
+        head = head_of_digests(blocks, duration, body.tables.tree.root(), body.trak_digest, meta)
+        self.seals.take(signature, blocks, head)
 
     def _check_meta(self, data: bytes, body: _Body) -> None:
         meta = Meta.unpack(data)
         self._meta_bytes = data
+        self._meta_digest = sha256(data)
         self.holes = len(meta.lost)
         names = [(one.tag, one.sha256) for one in self._ancillary]
         if names != sorted(set(names)):
@@ -376,7 +382,8 @@ class Checker:
             return
         root = body.tables.tree.root()
         blocks, duration = body.sequence.leaf, body.sequence.duration
-        self.head = sha256(head_bytes(blocks, duration, root, body.trak_bytes, self._meta_bytes))
+        head = head_of_digests(blocks, duration, root, body.trak_digest, self._meta_digest)
+        self.head = sha256(head)
         wanted = Tail(
             length=self._info.end,
             index=self._after_blocks,

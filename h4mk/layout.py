@@ -44,6 +44,7 @@ __all__ = [
     "check_tag",
     "chunk_header",
     "head_bytes",
+    "head_of_digests",
     "is_critical",
     "known",
     "parse_header",
@@ -319,12 +320,10 @@ def head_bytes(blocks: int, duration: int, root: bytes, trak: bytes, meta: bytes
 
     `trak` and `meta` are chunk payloads; `meta` is None in a checkpoint.
     """
-    return struct.pack(
-        ">16sQQ32s32s32s",
-        b"H4MK head v1",
-        blocks,
-        duration,
-        root,
-        hashlib.sha256(trak).digest(),
-        bytes(32) if meta is None else hashlib.sha256(meta).digest(),
-    )
+    digests = hashlib.sha256(trak).digest(), bytes(32) if meta is None else hashlib.sha256(meta).digest()
+    return head_of_digests(blocks, duration, root, *digests)
+
+
+def head_of_digests(blocks: int, duration: int, root: bytes, trak: bytes, meta: bytes) -> bytes:
+    """HEAD of the SHA-256 of TRAK and of META (zeros in a checkpoint)."""
+    return struct.pack(">16sQQ32s32s32s", b"H4MK head v1", blocks, duration, root, trak, meta)

@@ -81,7 +81,10 @@ class Trust:
         keys = [one if isinstance(one, TrustedKey) else TrustedKey(one) for one in self.keys]
         if self.now is None and any((one.since, one.until) != (None, None) for one in keys):
             raise UsageError("a key has a bound in time, and nobody says what time it is")
-        object.__setattr__(self, "_by_name", {one.key.fingerprint: one for one in keys})
+        by_name = {one.key.fingerprint: one for one in keys}
+        if len(by_name) != len(set(keys)):
+            raise UsageError("a key is given twice, with other bounds")
+        object.__setattr__(self, "_by_name", by_name)
 
     def knows(self, fingerprint: bytes) -> bool:
         """Whether this key is among the trusted ones, revoked or not."""
@@ -168,10 +171,14 @@ class SignatureAudit:
         self.accepted: list[Accepted] = []
         """Final signatures that hold and are wanted."""
 
+    def wants(self, signature: Signature) -> bool:
+        """Whether this one is to be taken. Nothing is computed for keys that are not trusted."""
+        self._last = None
+        return self._trust.knows(signature.key)
+
     def take(self, signature: Signature, blocks: int, head: bytes) -> None:
         """Check one over `blocks` blocks. Raises SealError where it is by a trusted key and does not hold."""
-        self._last = None
-        if not self._trust.knows(signature.key):
+        if not self.wants(signature):
             return
         accepted = self._trust.check_signature(head, signature)
         self.checked += 1

@@ -26,7 +26,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def get_media(request: web.Request) -> web.Response:
-    """`{"items", "next"}`; `next` is the cursor of the following page, null on the last one."""
+    """`{"items", "next", "total"}`; `next` is the cursor of the following page, null on the last one."""
     query = request.query
     sort = query.get("sort", "name")
     if sort.removeprefix("-") not in SORTS:
@@ -36,12 +36,13 @@ async def get_media(request: web.Request) -> web.Response:
     limit = page_limit(request)
     wants_masked(request)  # said before anything is looked up
     after = _parse_cursor(query["cursor"]) if "cursor" in query else None
-    items, last = await asyncio.to_thread(
+    items, last, total = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
     )
     items = await asyncio.to_thread(_with_findings, items, request.app[SCRUB])
     items = [_shown(request, item) for item in items]
-    return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
+    cursor = None if last is None else _cursor(last)
+    return json_response({"items": items, "next": cursor, "total": total}, REVALIDATE)
 
 
 def _with_findings(items: list[dict[str, Any]], findings: Findings) -> list[dict[str, Any]]:

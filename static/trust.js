@@ -121,6 +121,9 @@ export class Trust {
       need(now !== null || (since === null && until === null), "usage", "a key has a bound in time, and nobody says what time it is");
       return { spki: spkiOf(key), since, until };
     });
+    const bounds = new Set(this.#keys.map((one) => `${hex(one.spki)} ${one.since} ${one.until}`));
+    const named = new Set(this.#keys.map((one) => hex(one.spki)));
+    need(bounds.size === named.size, "usage", "a key is given twice, with other bounds");
     this.#revoked = new Set(revoked.map((one) => hash(one, "what is revoked")));
     /** 64 hexadecimal digits, or null. */
     this.head = head === null ? null : hash(head, "a head");

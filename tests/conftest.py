@@ -22,7 +22,7 @@ from needs import PACKAGES, PROGRAMS, program
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-HELPERS = ("independent", "media_factory", "nodejs", "programs", "sandboxes", "serving")
+HELPERS = ("independent", "media_factory", "nodejs", "pagelib", "programs", "sandboxes", "serving")
 for _helper in HELPERS:  # their assert statements explain themselves as those in test modules do
     pytest.register_assert_rewrite(_helper)
 

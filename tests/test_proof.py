@@ -592,6 +592,23 @@ def test_reads_are_few(count):
             assert both(proof.pack(), 40_000 * block + 1, 0, Trust(head=reader.head), ()) is not None
 
 
+def test_what_the_first_proof_of_a_long_track_reads():
+    """The range map once; then nothing but a token and nodes."""
+    count = 100_000
+    source = Counting(track_of(count, size=1))
+    with H4MKReader(source) as reader:
+        source.taken()
+        prover = Prover(reader)
+        assert source.taken()[0] <= 2
+        prover.seek(5)
+        reads, size = source.taken()
+        assert reads <= 3 + 2 * count.bit_length()
+        assert 40 * count <= size <= 40 * count + 40 * reads + 300
+        prover.seek(40_000 * 77_777)
+        reads, size = source.taken()
+        assert reads <= 1 + 2 * count.bit_length() and size <= 152 + 32 * reads
+
+
 def test_reads_are_few_where_tables_are_read_by_pages(monkeypatch):  # H4MK 18.3
     monkeypatch.setattr(opening, "COPY_LIMIT", 2**14)
     count, step = 5000, 40_000

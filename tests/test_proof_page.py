@@ -430,6 +430,7 @@ def test_what_trust_is_made_of(page: Page) -> None:
         "revision without subject": {"keys": [pem], "revision": 1},
         "empty subject": {"keys": [pem], "subject": ""},
         "a bound and no time": {"keys": [{"key": pem, "until": 5}]},
+        "other bounds": {"keys": [pem, {"key": pem, "until": 5}], "now": 1},
         "short head": {"head": "00"},
         "no key": {"keys": ["key"]},
         "a private key": {"keys": [KEY_A.pem().decode()]},
@@ -439,7 +440,7 @@ def test_what_trust_is_made_of(page: Page) -> None:
     }
     script = "(all) => Promise.all(all.map((one) => told(async () => (new Trust(one), 'made'))))"
     assert page.evaluate(script, list(wanted.values())) == ["usage"] * len(wanted)
-    assert page.evaluate(script, [{"keys": [pem]}, {"head": "AB" * 32}]) == ["made"] * 2
+    assert page.evaluate(script, [{"keys": [pem, pem]}, {"head": "AB" * 32}]) == ["made"] * 2
 
 
 def test_what_the_specification_has(page: Page) -> None:  # H4MK A.7

@@ -23,7 +23,16 @@ from harmony4.crypto import (
 )
 from harmony4.crypto.digest import crc32
 from harmony4.crypto.signing import SigningKey
-from harmony4.h4mk import BytesSource, FileSource, H4MKBuilder, H4MKReader, TrackInfo, recover, target, verify
+from harmony4.h4mk import (
+    BytesSource,
+    FileSource,
+    H4MKBuilder,
+    H4MKReader,
+    TrackInfo,
+    recover,
+    target,
+    verify,
+)
 from harmony4.h4mk.layout import chunk_header, head_bytes
 from harmony4.h4mk.proof import verify_seek
 from harmony4.h4mk.prove import prove_seek
@@ -376,6 +385,29 @@ def test_too_many_signatures(plain):  # H4MK 13.4, 24.1
     # One that another writer added is read, and can be trusted.
     more = with_signature(before, Signer(keys[-1]))
     assert verify(more, trust=Trust((keys[-1].public,))).ok
+
+
+def test_many_signatures_by_strangers_cost_little(monkeypatch):
+    """Nothing is computed for keys that nobody trusts."""
+    data = made(EXAMPLE)
+    for number in range(20):
+        data = with_signature(data, Signer(OTHER, "talk", number))
+    heads = []
+    take = SignatureAudit.take
+    monkeypatch.setattr(
+        SignatureAudit, "take", lambda self, one, *more: heads.append(one.key) or take(self, one, *more)
+    )
+    report = verify(data, trust=Trust((KEY.public,)))
+    assert report.ok and report.checked == 1 and report.signatures == 21
+    assert heads == [KEY.public.fingerprint]
+
+
+def test_a_key_with_two_bounds():
+    early, late = TrustedKey(KEY.public, until=10), TrustedKey(KEY.public)
+    for keys in ((early, late), (late, early), (KEY.public, early)):
+        with pytest.raises(UsageError, match="twice"):
+            Trust(keys, now=100)
+    assert Trust((KEY.public, late, KEY.public)).knows(KEY.public.fingerprint)
 
 
 def with_signature(data, signer):

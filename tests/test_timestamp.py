@@ -12,9 +12,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 import independent
 from commands import here, refused
+from harmony4.crypto.der import SEQUENCE, children, join
 from harmony4.crypto.digest import crc32
 from harmony4.crypto.errors import FormatError, OrderError, SealError, UsageError
 from harmony4.crypto.signing import SigningKey
@@ -255,7 +259,7 @@ def tlv(data: bytes, at: int = 0) -> tuple[int, int, int]:
     return data[at], start, start + size
 
 
-def children(data: bytes) -> list[bytes]:
+def parts_of(data: bytes) -> list[bytes]:
     """The values in one."""
     _, at, end = tlv(data)
     found = []
@@ -275,9 +279,9 @@ def joined(tag: int, parts: list[bytes]) -> bytes:
 
 def with_certificates(token: bytes, change: Callable[[list[bytes]], list[bytes]]) -> bytes:
     """A token with other certificates in it; they are not signed."""
-    kind, content = children(token)
-    signed = children(children(content)[0])
-    signed = [joined(0xA0, change(children(one))) if one[0] == 0xA0 else one for one in signed]
+    kind, content = parts_of(token)
+    signed = parts_of(parts_of(content)[0])
+    signed = [joined(0xA0, change(parts_of(one))) if one[0] == 0xA0 else one for one in signed]
     return joined(0x30, [kind, joined(0xA0, [joined(0x30, signed)])])
 
 
@@ -298,6 +302,69 @@ def test_certificates_that_are_spoilt(authority: Authority, signed: Path) -> Non
             with contextlib.suppress(FormatError, SealError):
                 spoilt = stamp.token[:at] + bytes([value]) + stamp.token[at + 1 :]
                 TimeStamp.parse(spoilt).check(roots(authority))  # type: ignore[arg-type]
+
+
+def test_an_authority_that_sends_its_chain(authority: Authority, signed: Path) -> None:
+    """openssl writes the certificates as the chain goes, which is not the order of DER."""
+    payload = sign_of(signed, 0)[:144]
+    answer = authority.answer(request_for(payload), "-chain ca.pem")
+    stamp = TimeStamp.parse(answer)
+    stamp.check(roots(authority))  # type: ignore[arg-type]
+    assert TimeStamp.parse(stamp.token) == stamp
+    orders = [with_certificates(stamp.token, order) for order in (sorted, lambda one: sorted(one)[::-1])]
+    assert orders[0] == stamp.token != orders[1]
+    for token in orders:
+        assert TimeStamp.parse(token) == stamp
+    stamp_file(signed, stamp)
+    for token in orders:
+        data = rewritten(signed, lambda _, token=token: token)  # type: ignore[misc]
+        found = verify(data, trust=trust(authority))
+        assert found.ok and found.accepted[0].time == stamp.time
+
+
+def test_a_certificate_with_the_name_of_another(authority: Authority) -> None:
+    """It would say what the signer's own does not: that it is one for time stamps."""
+    token = TimeStamp.parse(authority.stamp(b"a" * 144)).token
+    real = x509.load_pem_x509_certificate((authority.folder / "tsa.pem").read_bytes())
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = x509.CertificateBuilder(
+        real.issuer,
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "another")]),
+        key.public_key(),
+        real.serial_number,
+        real.not_valid_before_utc,
+        real.not_valid_after_utc,
+    ).add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.TIME_STAMPING]), critical=True)
+    forged = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    spoilt = TimeStamp.parse(with_certificates(token, lambda known: sorted([*known, forged])))
+    with pytest.raises(SealError, match="same issuer and number"):
+        spoilt.check(roots(authority))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x30",
+        b"\x30\x80",
+        b"\x30\x81\x01\x05",
+        b"\x30\x82\x00\x80",
+        b"\x30\x02\x05",
+        b"\x3f\x01\x01",
+        b"\x31\x00",
+        b"\x30\x00\x00",
+        b"\x30\x84\x01",
+        b"\x30\x02\x1f\x01",
+    ],
+)
+def test_what_is_no_der(data: bytes) -> None:
+    with pytest.raises(ValueError, match=r"value|length"):
+        children(data, SEQUENCE)
+    assert join(SEQUENCE, [b"\x05\x00"]) == b"\x30\x02\x05\x00"
+    assert children(join(SEQUENCE, [b"\x05\x00", b"\x04\x81\x80" + bytes(128)]), SEQUENCE) == [
+        b"\x05\x00",
+        b"\x04\x81\x80" + bytes(128),
+    ]
 
 
 def rewritten(path: Path, change: Callable[[bytes], bytes]) -> bytes:

@@ -390,3 +390,23 @@ def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path:
     assert b"the settings were read anew" in said
     assert b"the settings stay as they are" in said
     assert len(after) == 2
+
+
+def test_numbers_of_a_killed_server_are_removed(library: Path, tmp_path: Path) -> None:
+    def folders() -> list[Path]:
+        return sorted(tmp_path.glob("harmony4-numbers-*"))
+
+    with served(library, "--workers", 2, TMPDIR=str(tmp_path)) as server:
+        server.kill()
+    (left,) = folders()
+    old = left.stat().st_mtime - 3600
+    os.utime(left, (old, old))
+    with served(library, "--workers", 2, TMPDIR=str(tmp_path)) as running:
+        assert left not in folders()
+        (mine,) = folders()
+        os.utime(mine, (old, old))
+        with served(library, "--workers", 2, TMPDIR=str(tmp_path)) as other:
+            assert mine in folders()  # somebody uses it
+            assert other.stop()[0] == 0
+        assert running.stop()[0] == 0
+    assert folders() == []

@@ -156,6 +156,7 @@ SCHEMAS: Final = {
                 ),
             },
             "next": {"type": ["string", "null"]},
+            "total": {"type": "integer"},
         }
     ),
     "Status": object_of({"status": TEXT}),

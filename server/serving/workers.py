@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,11 +28,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Final
 
 from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.server.config import Config
 from harmony4.server.serving.listening import address_url
+from harmony4.server.state import held, hold
 
 __all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "Supervisor", "count"]
 
@@ -46,6 +49,10 @@ PATIENCE: Final = 5
 _BACK_OFF: Final = 0.2
 """Seconds before the start that follows the second failure; it doubles from there."""
 
+_NUMBERS: Final = "harmony4-numbers-"
+_PARENT: Final = "parent"
+_OLD: Final = 60.0
+"""Seconds after which nobody is about to hold what nobody holds."""
 _LOG: Final = logging.getLogger("harmony4.server")
 
 
@@ -56,6 +63,21 @@ def count(workers: int) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextmanager
+def _numbers() -> Iterator[str]:
+    """A folder for what the workers count; those that killed servers have left are removed first."""
+    now = time.time()
+    for path in Path(tempfile.gettempdir()).glob(f"{_NUMBERS}*"):
+        with suppress(OSError):
+            status = path.lstat()
+            users = [path / _PARENT, *path.glob("*.live")]
+            if status.st_uid == os.getuid() and status.st_mtime < now - _OLD and not any(map(held, users)):
+                shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_NUMBERS) as folder, Path(folder, _PARENT).open("wb") as parent:
+        hold(parent.fileno())
+        yield folder
 
 
 class _Worker:
@@ -156,7 +178,7 @@ class Supervisor:
         `ready` is called with the address once all workers accept connections. Call it in the main thread.
         Raises HarmonyError where workers do not start.
         """
-        with self._signals(), tempfile.TemporaryDirectory(prefix="harmony4-numbers-") as self._shared:
+        with self._signals(), _numbers() as self._shared:
             try:
                 self._due = [0.0] * self._number
                 while not self._asked_to_stop:
