@@ -24,6 +24,12 @@ demo: $(VENV)/.runtime  ## make a small library of real media and serve it over 
 test: $(VENV)/.dev  ## all tests; those that need ffmpeg, chromium or nginx are skipped where these are missing
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
+test-system: $(VENV)/.dev  ## 200 clients behind nginx, signals, idle connections (SYSTEM_TIME=120 seconds)
+	@$(BIN)/pytest -s tests/system.py $(PYTEST_ARGS)
+
+soak: $(VENV)/.dev  ## the same for an hour
+	@SYSTEM_TIME=3600 $(BIN)/pytest -s -o timeout=0 tests/system.py $(PYTEST_ARGS)
+
 lint: $(VENV)/.dev  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -111,4 +117,4 @@ $(VENV)/.bench: tests/bench/requirements.txt $(VENV)/.dev
 	@$(PIP) check
 	@touch $@
 
-.PHONY: help demo test lint types tiers coverage gate bench big fuzz build lock clean
+.PHONY: help demo test test-system soak lint types tiers coverage gate bench big fuzz build lock clean

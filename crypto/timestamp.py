@@ -25,7 +25,10 @@ from harmony4.crypto.der import SEQUENCE, children, join, sort_certificates
 from harmony4.crypto.errors import FormatError, SealError, UsageError
 from harmony4.crypto.signing import certificate_errors
 
-__all__ = ["TimeStamp", "imprint_of", "read_authorities", "request_for"]
+__all__ = ["Certificate", "TimeStamp", "imprint_of", "read_authorities", "request_for"]
+
+Certificate = x509.Certificate
+"""An authority's certificate."""
 
 _SHA256: Final = x509.ObjectIdentifier("2.16.840.1.101.3.4.2.1")
 _ERRORS: Final = certificate_errors()

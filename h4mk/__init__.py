@@ -7,7 +7,7 @@ from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.chunks import ChunkInfo, ChunkStream, CoreChunk
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Start, Step, StoredTrack, TrackInfo, Trak
 from harmony4.h4mk.maskedit import MaskReport, mask_container, unmask_container
-from harmony4.h4mk.masking import KeptMask, Masking, Plain
+from harmony4.h4mk.masking import KeptMask, Masking, Plain, Rehearsal
 from harmony4.h4mk.reader import TOKEN_DTYPE, H4MKReader, TrackState
 from harmony4.h4mk.recover import RecoverReport, recover
 from harmony4.h4mk.rekey import RekeyReport, rekey_container
@@ -36,6 +36,7 @@ __all__ = [
     "Playing",
     "ReadAt",
     "RecoverReport",
+    "Rehearsal",
     "RekeyReport",
     "Seal",
     "SeekEntry",

@@ -16,6 +16,7 @@ from types import TracebackType
 
 from harmony4.crypto.digest import Buffer, DigestLane, crc32, sha256
 from harmony4.crypto.errors import LimitError, SealError, UsageError
+from harmony4.crypto.merkle import leaf_hash
 from harmony4.crypto.token import DEFAULT_BLOCK, MASKED, MAX_BLOCK, TokenRecord, TokenSequencer
 from harmony4.h4mk import sequence
 from harmony4.h4mk.documents import (
@@ -38,7 +39,7 @@ from harmony4.h4mk.layout import (
     chunk_header,
     head_bytes,
 )
-from harmony4.h4mk.masking import KeptMask, Masker, Masking
+from harmony4.h4mk.masking import KeptMask, Masker, Masking, Rehearsal
 from harmony4.h4mk.signature import CHECKPOINT, FINAL, SignPayload
 from harmony4.h4mk.tables import Tables
 from harmony4.h4mk.target import AtomicFile, Writable, write_all
@@ -78,7 +79,7 @@ class H4MKBuilder:
         gaps: bool = False,
         spill: str | None = None,
         streams: Sequence[bytes] | None = None,
-        masking: Masking | KeptMask | None = None,
+        masking: Masking | KeptMask | Rehearsal | None = None,
         signer: SignPayload | None = None,
         sign_every: int = 0,
     ) -> None:
@@ -87,7 +88,8 @@ class H4MKBuilder:
         `block`: greatest payload, 1 byte to 16 MiB. `gaps`: tokens may skip indices (recovered files); the
         holes go into META.lost. `spill`: folder for large tables, default the system's. `streams`: the
         SHA-256 of each track's stream, which is not computed then: for those who check the whole (`finish`).
-        `masking`: blocks come plain and are masked here, or they are masked already (KeptMask).
+        `masking`: blocks come plain and are masked here, or they are masked already (KeptMask), or they are
+        looked at before they are masked (Rehearsal).
         `signer`: makes the final signature, and a checkpoint after every `sign_every` blocks (0: none).
         Raises UsageError, LimitError, JSONError or CriticalError for impossible facts, StorageError.
         """
@@ -105,7 +107,11 @@ class H4MKBuilder:
         self._out = out
         self._file: AtomicFile | None = None
         plain = Trak(tuple(tracks), origin, block, order, rule)
-        self._trak = plain if masking is None else replace(plain, mask=masking.mask)
+        self._rehearsal = masking if isinstance(masking, Rehearsal) else None
+        keys = None if masking is None or isinstance(masking, Rehearsal) else masking.keys
+        self._trak = plain
+        if masking is not None and not isinstance(masking, Rehearsal):
+            self._trak = replace(plain, mask=masking.mask)
         if isinstance(masking, Masking):
             self._trak = replace(self._trak, tracks=masking.infos(tracks))
         self._title = title
@@ -130,8 +136,8 @@ class H4MKBuilder:
             write_all(out, HEADER_V1)
             self._length = HEADER_SIZE
             self._chunk(b"TRAK", self._trak_bytes)
-            if masking is not None:
-                self._chunk(b"KEYS", masking.keys)
+            if keys is not None:
+                self._chunk(b"KEYS", keys)
         except BaseException:
             self.abort()
             raise
@@ -150,7 +156,7 @@ class H4MKBuilder:
         gaps: bool = False,
         streams: Sequence[bytes] | None = None,
         ahead: bool = False,
-        masking: Masking | KeptMask | None = None,
+        masking: Masking | KeptMask | Rehearsal | None = None,
         signer: SignPayload | None = None,
         sign_every: int = 0,
     ) -> H4MKBuilder:
@@ -187,7 +193,7 @@ class H4MKBuilder:
         block: int = DEFAULT_BLOCK,
         order: str = "end",
         title: str | None = None,
-        masking: Masking | KeptMask | None = None,
+        masking: Masking | KeptMask | Rehearsal | None = None,
         signer: SignPayload | None = None,
         sign_every: int = 0,
     ) -> H4MKBuilder:
@@ -432,6 +438,8 @@ class H4MKBuilder:
             token, payload = stored, data
         self._sequence.accept(token)
         packed = token.pack()
+        if self._rehearsal is not None:
+            self._rehearsal.add(leaf_hash(packed))
         self._chunk(b"TOKN", packed)
         tag = b"SAFE" if token.flags & MASKED else b"CORE"
         position = self._chunk(tag, payload, crc) + CHUNK_SIZE

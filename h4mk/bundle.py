@@ -23,7 +23,7 @@ from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Step, TrackInfo, Trak
-from harmony4.h4mk.masking import Masking
+from harmony4.h4mk.masking import Masking, Rehearsal
 from harmony4.h4mk.reader import H4MKReader
 from harmony4.h4mk.rewrite import (
     PART,
@@ -204,7 +204,7 @@ def bundle(
     out: str | PathLike[str] | Writable,
     *,
     title: str | None = None,
-    masking: Masking | None = None,
+    masking: Masking | Rehearsal | None = None,
     progress: Progress | None = None,
     signer: SignPayload | None = None,
     sign_every: int = 0,

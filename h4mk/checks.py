@@ -152,6 +152,10 @@ class Checker:
     def conclude(self) -> tuple[HarmonyError, ...]:
         """Everything that is wrong, in file order."""
         self._block_lane.flush()
+        try:
+            self.tags.require()
+        except SealError as error:
+            self.problem(error)
         return tuple(error for _, error in sorted(self._problems + self._damaged, key=itemgetter(0)))
 
     def state(self, length: int) -> str:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from harmony4.crypto.digest import Buffer, sha256
-from harmony4.crypto.errors import UsageError
+from harmony4.crypto.errors import SealError, UsageError
 from harmony4.crypto.mask import MaskSpec, MasterKey
 from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import MASKED, TokenRecord
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.documents import HistoryEntry, Meta, Trak
-from harmony4.h4mk.masking import Masking, Plain, shown_history
+from harmony4.h4mk.masking import Masking, Plain, Rehearsal, shown_history
 from harmony4.h4mk.reader import H4MKReader
 from harmony4.h4mk.rewrite import PART, Progress, Target, builder_on, file_order, in_order, lost_tracks
 from harmony4.h4mk.signature import SignPayload
@@ -65,10 +66,13 @@ def mask_container(
     count = len(reader.tracks)
     copies = count if spec.keep_plaintext else 0
     trak = replace(reader.trak, tracks=reader.trak.tracks * (2 if copies else 1))
-    plain = _plain_of(reader, trak, None if parts else reader.head)
-    masking = Masking.of(spec, plain, tracks=range(count) if copies else None)
     gone = lost_tracks(meta.lost)
-    with _builder(out, trak, meta, masking=masking, signer=signer, sign_every=sign_every) as builder:
+    with Rehearsal() as rehearsal, ExitStack() as stack:
+        plain = _plain_of(reader, trak, None if parts else reader.head, rehearsal)
+        masking = Masking.of(spec, plain, tracks=range(count) if copies else None)
+        builder = stack.enter_context(
+            _builder(out, trak, meta, masking=masking, signer=signer, sign_every=sign_every)
+        )
         blocks = _in_order(reader, partial(_stored, reader), range(count), copies)
         _add(builder, blocks, progress, sum(one.bytes for one in reader.tracks) * (2 if copies else 1))
         seal = builder.finish(
@@ -102,7 +106,7 @@ def unmask_container(
     known = [bytes.fromhex(one["head"]) for one in mask.inputs]
     kept = range(len(reader.tracks))
     if not after and mask.args.get(_PLAINTEXT):
-        kept = range(len(reader.tracks) // 2)
+        kept = range(_beside(reader))
     trak = Trak(
         tuple(replace(reader.trak.tracks[number], masked=False) for number in kept),
         reader.trak.origin,
@@ -128,6 +132,18 @@ _Placed = tuple[int, TokenRecord, Buffer]
 """A block's leaf number, its plain token and its payload."""
 
 
+def _beside(reader: H4MKReader) -> int:
+    """How many tracks have a plain copy among the tracks behind them. Raises SealError.
+
+    The history is no proof of that: whoever changes it must not make tracks disappear.
+    """
+    masked = [track.info.masked for track in reader.tracks]
+    count = len(masked) // 2
+    if masked != [True] * count + [False] * count:
+        raise SealError("the history tells of plain copies that are not there", where="META.history")
+    return count
+
+
 def _sealed(reader: H4MKReader, done: str) -> Meta:
     if reader.meta is None:
         raise UsageError(f"only a sealed container can be {done}", found=reader.state)
@@ -148,16 +164,21 @@ def _builder(out: Target, trak: Trak, meta: Meta, **more: Any) -> H4MKBuilder:
     )
 
 
-def _plain_of(reader: H4MKReader, trak: Trak, head: bytes | None) -> Plain:
-    """What the masked container will have been, `trak` being its TRAK without the mask."""
+def _plain_of(reader: H4MKReader, trak: Trak, head: bytes | None, rehearsal: Rehearsal) -> Plain:
+    """What the masked container will have been, `trak` being its TRAK without the mask.
+
+    Out of the tokens that are there, not of what the file says about them: a root that lies would make the
+    key of other content. Raises SealError and its kin where they are not those that were sealed.
+    """
     count, copies = len(reader.tracks), len(trak.tracks) - len(reader.tracks)
-    assert reader.root is not None
-    if not copies:
-        return Plain(sha256(trak.pack()), reader.block_count, reader.root, head)
     tree = MerkleTree()
     for _, token, _ in _in_order(reader, partial(_tokens, reader), range(count), copies):
-        tree.append(leaf_hash(token.pack()))
-    return Plain(sha256(trak.pack()), tree.size, tree.root(), head)
+        leaf = leaf_hash(token.pack())
+        tree.append(leaf)
+        rehearsal.add(leaf)
+    if not copies and tree.root() != reader.root:
+        raise SealError("the tokens are not those that were sealed", found=tree.root().hex())
+    return rehearsal.plain(sha256(trak.pack()), tree.size, tree.root(), head)
 
 
 def _tokens(reader: H4MKReader, track: int) -> Iterator[_Placed]:

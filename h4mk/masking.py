@@ -6,21 +6,26 @@ H4MK 21. `H4MKBuilder` takes a `Masking` and masks block by block; readers are i
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import TracebackType
 from typing import Final
 
 from harmony4.crypto.digest import Buffer, sha256
-from harmony4.crypto.errors import SealError, SourceChangedError
+from harmony4.crypto.errors import SealError, SourceChangedError, UsageError
 from harmony4.crypto.mac import equal
 from harmony4.crypto.mask import SALT_SIZE, FileKey, MaskSpec, MasterKey, xor_mask
 from harmony4.crypto.merkle import MerkleTree, leaf_hash
 from harmony4.crypto.token import MASKED, TokenRecord
 from harmony4.h4mk.documents import HistoryEntry, TrackInfo, Trak
 from harmony4.h4mk.keyslots import pack_keys
+from harmony4.h4mk.tables import Spill
 
-__all__ = ["KeptMask", "Masker", "Masking", "Plain", "is_whole", "shown_history"]
+__all__ = ["KeptMask", "Masker", "Masking", "Plain", "Rehearsal", "is_whole", "shown_history"]
 
+_LEAF: Final = 32
+_IN_MEMORY: Final = 2**20
+"""Bytes of leaves that stay in memory."""
 _HIDDEN: Final = "00" * 32
 """What stands in a masked container's history where a head would tell what the media are."""
 
@@ -36,10 +41,39 @@ class Plain:
     """Of the tree over the plain tokens."""
     head: bytes | None = None
     """Its identity, where that is known."""
+    leaves: Spill | None = field(default=None, repr=False, compare=False)
+    """The leaves of that tree in file order, 32 bytes each: what the blocks are held to, one by one."""
 
     def digest(self) -> bytes:
         """D, which the file key follows from in the deterministic mode (H4MK 21.3), 32 bytes."""
         return sha256(b"h4mk/1 plain\0" + self.trak + self.blocks.to_bytes(8) + self.root)
+
+
+class Rehearsal:
+    """A first reading: `H4MKBuilder(…, masking=rehearsal)` masks nothing, and the leaves are kept.
+
+    A context manager; what `plain` gave is of no use once it is left.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        """`folder`: where many leaves go, default the system's temporary one."""
+        self._leaves = Spill(_IN_MEMORY, folder)
+
+    def add(self, leaf: bytes) -> None:
+        """Keep a leaf. Raises StorageError."""
+        self._leaves.append(leaf)
+
+    def plain(self, trak: bytes, blocks: int, root: bytes, head: bytes | None) -> Plain:
+        """What was read, as Plain has it."""
+        return Plain(trak, blocks, root, head, self._leaves)
+
+    def __enter__(self) -> Rehearsal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leaves.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +101,14 @@ class Masking:
 
     @classmethod
     def of(cls, spec: MaskSpec, plain: Plain | None, *, tracks: Iterable[int] | None = None) -> Masking:
-        """The mask that `spec` asks for; the deterministic mode needs `plain`."""
+        """The mask that `spec` asks for. Raises UsageError where the deterministic mode has no `plain` with
+        leaves: without them a source that changes would have its new blocks masked under the old key."""
         first: MasterKey = spec.keys[0]
         if spec.mode == "random":
             key = first.file_key(secrets.token_bytes(SALT_SIZE))
         else:
-            assert plain is not None
+            if plain is None or plain.leaves is None:
+                raise UsageError("the deterministic mode needs a first reading")
             key = first.file_key(first.salt(plain.digest()))
         chosen = None if tracks is None else frozenset(tracks)
         return cls(key, spec.mode, pack_keys(key, spec.keys), plain, chosen)
@@ -100,12 +136,21 @@ class Masker:
         self._plain_trak = sha256(plain.pack())
         self._trak = sha256(trak)
         self._tree = MerkleTree()
+        leaves = masking.plain.leaves if masking.plain is not None else None
+        self._known = None if leaves is None else _each(leaves)
 
     def block(self, token: TokenRecord, payload: Buffer) -> tuple[TokenRecord, Buffer]:
-        """A block as it is stored; one of a track that is not masked stays as it is."""
+        """A block as it is stored; one of a track that is not masked stays as it is.
+
+        Raises SourceChangedError for another one than the key was made for: under one key two contents of a
+        block would give each other away, also in a file that is never finished.
+        """
         masking = self._masking
         if masking.plain is not None:
-            self._tree.append(leaf_hash(token.pack()))
+            leaf = leaf_hash(token.pack())
+            if self._known is not None and next(self._known, b"") != leaf:
+                raise _changed(f"track {token.track} block {token.index}")
+            self._tree.append(leaf)
         if not masking.masks(token.track):
             return token, payload
         stored = xor_mask(payload, masking.key.block_key(token.track, token.index))
@@ -130,13 +175,19 @@ class Masker:
         if plain is not None:
             found = (self._plain_trak, self._tree.size, self._tree.root())
             if found != (plain.trak, plain.blocks, plain.root):
-                raise SourceChangedError(
-                    "the source gave other blocks the second time",
-                    expected=plain.blocks,
-                    found=self._tree.size,
-                )
+                raise _changed(f"{self._tree.size} blocks")
         whole = self._masking.key.whole(self._trak, blocks, root).hex()
         return _hidden_history(history, self._masking, {**args, "whole": whole})
+
+
+def _changed(where: str) -> SourceChangedError:
+    return SourceChangedError("the source gave other blocks the second time", where=where)
+
+
+def _each(leaves: Spill) -> Iterator[bytes]:
+    for piece in leaves.pieces():
+        for at in range(0, len(piece), _LEAF):
+            yield piece[at : at + _LEAF]
 
 
 def _hidden_history(

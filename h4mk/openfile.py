@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from types import TracebackType
 from typing import Final, Self
@@ -14,6 +15,7 @@ from harmony4.crypto.errors import NotFoundError, SealError
 from harmony4.h4mk.documents import Digest, Lost, Meta, TrackInfo, Trak
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, KEYS_SIZE, ChunkInfo, Tail
 from harmony4.h4mk.opening import open_container
+from harmony4.h4mk.signature import final_signatures
 from harmony4.h4mk.source import FileSource, ReadAt, open_source, read_exact
 from harmony4.h4mk.tokenrows import BEFORE
 from harmony4.h4mk.walk import payload_of, walk
@@ -77,6 +79,17 @@ class OpenFile:
         keys = CHUNK_SIZE + KEYS_SIZE if self.trak.mask is not None else 0
         start = HEADER_SIZE + CHUNK_SIZE + len(self.trak.pack()) + keys
         return opened.tail.signs > 0 or opened.tail.index != start + blocks
+
+    def signers(self) -> tuple[Digest, ...]:
+        """SHA-256 of the SubjectPublicKeyInfo of each key that a sealed file names as one it is signed with.
+
+        In file order, 1000 at most; no signature is checked. Raises FormatError and its kin.
+        """
+        tail = self.tail
+        if tail is None:
+            return ()
+        read = partial(read_exact, self._source)
+        return tuple(one.key for one in final_signatures(read, tail))
 
     def is_plain(self) -> bool:
         """Whether a sealed file has neither a mask nor signatures."""

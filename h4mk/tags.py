@@ -52,6 +52,11 @@ class Tags:
         if self._key is not None:
             self.whole = is_whole(history, self._key, self._trak, blocks, root)
 
+    def require(self) -> None:
+        """Raise SealError where a key was given and nothing in the file shows that it was masked with it."""
+        if self._key is not None and not self.whole and not self.count:
+            raise SealError("nothing in the container shows that it was masked with this key")
+
     def check(self, token: TokenRecord, packed: Buffer) -> None:
         """Check a block's tag, where it has one and the key is known. Raises SealError."""
         if self._key is None or not token.flags & MASKED:

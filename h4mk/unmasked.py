@@ -33,9 +33,12 @@ class Unmasked:
     SHA-256 and CRC the first time. It reads through `reader`, which stays the caller's.
     """
 
-    def __init__(self, reader: H4MKReader, masters: Iterable[MasterKey]) -> None:
-        """Raises KeyRefusedError where none of `masters` opens it, UsageError where nothing is masked,
-        SealError where blocks are missing; FormatError and its kin."""
+    def __init__(self, reader: H4MKReader, masters: Iterable[MasterKey], *, always: bool = False) -> None:
+        """`always`: check the SHA-256 and CRC of a block each time, not only the first.
+
+        Raises KeyRefusedError where none of `masters` opens it, UsageError where nothing is masked, SealError
+        where blocks are missing; FormatError and its kin.
+        """
         if reader.trak.mask is None:
             raise UsageError("the container is not masked")
         commit = bytes.fromhex(reader.trak.mask["commit"])
@@ -44,6 +47,10 @@ class Unmasked:
         self._trak = sha256(reader.trak.pack())
         self.whole = self._is_whole()
         """Whether it is shown that no block is missing: not in a file that was cut off, or changed since."""
+        if not self.whole and not any(one.info.masked and one.blocks for one in reader.tracks):
+            # Without a tag TRAK may be anybody's, and plain tracks in it anybody's media.
+            raise SealError("nothing in the container shows that it was masked with this key")
+        self._always = always
         self._checked: dict[int, bytearray] = {}
 
     def _is_whole(self) -> bool:
@@ -111,7 +118,7 @@ class Unmasked:
             count = -(-len(self.reader.range_map(track)) // 8)
             checked = self._checked.setdefault(track, bytearray(count))
         bit = 1 << (row & 7)
-        if checked[row >> 3] & bit:
+        if checked[row >> 3] & bit and not self._always:
             token = self.reader.stored(row, track)
             key = self._block_key(token)
             for done in range(0, len(out), _STEP):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from aiohttp import web
@@ -22,6 +23,8 @@ from harmony4.server.errors import problems
 from harmony4.server.guard import session
 from harmony4.server.guard.guard import Guard
 from harmony4.server.housekeeping import keep_house
+from harmony4.server.insight import metrics
+from harmony4.server.insight.tally import Shares, Tally
 from harmony4.server.intake import changes, events, exports, tus
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
@@ -29,6 +32,7 @@ from harmony4.server.keys import (
     BUFFERS,
     CATALOGUE,
     CONFIG,
+    CROWD,
     DESK,
     EVENTS,
     EXPRESS,
@@ -38,8 +42,11 @@ from harmony4.server.keys import (
     KEYRING,
     LIBRARY,
     PLAYLISTS,
+    SCRUB,
+    SHARES,
     STATE,
     STATUS,
+    TALLY,
     TURNS,
     Status,
 )
@@ -51,10 +58,13 @@ from harmony4.server.players.routes import Playlists
 from harmony4.server.reading import proving, seeking, timed, video
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
+from harmony4.server.scrubbing import Findings, scrubbing
 from harmony4.server.serving import descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
 from harmony4.server.serving.access import AccessLog
 from harmony4.server.serving.connection import Connection
+from harmony4.server.serving.forwarded import Crowd, Proxies
+from harmony4.server.serving.front import Front, name_request
 from harmony4.server.serving.listening import address_url, check_open, listen
 from harmony4.server.state import State
 from harmony4.server.streams import arriving, computed, stored
@@ -72,16 +82,21 @@ _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
 
-def create_app(config: Config) -> web.Application:
+def create_app(config: Config, shared: Path | None = None) -> web.Application:
     """The application for one library. Raises SourceError where the library cannot be read.
 
+    `shared`: where the workers of one server put their numbers together, None where there is one process.
     It is the caller's business on which address it is served: `run` refuses one that does not fit the mode.
     """
     room = descriptors.readers_that_fit(descriptors.limit())
     library = Library(config.library, without=config.state, max_open=min(config.max_open, room))
-    express, state = Express(library), State.of(config.state, library.root)
-    guard = Guard(config, state, express)
-    app = web.Application(middlewares=[problems, guard.middleware()])
+    tally, proxies = Tally(), Proxies(config.trusted_proxies)
+    express, state = Express(library, tally), State.of(config.state, library.root)
+    guard, front = Guard(config, state, express), Front(config, tally, proxies)
+    app = web.Application(middlewares=[front.outer(), problems, guard.middleware(), *front.inner()])
+    app[TALLY], app[SHARES] = tally, Shares(shared)
+    app[SCRUB] = Findings(state)
+    app[CROWD] = Crowd(config.max_connections_per_client, proxies)
     app[CONFIG] = config
     app[LIBRARY] = library
     app[CATALOGUE] = Catalogue(library.root, without=library.without, cache=config.cache)
@@ -96,6 +111,7 @@ def create_app(config: Config) -> web.Application:
     app[DESK] = Desk(config, library, state, app[KEYRING])
     app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library, app[DESK].jobs)
+    metrics.watch(app)
     guard.changed = app[EVENTS].look_around
     app[GUARD] = guard
     app.on_response_prepare.append(pages.secure)
@@ -105,10 +121,12 @@ def create_app(config: Config) -> web.Application:
     app.on_response_prepare.append(_say_goodbye)
     app.cleanup_ctx.append(guard.watch)
     app.cleanup_ctx.append(_keys)
+    app.cleanup_ctx.append(metrics.publishing)
     app.cleanup_ctx.append(_readers)
     app.cleanup_ctx.append(_facts)
     app.cleanup_ctx.append(_intake)
     app.cleanup_ctx.append(_keeping)
+    app.cleanup_ctx.append(scrubbing)
     app.add_routes(video.routes())
     app.add_routes(seeking.routes())
     app.add_routes(proving.routes())
@@ -123,6 +141,7 @@ def create_app(config: Config) -> web.Application:
     app.add_routes(changes.routes())
     app.add_routes(events.routes())
     app.add_routes(health.routes())
+    app.add_routes(metrics.routes())
     app.add_routes(session.routes())
     app.add_routes(openapi.routes())
     app.add_routes(pages.routes(pages.load_static()))
@@ -185,6 +204,7 @@ async def _facts(app: web.Application) -> AsyncIterator[None]:
 
 async def _say_goodbye(request: web.Request, response: web.StreamResponse) -> None:
     """Tell clients of a server that stops not to send more on their connections."""
+    name_request(request, response)
     if request.app[STATUS].stopping:
         response.headers["Connection"] = "close"
         response.force_close()
@@ -194,23 +214,42 @@ def _announce(url: str) -> None:
     print(f"HarmonyØ4 is at {url}", flush=True)
 
 
-def run(config: Config, *, ready: Callable[[str], None] = _announce) -> None:
+def run(
+    config: Config,
+    *,
+    ready: Callable[[str], None] = _announce,
+    reload: Callable[[], Config] | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
 
+    `reload` gives the settings as they are now: with several workers, SIGHUP starts new ones with them.
     Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. With several
     workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
     read, UsageError where the address cannot be used or everybody could read and write by it, HarmonyError
     where the workers do not start.
     """
+
+    def settle(config: Config) -> Config:
+        if config.mode == "open":
+            check_open(config.host, config.port)
+        # The folder that the name means now: a worker that is started later must not mean another one.
+        return replace(config, library=Library(config.library).root)
+
     if config.mode == "open":
         check_open(config.host, config.port)
     descriptors.raise_limit()
     count = workers.count(config.workers)
     if count > 1:
-        # The folder that the name means now: a worker that is started later must not mean another one.
-        config = replace(config, library=Library(config.library).root)
+        config = settle(config)
+
+        def again() -> Config:
+            # The socket stays, so its address does: it decides whether everything may be open.
+            assert reload is not None
+            found = reload()
+            return settle(replace(found, host=config.host, port=config.port, workers=config.workers))
+
         with listen(config.host, config.port) as listener:
-            workers.Supervisor(config, listener, count).run(ready=ready)
+            workers.Supervisor(config, listener, count, again if reload else None).run(ready=ready)
         return
     app = create_app(config)
     with listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -239,7 +278,7 @@ async def serve(
     run may finish within `config.stop_timeout` seconds in all, silent connections are closed.
     """
     config, library = app[CONFIG], app[LIBRARY]
-    access = AccessLog(sys.stderr.fileno()) if config.access_log else None
+    access = AccessLog(sys.stderr.fileno(), json=config.log_format == "json") if config.access_log else None
     runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=_CUT)
     await runner.setup()
     manager = runner.server
@@ -253,6 +292,8 @@ async def serve(
         read_bufsize=_READ,
         express=app[EXPRESS],
         access=access,
+        tally=app[TALLY],
+        crowd=app[CROWD],
     )
     acceptor = Acceptor(
         listener,
@@ -262,6 +303,7 @@ async def serve(
         relieve=library.relieve,
     )
     acceptor.start()
+    app[TALLY].gauges["connections"] = lambda: len(manager._connections)
     house = loop.create_task(keep_house(manager, library, config.write_timeout, config.read_timeout))
     try:
         if stop is None:
@@ -270,8 +312,12 @@ async def serve(
                 loop.add_signal_handler(number, stop.set)
         ready(address_url(listener))
         await stop.wait()
+        if config.stop_delay:
+            # Whoever sends requests here asks `/ready` now and then, and gets time to see what it says.
+            app[STATUS].leaving = True
+            await asyncio.sleep(config.stop_delay)
     finally:
-        app[STATUS].stopping = True
+        app[STATUS].stopping = app[STATUS].leaving = True
         app[STATUS].until = loop.time() + config.stop_timeout
         app[EXPRESS].close()
         app[EVENTS].close()

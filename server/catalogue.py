@@ -33,7 +33,7 @@ _SHARE: Final = 0.25
 """How much of the time filling may take: requests go first."""
 
 Key = tuple[int, bytes]
-Page = tuple[list[dict[str, Any]], Key | None]
+Page = tuple[list[dict[str, Any]], Key | None, int]
 _Order = list[tuple[Key, Entry]]
 
 
@@ -61,24 +61,26 @@ class Catalogue:
         self._orders: dict[str, _Order] = {}
 
     def page(self, *, query: str, sort: str, after: Key | None, limit: int) -> Page:
-        """Up to `limit` items after the key `after`, and the key of the last one if more follow.
+        """Up to `limit` items after the key `after`, the key of the last one if more follow, and how many
+        containers fit in all.
 
         `query` is looked for in names, without regard to case. `sort` is one of SORTS, with `-` for reverse.
         Keys are values to sort by, so a page is right even if containers came or went since the one before.
         """
         order = self._order(sort.removeprefix("-"))
+        if query:
+            wanted = query.casefold()
+            order = [one for one in order if wanted in one[1].raw.decode(errors="replace").casefold()]
         found: Iterable[tuple[Key, Entry]] = order
         if sort.startswith("-"):
             found = (one for one in reversed(order) if after is None or one[0] < after)
         elif after is not None:
             found = (one for one in order if one[0] > after)
-        if query:
-            wanted = query.casefold()
-            found = (one for one in found if wanted in one[1].raw.decode(errors="replace").casefold())
         chosen = list(islice(found, limit + 1))
         more = len(chosen) > limit
         chosen = chosen[:limit]
-        return self._items([entry for _, entry in chosen]), chosen[-1][0] if more else None
+        items = self._items([entry for _, entry in chosen])
+        return items, chosen[-1][0] if more else None, len(order)
 
     def fill(self, stop: threading.Event) -> None:
         """Read what is not known yet of any container, a little at a time, until `stop` is set."""

@@ -12,6 +12,7 @@ sources and names the key, the value and what was expected where one of them is 
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import tomllib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.server.guard.origins import check_host, check_origin
 from harmony4.server.masking.keys import KEY, KEY_FILE, PASSPHRASE
 
-__all__ = ["PREFIX", "Config", "load_config"]
+__all__ = ["PREFIX", "Config", "load_config", "load_settings"]
 
 PREFIX: Final = "HARMONY4_"
 _NO_SETTINGS: Final = frozenset({KEY, KEY_FILE, PASSPHRASE})
@@ -57,6 +58,9 @@ class Config:
     stop_timeout: float = _setting(
         10.0, "seconds that running requests get when the server stops", (0, 86_400)
     )
+    stop_delay: float = _setting(
+        0.0, "seconds before that in which /ready says 503 and everything is answered still", (0, 3600)
+    )
     verify_on_read: bool = _setting(False, "check each block's CRC and SHA-256 before any of it is sent")
     max_upload: int = _setting(0, "bytes of one upload; 0 sets no such limit", (0, 2**63 - 1))
     max_uploads: int = _setting(64, "uploads at once, all clients and workers", (1, 1024))
@@ -79,6 +83,25 @@ class Config:
         604_800.0, "seconds that deleted containers can be restored", (0, 315_360_000)
     )
     access_log: bool = _setting(False, "log every request to standard error")
+    log_format: str = _setting("console", "how the log is written: console, for people, or json")
+    trusted_proxies: tuple[str, ...] = _setting(
+        (), "addresses and networks of proxies whose X-Forwarded-For is believed"
+    )
+    max_streams: int = _setting(
+        0, "answers and streams that a worker has under way at once; 0: no limit", (0, 1_000_000)
+    )
+    max_streams_per_client: int = _setting(
+        0, "the same for one client, by its token or address; 0: no limit", (0, 1_000_000)
+    )
+    max_connections_per_client: int = _setting(
+        0, "connections of one address to a worker, proxies excepted; 0: no limit", (0, 1_000_000)
+    )
+    scrub_rate: int = _setting(
+        0, "bytes a second of the library that are verified in the background; 0: none", (0, 2**40)
+    )
+    scrub_pause: float = _setting(
+        86_400.0, "seconds from the end of one round over the library to the next", (0.05, 31_536_000)
+    )
     auth: bool = _setting(False, "everything needs a token")
     public_read: bool = _setting(False, "everybody may read; the rest needs a token")
     allowed_hosts: tuple[str, ...] = _setting(
@@ -98,7 +121,14 @@ class Config:
             raise _wrong("host", "an address", self.host)
         if self.auth and self.public_read:
             raise UsageError("the settings auth and public_read exclude each other", expected="one of them")
-        for name, check in (("allowed_hosts", check_host), ("cors_origins", check_origin)):
+        if self.log_format not in ("console", "json"):
+            raise _wrong("log_format", "console or json", self.log_format)
+        checks = (
+            ("allowed_hosts", check_host),
+            ("cors_origins", check_origin),
+            ("trusted_proxies", ipaddress.ip_network),
+        )
+        for name, check in checks:
             for text in getattr(self, name):
                 try:
                     check(text)
@@ -122,9 +152,22 @@ def load_config(
     Raises UsageError for an unknown key or a wrong value, SourceError where the file cannot be read. Other
     variables of the environment than those that begin with HARMONY4_ are none of our business.
     """
+    return load_settings(file=file, environ=environ, flags=flags)[0]
+
+
+def load_settings(
+    *,
+    file: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> tuple[Config, dict[str, str]]:
+    """As `load_config`, and for each setting that somebody gave who it was: a file, a variable, an option."""
     merged: dict[str, object] = {}
+    sources: dict[str, str] = {}
     if file is not None:
-        merged |= {key: _convert(key, value, file.name) for key, value in _read(file).items()}
+        for key, value in _read(file).items():
+            merged[key] = _convert(key, value, file.name)
+            sources[key] = str(file)
         for key, value in merged.items():
             if isinstance(value, Path):
                 # A relative folder in a file is relative to that file, wherever the server is started.
@@ -133,11 +176,13 @@ def load_config(
         if name.startswith(PREFIX) and name not in _NO_SETTINGS:
             key = name.removeprefix(PREFIX).lower()
             merged[key] = _convert(key, text, name)
+            sources[key] = name
     for key, value in (flags or {}).items():
         if value is not None:
-            merged[key] = _convert(key, value, f"--{key.replace('_', '-')}")
+            sources[key] = f"--{key.replace('_', '-')}"
+            merged[key] = _convert(key, value, sources[key])
     settings: dict[str, Any] = merged
-    return Config(**settings)
+    return Config(**settings), sources
 
 
 def _read(file: Path) -> dict[str, object]:

@@ -18,9 +18,9 @@ from typing import Final
 
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError
+from harmony4.crypto.errors import FormatError, HarmonyError
 
-__all__ = ["PROBLEMS", "PROBLEM_TYPE", "Problem", "describe", "problem_response", "problems"]
+__all__ = ["DAMAGED", "PROBLEMS", "PROBLEM_TYPE", "Problem", "describe", "problem_response", "problems"]
 
 PROBLEM_TYPE: Final = "application/problem+json"
 _PREFIX: Final = "urn:harmony4:problem:"
@@ -55,6 +55,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "locked": (423, "Somebody else is at the upload"),
     "too-many": (429, "Too many uploads from one client"),
     "upload-checksum": (460, "The bytes do not have the checksum"),
+    "streams": (429, "Too many answers under way for one client"),
+    "crowded": (503, "Too many answers under way"),
     "busy": (503, "Too many uploads"),
     "unread": (503, "The answer was not read"),
     "interrupted": (503, "The server stopped before the job was done"),
@@ -76,6 +78,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
     "http": (500, "The request failed"),
 }
 
+DAMAGED: Final = web.RequestKey("damaged", bool)
+"""Set on a request that failed because what is stored is not sound."""
 _RETRY: Final = {429: "5", 503: "5", 507: "600"}
 """`Retry-After`, seconds, where nobody knows better."""
 _PRIVATE: Final = frozenset({"source", "storage", "harmony"})
@@ -175,6 +179,8 @@ async def problems(
     except Problem as error:
         return problem_response(error.code, error.detail, headers=error.headers)
     except HarmonyError as error:
+        if isinstance(error, FormatError):
+            request[DAMAGED] = True
         return _from_harmony(error)
     except ConnectionError:
         raise  # the client has left: aiohttp ends the connection

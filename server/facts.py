@@ -285,6 +285,17 @@ def mask_facts(reader: H4MKReader) -> Json | None:
     return {"mode": reader.trak.mask["mode"], "keys": keys}
 
 
+def signed_facts(reader: H4MKReader) -> list[str]:
+    """The keys that a sealed container says it is signed with: the first 8 digits of each one's SHA-256.
+
+    Nothing is checked, and a part that is damaged counts as none. Reads the file.
+    """
+    try:
+        return [key[:4].hex() for key in reader.signers()]
+    except FormatError:
+        return []
+
+
 def summary_facts(reader: H4MKReader) -> Json:
     """What a listing says of a container."""
     return {
@@ -292,6 +303,8 @@ def summary_facts(reader: H4MKReader) -> Json:
         "duration": _number(reader.duration),
         "blocks": reader.block_count,
         "title": reader.meta.title if reader.meta is not None else None,
+        "head": reader.head.hex() if reader.head is not None else None,
+        "signed": signed_facts(reader),
         "mask": mask_facts(reader),
         "tracks": [
             {
@@ -322,6 +335,7 @@ def info_facts(reader: H4MKReader) -> Json:
         "title": meta.title if meta is not None else None,
         "head": reader.head.hex() if reader.head is not None else None,
         "root": reader.root.hex() if reader.root is not None else None,
+        "signed": signed_facts(reader),
         "origin": str(trak.origin),
         "cut": {"block": trak.block, "order": trak.order, "rule": trak.rule},
         "mask": mask_facts(reader),

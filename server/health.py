@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 
 from aiohttp import web
 
 from harmony4.crypto.errors import SourceError
 from harmony4.server.errors import Problem
-from harmony4.server.keys import LIBRARY, STATUS
+from harmony4.server.keys import CONFIG, LIBRARY, SHARES, STATUS
 from harmony4.server.query import json_response
 
 __all__ = ["get_health", "get_ready", "routes"]
@@ -26,16 +27,32 @@ async def get_health(request: web.Request) -> web.Response:
 
 
 async def get_ready(request: web.Request) -> web.Response:
-    """200 if the library can be read; 503 if not, and while the server stops."""
-    await asyncio.to_thread(_look, request.app[LIBRARY].root)
-    if request.app[STATUS].stopping:
+    """200 if the library can be read; 503 if not, and from the first word that the server is to stop.
+
+    A disk with less than `min_free` bytes left takes nothing in, but who reads is served: it is said, and no
+    reason for a 503.
+    """
+    app = request.app
+    free = workers = 0
+    if not app[STATUS].leaving:
+        free = await asyncio.to_thread(_look, app[LIBRARY].root)
+        workers = await asyncio.to_thread(app[SHARES].living)
+    if app[STATUS].leaving:
         raise Problem("stopping", "the server is stopping")
-    return json_response({"status": "ready", "containers_open": request.app[LIBRARY].opened}, "no-store")
+    found = {
+        "status": "ready",
+        "containers_open": app[LIBRARY].opened,
+        "disk_free": free,
+        "takes_uploads": free >= app[CONFIG].min_free,
+        "workers": workers,
+    }
+    return json_response(found, "no-store")
 
 
-def _look(root: os.PathLike[str]) -> None:
+def _look(root: os.PathLike[str]) -> int:
+    """Bytes that are free on the library's disk. Raises SourceError where it cannot be read."""
     try:
         with os.scandir(root):
-            pass
+            return shutil.disk_usage(root).free
     except OSError as error:
         raise SourceError(f"cannot read the library: {error.strerror}") from error

@@ -39,6 +39,7 @@ async def keep_house(manager: web.Server, library: Library, limit: float, patien
         now = loop.time()
         try:
             seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit, patience)
+            library.look_around()
             await library.let_go(now)
         except Exception:  # one bad round must not leave the server without the next ones
             _LOG.exception("the housekeeping failed; it goes on")

@@ -28,7 +28,7 @@ from harmony4.h4mk import (
     H4MKReader,
     HistoryEntry,
     Masking,
-    Plain,
+    Rehearsal,
     Seal,
     Start,
     Step,
@@ -90,7 +90,7 @@ class ExportOptions:
     """The profile of the spectral tokens of the media's sound that are stored as the last track."""
     mask: MaskSpec | None = field(default=None, repr=False)
     """Mask every track. In the deterministic mode the source is read twice."""
-    masking: Masking | None = field(default=None, repr=False)
+    masking: Masking | Rehearsal | None = field(default=None, repr=False)
     """The one mask of the one container that `export` makes of `mask`; not for its callers."""
     signer: SignPayload | None = field(default=None, repr=False)
     """Signs the container."""
@@ -197,13 +197,14 @@ def export(
             if options.mask.mode == "random":
                 masked = replace(plain, masking=Masking.of(options.mask, None))
                 return _export(opened, target, masked, progress, *how)
-            with on_disk(opened, spool_folder) as file:
+            folder = None if spool_folder is None else os.fspath(spool_folder)
+            with on_disk(opened, spool_folder) as file, Rehearsal(folder) as rehearsal:
                 first, second = _halves(progress)
                 # What signs signs the masked container, and a checkpoint moves the blocks behind it.
-                bare = replace(plain, signer=None, sign_every=0)
+                bare = replace(plain, signer=None, sign_every=0, masking=rehearsal)
                 seal = _export(file, cast(BinaryIO, _Nowhere()), bare, first, *how).seal
                 _rewind(file)
-                known = Plain(seal.trak, seal.blocks, seal.root, seal.head)
+                known = rehearsal.plain(seal.trak, seal.blocks, seal.root, seal.head)
                 masked = replace(plain, masking=Masking.of(options.mask, known))
                 return _export(file, target, masked, second, *how)
 

@@ -11,23 +11,27 @@ from aiohttp import web
 from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.guard.guard import Guard
+from harmony4.server.insight.tally import Shares, Tally
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
 from harmony4.server.library import Library
 from harmony4.server.masking.keys import Keyring
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
+from harmony4.server.serving.forwarded import Crowd
 from harmony4.server.state import State
 from harmony4.server.streams.turns import Turns
 
 if TYPE_CHECKING:
     from harmony4.server.intake.events import Events
     from harmony4.server.players.routes import Playlists
+    from harmony4.server.scrubbing import Findings
 
 __all__ = [
     "BUFFERS",
     "CATALOGUE",
     "CONFIG",
+    "CROWD",
     "DESK",
     "EVENTS",
     "EXPRESS",
@@ -37,8 +41,11 @@ __all__ = [
     "KEYRING",
     "LIBRARY",
     "PLAYLISTS",
+    "SCRUB",
+    "SHARES",
     "STATE",
     "STATUS",
+    "TALLY",
     "TURNS",
     "Status",
 ]
@@ -48,6 +55,8 @@ __all__ = [
 class Status:
     """Whether the server is on its way out."""
 
+    leaving: bool = False
+    """`/ready` says no; everything else goes on."""
     stopping: bool = False
     until: float = 0.0
     """When that must be over, on the loop's clock."""
@@ -56,6 +65,7 @@ class Status:
 BUFFERS: Final = web.AppKey("buffers", Buffers)
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
+CROWD: Final = web.AppKey("crowd", Crowd)
 DESK: Final = web.AppKey("desk", Desk)
 EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")
 FINISHER: Final = web.AppKey("finisher", Finisher)
@@ -67,5 +77,8 @@ STATUS: Final = web.AppKey("status", Status)
 KEEPING: Final[web.AppKey[set[asyncio.Task[None]]]] = web.AppKey("keeping")
 """What goes on without anybody who waits: tokens that are kept for others to read."""
 KEYRING: Final = web.AppKey("keyring", Keyring)
+SCRUB: Final[web.AppKey[Findings]] = web.AppKey("scrub")
+SHARES: Final = web.AppKey("shares", Shares)
+TALLY: Final = web.AppKey("tally", Tally)
 TURNS: Final = web.AppKey("turns", Turns)
 PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")

@@ -44,6 +44,9 @@ _PATIENCE: Final = 2.0
 """Seconds that they stay."""
 _GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL})
 
+_LOOKS: Final = 16
+"""Containers that are looked at in one round of the housekeeping, a look being a system call."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -182,6 +185,7 @@ class Library:
         self._broken: OrderedDict[str, tuple[Identity, HarmonyError]] = OrderedDict()
         self._opening: dict[str, _Opening] = {}
         self._closing: set[asyncio.Future[None]] = set()
+        self._round: list[str] = []
         self._let_go = 0.0
         self._mapped = mapped_bytes()
         self.on_retire: Callable[[Container], object] = lambda container: None
@@ -239,6 +243,18 @@ class Library:
             container.checked = now
             self._containers.move_to_end(container.name)
         return True
+
+    def look_around(self) -> None:
+        """Close some of those that nobody reads and that are gone or were replaced, others the next time.
+
+        Else a file that was deleted keeps its room on the disk until its name is asked for once more.
+        """
+        if not self._round:
+            self._round = list(self._containers)
+        for _ in range(min(_LOOKS, len(self._round))):
+            container = self._containers.get(name := self._round.pop())
+            if container is not None and not self._current(container):
+                self._retire(name)
 
     async def let_go(self, now: float) -> None:
         """Take mapped pages out of this process's memory where that is worth it; `now` is the loop's time,

@@ -12,9 +12,10 @@ from aiohttp import web
 from harmony4.crypto.errors import UsageError
 from harmony4.server.catalogue import SORTS, Key
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import CATALOGUE, GUARD, KEYRING
+from harmony4.server.keys import CATALOGUE, GUARD, KEYRING, SCRUB
 from harmony4.server.masking.unmasking import is_opened_by, may_use_keys, wants_masked
 from harmony4.server.query import REVALIDATE, json_response, page_limit
+from harmony4.server.scrubbing import Findings
 
 __all__ = ["get_media", "routes"]
 
@@ -25,7 +26,7 @@ def routes() -> list[web.RouteDef]:
 
 
 async def get_media(request: web.Request) -> web.Response:
-    """`{"items", "next"}`; `next` is the cursor of the following page, null on the last one."""
+    """`{"items", "next", "total"}`; `next` is the cursor of the following page, null on the last one."""
     query = request.query
     sort = query.get("sort", "name")
     if sort.removeprefix("-") not in SORTS:
@@ -35,11 +36,19 @@ async def get_media(request: web.Request) -> web.Response:
     limit = page_limit(request)
     wants_masked(request)  # said before anything is looked up
     after = _parse_cursor(query["cursor"]) if "cursor" in query else None
-    items, last = await asyncio.to_thread(
+    items, last, total = await asyncio.to_thread(
         request.app[CATALOGUE].page, query=query.get("q", ""), sort=sort, after=after, limit=limit
     )
+    items = await asyncio.to_thread(_with_findings, items, request.app[SCRUB])
     items = [_shown(request, item) for item in items]
-    return json_response({"items": items, "next": None if last is None else _cursor(last)}, REVALIDATE)
+    cursor = None if last is None else _cursor(last)
+    return json_response({"items": items, "next": cursor, "total": total}, REVALIDATE)
+
+
+def _with_findings(items: list[dict[str, Any]], findings: Findings) -> list[dict[str, Any]]:
+    """The items with what scrubbing found of those that it has seen as they are; in a thread."""
+    found = [(item, findings.of(item["name"], item["size"], item["modified"])) for item in items]
+    return [item if verified is None else item | {"verified": verified} for item, verified in found]
 
 
 def _shown(request: web.Request, item: dict[str, Any]) -> dict[str, Any]:

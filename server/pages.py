@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ class StaticFile:
     data: bytes
     content_type: str
     etag: str
+    packed: bytes
+    """`data` by gzip, the same bytes wherever they are made."""
 
 
 def load_static(folder: Path | None = None) -> dict[str, StaticFile]:
@@ -53,7 +56,7 @@ def load_static(folder: Path | None = None) -> dict[str, StaticFile]:
         kind = _TYPES.get(path.suffix)
         if kind is not None and path.is_file():
             data = path.read_bytes()
-            found[path.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:32])
+            found[path.name] = StaticFile(data, kind, hashlib.sha256(data).hexdigest()[:32], _gzip(data))
     return found
 
 
@@ -73,19 +76,38 @@ def routes(files: Mapping[str, StaticFile]) -> list[web.RouteDef]:
     return [web.get("/", get_page), web.get("/static/{file}", get_static)]
 
 
+def _gzip(data: bytes) -> bytes:
+    return gzip.compress(data, 9, mtime=0)
+
+
+def _takes_gzip(request: web.Request) -> bool:
+    """Whether a client says that it takes gzip (RFC 9110 12.5.3); one that says it does not is believed."""
+    for one in request.headers.get("Accept-Encoding", "").lower().split(","):
+        coding, _, weight = one.partition(";")
+        if coding.strip() in ("gzip", "*"):
+            return weight.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
 def _respond(request: web.Request, name: str, file: StaticFile) -> web.Response:
     # Ranges of such small files are never asked for: only the preconditions of `decide` matter here.
-    decision = decide("HEAD", request.headers, Representation(len(file.data), file.etag))
-    headers = {"Cache-Control": "no-cache", "ETag": f'"{file.etag}"', "Content-Type": file.content_type}
+    packed = _takes_gzip(request)
+    etag = f"{file.etag}-gzip" if packed else file.etag  # other bytes, another strong tag
+    decision = decide("HEAD", request.headers, Representation(len(file.data), etag))
+    headers = {"Cache-Control": "no-cache", "ETag": f'"{etag}"', "Content-Type": file.content_type}
+    headers["Vary"] = "Accept-Encoding"
+    if packed:
+        headers["Content-Encoding"] = "gzip"
     if file.content_type.startswith("text/html"):
         headers["Content-Security-Policy"] = PAGE_POLICY
         headers["X-Frame-Options"] = "DENY"
         headers["Cross-Origin-Opener-Policy"] = "same-origin"
     if name == _WORKER:
         headers["Service-Worker-Allowed"] = "../"  # the page lies above it; relative, so below any prefix
-    body = file.data if decision.status == 200 else None
+    body = (file.packed if packed else file.data) if decision.status == 200 else None
     if decision.status == 304:
         del headers["Content-Type"]
+        headers.pop("Content-Encoding", None)
     return web.Response(status=decision.status, headers=headers, body=body)
 
 

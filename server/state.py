@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
 from harmony4.crypto.errors import StorageError
 from harmony4.h4mk.target import sync_folder
@@ -22,7 +22,17 @@ from harmony4.h4mk.target import sync_folder
 if os.name == "posix":
     import fcntl
 
-__all__ = ["FOLDER", "Spool", "State", "held", "hold", "sweep_spools", "sweep_streams", "write_whole"]
+__all__ = [
+    "FOLDER",
+    "Spool",
+    "State",
+    "held",
+    "hold",
+    "open_private",
+    "sweep_spools",
+    "sweep_streams",
+    "write_whole",
+]
 
 FOLDER: Final = ".harmony4"
 """Names that begin with a dot are no containers."""
@@ -149,6 +159,17 @@ def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def open_private(path: Path) -> BinaryIO:
+    """Open a file to read and write, made if it is missing, which only its owner may read. Raises OSError."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        _leave_to_owner(descriptor, path.parent)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return os.fdopen(descriptor, "r+b")
 
 
 def _leave_to_owner(made: int | Path, folder: Path) -> None:

@@ -25,16 +25,28 @@ async function json(path, query = {}, options = {}) {
 
 export const media = (query, signal) => json("media", query, { signal });
 export const info = (name, signal) => json("video/info", { name }, { signal });
-export const seek = (name, pts) => json("video/seek", { name, pts });
-export const keyframes = (name, version, signal) => json("video/keyframes", { name, v: version }, { signal });
+export const seek = (name, pts, track) => json("video/seek", { name, pts, track });
+export const seekMany = (name, times) => json("video/seek", { name, pts: times.join(",") });
+export const proof = (name, track, range, signal) => json("video/proof", { name, track, range }, { signal });
+
+/** The times of all keyframes of a track, or of the first million of them. */
+export async function keyframes(name, track, version, signal) {
+  const found = [];
+  for (;;) {
+    const page = await json("video/keyframes", { name, track, start: found.length, v: version }, { signal });
+    for (const pts of page.pts) found.push(Number(pts));
+    if (found.length >= Math.min(page.count, 1e6) || !page.pts.length) return found;
+  }
+}
 
 /** Who we are, and the two ways to become somebody else. */
 export const session = () => json("session");
 export const signIn = (token) => json("session", {}, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
 export const signOut = () => json("session", {}, { method: "DELETE" });
 
-/** Where a file is sent to become the container `name`; the answer is a job. */
-export const exportUrl = (name) => `video/export?${new URLSearchParams({ name, job: "1" })}`;
+/** Where the sealed file itself is. */
+export const containerUrl = (name) => `container?${new URLSearchParams({ name })}`;
+
 export const jobUrl = (id) => `jobs/${id}`;
 
 /** Milliseconds until it is asked again, where an EventSource would not do so. */

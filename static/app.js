@@ -2,6 +2,7 @@
 
 import { $, note } from "./dom.js";
 import { parseTime } from "./format.js";
+import * as keyboard from "./keyboard.js";
 import * as library from "./library.js";
 import * as player from "./player.js";
 import * as session from "./session.js";
@@ -59,7 +60,6 @@ $("tools").addEventListener("submit", (event) => {
   event.preventDefault();
   library.load();
 });
-$("more").addEventListener("click", () => library.load({ more: true }));
 
 $("jump").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -93,6 +93,7 @@ function everything() {
   library.load();
 }
 
+keyboard.start();
 upload.start(() => library.load());
 session.start(everything);
 everything();

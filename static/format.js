@@ -28,6 +28,11 @@ export function count(number, one, many = one + "s") {
   return `${Number(number).toLocaleString("en")} ${Number(number) === 1 ? one : many}`;
 }
 
+/** A message of the server's, or of ours, as a sentence. */
+export function sentence(text) {
+  return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
+}
+
 /** What somebody typed as microseconds: "3500000", "3.5s", "0:03.5", "1:02:03". Null if it is no time. */
 export function parseTime(text) {
   const trimmed = text.trim();

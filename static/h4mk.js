@@ -31,9 +31,9 @@ export const KEY = 1;
 export const MASKED = 2;
 export const LAST = 4;
 export const HEADER = 8;
-const WIDEST = 2n ** 63n - 1n;
+export const WIDEST = 2n ** 63n - 1n;
 const NONE = 2n ** 64n - 1n;
-const MOST_BLOCKS = 2 ** 26 - 1;
+export const MOST_BLOCKS = 2 ** 26 - 1;
 
 export const view = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 export const hex = (bytes) => Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -129,20 +129,21 @@ export function parseKeys(payload) {
 /** A token (H4MK 6.1) and the rules it keeps by itself (6.2). `where` names the block in errors. */
 export function parseToken(bytes, where) {
   const data = view(bytes);
-  const token = {
-    track: data.getUint16(0), flags: data.getUint16(2), size: data.getUint32(4), index: u64(data, 8), pts: u64(data, 16), end: u64(data, 24),
-    offset: u64(data, 32), keyPts: noneOr64(data, 40), keyOffset: noneOr64(data, 48), minPts: u64(data, 56),
-    digest: bytes.slice(64, 96), tag: bytes.slice(96, 128),
-  };
-  need(token.flags < 16, "critical", `${where} has an unknown flag`);
-  need((token.keyPts === null) === (token.keyOffset === null), "format", `${where} has half a keyframe`);
-  need(token.end >= token.pts, "order", `${where} ends before it begins`);
-  if (token.flags & KEY) {
-    need(!(token.flags & HEADER) && token.keyPts === token.pts && token.keyOffset === token.offset, "order", `${where} is not its own keyframe`);
-  } else if (token.keyPts !== null) need(token.keyPts <= token.pts && token.keyOffset < token.offset, "order", `${where} has a keyframe behind it`);
-  if (token.flags & HEADER) need(token.pts === 0 && token.keyPts === null, "order", `${where} is a header with a time`);
-  need(token.flags & MASKED || blank(token.tag), "format", `${where} is plain and has a tag`);
-  return token;
+  const [track, flags, size] = [data.getUint16(0), data.getUint16(2), data.getUint32(4)];
+  need(flags < 16, "critical", `${where} has an unknown flag`);
+  need(size >= 1 && size <= 16 * MIB, "limit", `${where} has an impossible size`);
+  const [index, pts, end, offset, minPts] = [8, 16, 24, 32, 56].map((at) => u64(data, at));
+  need(index < MOST_BLOCKS, "limit", `${where} has an impossible number`);
+  need(end >= pts, "order", `${where} ends before it begins`);
+  const [pair, own] = [[40, 48].map((at) => data.getBigUint64(at)), [BigInt(pts), BigInt(offset)]];
+  if (flags & KEY) need(!(flags & HEADER) && pair[0] === own[0] && pair[1] === own[1], "order", `${where} is not its own keyframe`);
+  need((pair[0] === NONE) === (pair[1] === NONE), "format", `${where} has half a keyframe`);
+  const [keyPts, keyOffset] = [noneOr64(data, 40), noneOr64(data, 48)];
+  if (keyPts !== null) need(keyPts <= pts && (flags & KEY || keyOffset < offset), "order", `${where} has a keyframe behind it`);
+  if (flags & HEADER) need(pts === 0 && keyPts === null, "order", `${where} is a header with a time`);
+  const [digest, tag] = [bytes.slice(64, 96), bytes.slice(96, 128)];
+  need(flags & MASKED || blank(tag), "format", `${where} is plain and has a tag`);
+  return { track, flags, size, index, pts, end, offset, keyPts, keyOffset, minPts, digest, tag };
 }
 
 /** The head of RMAP (H4MK 9): how many entries a chunk of `size` bytes has. */
@@ -167,7 +168,7 @@ export function mapEntry(data, at) {
 
 const known = (condition, path) => need(condition, "json", `${path} is not as its schema asks`);
 
-function integer(least = 0, most = WIDEST) {
+export function integer(least = 0, most = WIDEST) {
   return (value, path) => {
     let number = value;
     if (typeof value === "string" && /^-?[1-9][0-9]{15,18}$/.test(value)) {
@@ -179,12 +180,11 @@ function integer(least = 0, most = WIDEST) {
   };
 }
 
-const text = (pattern) => (value, path) => {
+export const text = (pattern) => (value, path) => {
   known(typeof value === "string" && pattern.test(value), path);
   return value;
 };
-const choice = (...choices) => (value, path) => {
-  known(typeof value === typeof choices[0], path);
+export const choice = (...choices) => (value, path) => {
   need(choices.includes(value), "critical", `${path} is unknown`);
   return value;
 };
@@ -192,12 +192,12 @@ const flag = (value, path) => {
   known(typeof value === "boolean", path);
   return value;
 };
-const list = (part, least = 0) => (value, path) => {
+export const list = (part, least = 0) => (value, path) => {
   known(Array.isArray(value) && value.length >= least, path);
   return value.map((item, number) => part(item, `${path}[${number}]`));
 };
 const isObject = (value) => typeof value === "object" && !Array.isArray(value); // null does not occur
-const record = (parts) => (value, path) => {
+export const record = (parts) => (value, path) => {
   known(isObject(value), path);
   const names = Object.keys(parts).map((key) => key.replace("?", ""));
   need(Object.keys(value).every((key) => names.includes(key)), "critical", `${path} has an unknown key`);
@@ -215,7 +215,7 @@ const args = (value, path) => {
 };
 
 const some = text(/./s);
-const digest = text(/^[0-9a-f]{64}$/);
+export const digest = text(/^[0-9a-f]{64}$/);
 const ticks = integer(-WIDEST);
 const blocks = integer(0, MOST_BLOCKS);
 const number16 = integer(0, 65535);
@@ -259,11 +259,12 @@ function depth(bytes) {
 
 const LONE = /[\ud800-\udfff]/u; // half of a pair
 
-/** RFC 8785, for values of safe integers, strings, booleans, arrays and objects. */
-function canonical(value) {
-  if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
+/** RFC 8785, for values of safe integers, strings, booleans, arrays and objects, 8 deep at most. */
+export function canonical(value, level = 1) {
   if (typeof value === "object" && value !== null) {
-    const members = Object.keys(value).sort().map((key) => `${canonical(key)}:${canonical(value[key])}`);
+    need(level <= 8, "json", "a JSON value nests too deep");
+    if (Array.isArray(value)) return `[${value.map((item) => canonical(item, level + 1)).join(",")}]`;
+    const members = Object.keys(value).sort().map((key) => `${canonical(key)}:${canonical(value[key], level + 1)}`);
     return `{${members.join(",")}}`;
   }
   const allowed = typeof value === "string" ? !LONE.test(value) : typeof value === "boolean" || Number.isSafeInteger(value);

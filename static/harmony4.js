@@ -7,16 +7,20 @@
  *     await container.unlock("000102…1f");
  *     const bytes = await container.read(0, 65536);
  *
- * No dependency, no build step: the modules h4mk.js, masking.js and source.js stand beside this one. docs/API.md describes them.
+ * No dependency, no build step: the modules h4mk.js, masking.js, merkle.js, proof.js, source.js, trust.js and
+ * verified.js stand beside this one. docs/API.md describes them.
  */
 
 import * as h4mk from "./h4mk.js";
 import { Harmony4Error, need } from "./h4mk.js";
 import { MasterKey, sha256, xorMask } from "./masking.js";
 import { RangeMap, Recent, Source } from "./source.js";
+import { finalSigns } from "./trust.js";
 
 export { Harmony4Error, MasterKey };
 export { parseKey } from "./masking.js";
+export { Trust, checkProof, verifyRange, verifySeek } from "./proof.js";
+export { VerifiedSource, fetchVerified } from "./verified.js";
 
 const HEADERS = 152; // TOKN and its chunk header, and that of the payload, which follows
 const RUN = 4 * h4mk.MIB; // bytes of the file in one request, if blocks are small
@@ -52,18 +56,19 @@ export class Container {
    * @param {AbortSignal} [options.signal] ends all requests
    * @param {Record<string, string>} [options.headers] sent along, such as `Authorization`
    * @param {number} [options.tableLimit] bytes; a larger range map is read by pages. 8 MiB
+   * @param {import("./proof.js").Trust} [options.trust] what must hold of the container: a signature over its head, or the head itself
    * @returns {Promise<Container>}
    * @throws {Harmony4Error}
    */
-  static async open(url, { fetch = globalThis.fetch, signal, headers = {}, tableLimit = h4mk.TABLE_LIMIT } = {}) {
+  static async open(url, { fetch = globalThis.fetch, signal, headers = {}, tableLimit = h4mk.TABLE_LIMIT, trust = null } = {}) {
     const made = new Container();
     made.#limit = tableLimit;
     made.#source = new Source(url, { fetch: (...request) => fetch(...request), signal, headers });
-    await made.#open();
+    await made.#open(trust);
     return made;
   }
 
-  async #open() {
+  async #open(trust) {
     const source = this.#source;
     const tail = (this.#tail = h4mk.parseTail(await source.tail(h4mk.TAIL_SIZE), source.length));
     need(!tail || tail.merk - tail.meta - h4mk.CHUNK <= h4mk.MIB, "limit", "META is too large");
@@ -81,8 +86,11 @@ export class Container {
     const trakBytes = h4mk.payloadOf(start, 8, "TRAK", size);
     const metaBytes = h4mk.payloadOf(directory, 0, "META", directory.length - h4mk.CHUNK);
     this.#trak = await sha256(trakBytes);
-    const head = await sha256(h4mk.headBytes(tail, this.#trak, await sha256(metaBytes)));
+    const headBytes = h4mk.headBytes(tail, this.#trak, await sha256(metaBytes));
+    const head = await sha256(headBytes);
     need(h4mk.equal(head, tail.head), "seal", "TRAK, META and TAIL do not belong together");
+    /** The signature that was believed, `{key, kind, revision, subject}`; null where none was asked for. */
+    this.accepted = trust && (await trust.check(headBytes, await finalSigns(source, tail)));
 
     const trak = h4mk.parseJSON(trakBytes, h4mk.TRAK, "TRAK");
     const meta = h4mk.parseJSON(metaBytes, h4mk.META, "META");

@@ -1,96 +1,143 @@
-// The list of containers: search, order, page by page.
+// The list of containers: search, order, and as many pages as are looked at.
 
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
-import { bytes, clock, count } from "./format.js";
+import { bytes, clock, count, sentence } from "./format.js";
+import * as seen from "./seen.js";
 import * as session from "./session.js";
+import { VirtualList } from "./virtual.js";
 
 const PAGE = 100;
-let running = null;
-let next = null;
+const MOST = 1000; // rows of a page where somebody is far behind what is known
+const ROW = 60; // px, the height of .items li
+
+let running = null; // the list that is shown: {abort, query, items, next, total, busy}
+let current = null;
+let thumbs = null; // the module that draws them, when it is there
+const list = new VirtualList($("items"), ROW, row, (first, last) => more(last));
 
 export function href(name, seconds) {
   const place = `?${new URLSearchParams({ name })}`;
   return seconds === undefined ? place : `${place}#t=${seconds}`;
 }
 
-/** Show the first page, or (`more`) add the following one. Resolves to its items. */
-export async function load({ more = false } = {}) {
-  running?.abort();
-  running = new AbortController();
-  const { signal } = running;
+/** Show the list from its beginning. Resolves when the first page is there. */
+export async function load() {
+  running?.abort.abort();
   const q = $("search").value.trim();
-  const query = { q, sort: $("sort").value, limit: PAGE, cursor: more ? next : undefined };
-  let page;
+  const mine = { abort: new AbortController(), query: { q, sort: $("sort").value }, items: [], next: undefined, total: 0, busy: false };
+  running = mine;
+  if (!list.count) list.show(6); // rows that say: something comes
+  $("items").setAttribute("aria-busy", "true");
   try {
-    page = await api.media(query, signal);
+    await fetchPage(mine, PAGE);
   } catch (error) {
-    if (error.name === "AbortError") return [];
-    $("items").replaceChildren();
-    $("more").hidden = true;
+    if (error.name === "AbortError" || running !== mine) return;
+    list.show(0);
     $("count").textContent = "";
     if (error.code === "unauthorized") {
       show(note("Sign in to see the library", "The server shows it to those who have a token."));
       session.look();
-    } else show(note("The library cannot be shown", error.message));
-    return [];
+    } else show(again(error));
+    return;
+  } finally {
+    $("items").removeAttribute("aria-busy");
   }
-  next = page.next;
-  const list = $("items");
-  const rows = page.items.map(row);
-  if (more) list.append(...rows);
-  else list.replaceChildren(...rows);
-  $("more").hidden = next === null;
-  const shown = list.childElementCount;
-  $("count").textContent = next === null ? count(shown, "container") : `first ${count(shown, "container")}`;
-  if (shown) show(null);
+  if (running !== mine) return;
+  $("library").scrollTop = 0;
+  list.show(mine.total);
+  $("count").textContent = count(mine.total, "container");
+  if (mine.total) show(null);
   else if (q) show(note("Nothing found", `No name contains “${q}”.`));
   else show(note("The library is empty", ["Drop media on this page, or put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
-  mark();
-  return page.items;
+  thumbs ??= await import("./thumbs.js");
+  thumbs.look($("items"));
+}
+
+function again(error) {
+  const button = element("button", { type: "button", class: "quiet" }, "Try again");
+  button.addEventListener("click", load);
+  return [...note("The library cannot be shown", sentence(error.message)), button];
+}
+
+async function fetchPage(mine, limit) {
+  const page = await api.media({ ...mine.query, limit, cursor: mine.next }, mine.abort.signal);
+  mine.items.push(...page.items);
+  mine.next = page.next;
+  // Containers come and go meanwhile: the last page knows best.
+  mine.total = page.next === null ? mine.items.length : Math.max(page.total, mine.items.length + 1);
+}
+
+/** Fetch what is missing up to row `last` and some more. */
+async function more(last) {
+  const mine = running;
+  if (!mine || mine.busy || !mine.next) return;
+  mine.wanted = last;
+  if (last + PAGE / 2 < mine.items.length) return;
+  mine.busy = true;
+  try {
+    while (mine.next && mine.wanted + PAGE / 2 >= mine.items.length) {
+      const [known, before] = [mine.items.length, mine.total];
+      await fetchPage(mine, mine.wanted - known > PAGE ? MOST : PAGE);
+      if (running !== mine) return;
+      if (mine.total !== before) {
+        $("count").textContent = count(mine.total, "container");
+        list.show(mine.total);
+      } else list.renew(known, mine.items.length);
+      thumbs?.look($("items"));
+    }
+  } catch (error) {
+    if (error.name !== "AbortError" && running === mine) show(again(error));
+  } finally {
+    mine.busy = false;
+  }
 }
 
 /** Highlight the container that is open. */
-export function mark(name = current) {
+export function mark(name) {
   current = name;
   for (const link of $("items").querySelectorAll("a.item")) {
     if (link.dataset.name === name) link.setAttribute("aria-current", "true");
     else link.removeAttribute("aria-current");
   }
 }
-let current = null;
 
 function show(nodes) {
   $("library-note").hidden = nodes === null;
   $("library-note").replaceChildren(...(nodes ?? []));
 }
 
-function row(item) {
+function row(number) {
+  const item = running?.items[number];
+  if (!item) return element("li", { class: "coming", "aria-hidden": "true" }, element("span"), element("span"));
   const cut = (item.name ?? "").lastIndexOf("/") + 1;
   const path = cut ? element("span", { class: "path" }, item.name.slice(0, cut)) : null;
   const label = item.name === null ? "(unreadable name)" : item.name.slice(cut).replace(/\.h4mk$/, "");
   const lock = item.mask ? element("img", { class: "lock", src: "static/lock.svg", alt: "masked", width: 12, height: 12 }) : null;
-  const name = element("span", { class: "name" }, path, label, lock);
+  const name = element("span", { class: "name", title: item.name }, path, label);
   if (item.error) {
-    const what = element("span", { class: "more-facts bad" }, item.error.message);
-    return element("li", {}, element("div", { class: "item" }, name, element("span"), what));
+    const what = element("span", { class: "more-facts bad", title: item.error.message }, item.error.message);
+    return element("li", {}, element("div", { class: "item broken" }, element("span", { class: "thumb" }, "!"), name, element("span"), what));
   }
   const track = item.tracks[0];
   const facts = [
     item.tracks.map((one) => one.codec.replaceAll(",", " + ") || one.kind).join(", "),
     bytes(item.size),
     track ? count(track.keyframes, "keyframe") : null,
-    item.state === "sealed" ? null : item.state,
   ];
-  return element(
-    "li",
-    {},
-    element(
-      "a",
-      { class: "item", href: href(item.name), "data-name": item.name },
-      name,
-      element("span", { class: "time" }, clock(item.duration, 1)),
-      element("span", { class: "more-facts" }, facts.filter(Boolean).join(" · ")),
-    ),
+  const verified = item.head && seen.verified(item.head) ? element("span", { class: "mark good", title: "every block was checked in this window" }, "verified") : null;
+  const signers = item.signed?.length > 1 ? `${item.signed.length} keys` : item.signed?.[0];
+  const signed = signers ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, `signed by ${signers}`) : null;
+  const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
+  const link = element(
+    "a",
+    { class: "item", href: href(item.name), "data-name": item.name, "aria-current": item.name === current ? "true" : null },
+    element("canvas", { class: "thumb", width: 144, height: 80, "aria-hidden": "true" }),
+    name,
+    element("span", { class: "time" }, lock, clock(item.duration, 1)),
+    element("span", { class: "more-facts" }, verified, signed, state, facts.filter(Boolean).join(" · ")),
   );
+  const li = element("li", {}, link);
+  li.item = item;
+  return li;
 }

@@ -19,9 +19,9 @@ export function join(...parts) {
 }
 
 /** WebCrypto. Throws `unsupported` where the browser gives none: on plain http, but for this machine's own. */
-export function subtle() {
+export function subtle(what = "unmask") {
   const found = globalThis.crypto?.subtle;
-  need(found, "unsupported", "cannot unmask here: browsers give their cryptography only to https pages, and to localhost");
+  need(found, "unsupported", `cannot ${what} here: browsers give their cryptography only to https pages, and to localhost`);
   return found;
 }
 

@@ -1,23 +1,32 @@
-// One container: the media element on its range URL, the seek's numbers, its facts.
+// One container: the media element on its range URL, the seek's numbers, and the panels below.
 
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
-import { bytes, clock, count } from "./format.js";
-import * as keys from "./keys.js";
-import { Timeline } from "./timeline.js";
+import { bytes, clock, sentence } from "./format.js";
+import { href } from "./library.js";
+import * as panels from "./panels.js";
+import { Timeline, before } from "./timeline.js";
 
-const timeline = new Timeline((pts) => jump(pts));
+const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts));
+const SETTLED = 300; // ms until the address says the new position
+const LATE = 150; // ms in which a picture that was sought is told of
+const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own time lies up to one µs behind its PTS
 let open = null;
 
-export const position = () => open?.media?.currentTime ?? 0;
+/** Seconds. */
+export const position = () => open?.media?.currentTime ?? (open?.wanted ?? 0) / 1e6;
+export const media = () => open?.media ?? null;
 
 /** Show a container; `start` in seconds. Resolves when its facts are there. */
 export async function show(name, start) {
   close();
-  const mine = (open = { name, media: null, abort: new AbortController() });
+  const mine = (open = { name, media: null, abort: new AbortController(), wanted: start * 1e6, listeners: new Set() });
   $("view-note").hidden = true;
   $("player").hidden = false;
+  $("player").setAttribute("aria-busy", "true");
   $("title").textContent = name;
+  $("stage").className = "stage";
+  $("stage").replaceChildren(element("div", { class: "opening" }, element("p", { role: "status" }, "Opening")));
   document.title = `${name} · HarmonyØ4`;
   let facts;
   try {
@@ -29,48 +38,96 @@ export async function show(name, start) {
     $("view-note").hidden = false;
     $("view-note").classList.remove("idle");
     const missing = error.code === "not-found";
-    $("view-note").replaceChildren(...note(missing ? "There is no such container" : "This container cannot be opened", missing ? name : `${name}: ${error.message}`));
+    $("view-note").replaceChildren(...note(missing ? "There is no such container" : "This container cannot be opened", missing ? name : `${name}: ${sentence(error.message)}`));
     return;
+  } finally {
+    $("player").removeAttribute("aria-busy");
   }
   mine.facts = facts;
-  const track = facts.tracks[0];
   $("title").textContent = facts.title ?? name.split("/").pop().replace(/\.h4mk$/, "");
-  $("state").textContent = facts.state;
+  const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
+  const masked = facts.mask ? "masked" : null;
+  $("state").textContent = [facts.state, signers, masked].filter(Boolean).join(" · ");
   $("state").className = facts.state === "sealed" ? "state" : "state warn";
-  describe(facts);
+  $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`)));
+  $("track").hidden = facts.tracks.length < 2;
+  await choose(mine, 0, start);
+}
+
+$("track").addEventListener("change", () => open?.facts && choose(open, Number($("track").value), position()));
+
+/** Play a track, with its keyframes on the timeline and the panels below. */
+async function choose(mine, number, start) {
+  stop(mine);
+  const { facts, name } = mine;
+  const track = (mine.track = facts.tracks[number]);
+  const version = track.etag?.slice(0, 16);
+  timeline.reset();
   stage(mine, track, start);
   timeline.show(facts.duration, []);
-  if (track.keyframes) {
-    const version = track.etag?.slice(0, 16);
-    const table = await api.keyframes(name, version, mine.abort.signal).catch(() => null);
-    if (table && open === mine) timeline.show(facts.duration, table.pts.map(Number));
+  panels.show({
+    name, facts, track, timeline, jump,
+    position: () => position() * 1e6,
+    playing: () => Boolean(mine.media && !mine.media.paused),
+    moved: (listener, signal) => {
+      mine.listeners.add(listener);
+      signal.addEventListener("abort", () => mine.listeners.delete(listener));
+    },
+  });
+  if (!track.keyframes) return;
+  const table = await api.keyframes(name, number, version, mine.abort.signal).catch(() => null);
+  if (table && open === mine && mine.track === track) timeline.show(facts.duration, table);
+}
+
+function stop(mine) {
+  mine.published?.close();
+  mine.published = null;
+  if (mine.media) {
+    mine.media.removeAttribute("src"); // else the browser goes on fetching
+    mine.media.load();
   }
+  mine.media = null;
 }
 
 export function close() {
-  open?.abort.abort();
-  open?.published?.close();
-  if (open?.media) {
-    open.media.removeAttribute("src"); // else the browser goes on fetching
-    open.media.load();
+  if (open) {
+    open.abort.abort();
+    clearTimeout(open.settling);
+    stop(open);
   }
   open = null;
   timeline.reset();
-  for (const id of ["numbers", "seek-problem"]) $(id).hidden = true;
-  for (const id of ["stage", "facts"]) $(id).replaceChildren();
+  panels.close();
+  for (const id of ["numbers", "seek-problem", "track"]) $(id).hidden = true;
+  $("stage").replaceChildren();
   $("state").textContent = "";
+}
+
+function moved(mine) {
+  for (const listener of mine.listeners) listener();
+}
+
+/** Show another place without asking anybody about it: while somebody drags. */
+function scrub(pts) {
+  if (open?.media && !open.media.seeking) open.media.currentTime = pts / 1e6;
 }
 
 /** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player. */
 export async function jump(pts) {
   const mine = open;
-  if (!mine?.facts) return;
+  if (!mine?.track) return;
   const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
-  if (mine.media) mine.media.currentTime = pts / 1e6;
+  mine.wanted = pts;
   const began = performance.now();
+  const shown = mine.media ? picture(mine, pts) : null;
+  if (!mine.media) {
+    timeline.position = pts;
+    timeline.draw();
+    moved(mine);
+  }
   let found;
   try {
-    found = await api.seek(mine.name, pts);
+    found = await api.seek(mine.name, pts, mine.track.track);
   } catch (error) {
     if (open === mine && mine.turn === turn) fail(error.message);
     return;
@@ -86,18 +143,77 @@ export async function jump(pts) {
     block: Number(found.block_index).toLocaleString("en"),
     took: `${took.toFixed(1)} ms`,
   };
+  if (mine.track.kind === "video" && shown) Object.assign(rows, { "picture shown": "…", "picture after": "…" });
   $("numbers").replaceChildren(
-    ...Object.entries(rows).map(([name, value]) =>
-      element("div", { "data-fact": name }, element("dt", {}, name), element("dd", {}, value)),
-    ),
+    ...Object.entries(rows).map(([name, value]) => element("div", { "data-fact": name }, element("dt", {}, name), element("dd", {}, value))),
   );
   $("numbers").dataset.asked = found.asked;
   $("numbers").hidden = false;
+  const cells = $("numbers").querySelectorAll('[data-fact^="picture"] dd');
+  const frame = cells.length ? await shown : null;
+  if (!cells.length || open !== mine || mine.turn !== turn) return;
+  if (!frame) {
+    for (const cell of cells) cell.textContent = "not drawn"; // as it is the one that was there
+    return;
+  }
+  cells[0].textContent = clock(frame.mediaTime * 1e6, 6);
+  cells[1].textContent = `${(frame.now - began).toFixed(0)} ms`;
+  $("numbers").dataset.shown = frame.mediaTime;
+  $("numbers").dataset.ms = frame.now - began;
 }
+
+/** Move the media element; resolves to the picture that it shows then: {mediaTime, now}, or null. */
+function picture(mine, pts) {
+  const { media } = mine;
+  media.currentTime = pts / 1e6 + HALF;
+  if (!media.requestVideoFrameCallback) return null;
+  return new Promise((resolve) => {
+    const drawn = (_, { mediaTime }) => {
+      // One that was on its way already is none of this seek.
+      if (media.seeking && Math.abs(mediaTime - media.currentTime) > 1) media.requestVideoFrameCallback(drawn);
+      else resolve({ mediaTime, now: performance.now() });
+    };
+    media.requestVideoFrameCallback(drawn);
+    // A picture that was drawn while nobody was registered for it is not told of: then it is looked at.
+    media.addEventListener("seeked", () => {
+      const now = performance.now();
+      setTimeout(() => resolve(looked(media, now)), LATE);
+    }, { once: true });
+    setTimeout(() => resolve(null), 5000);
+  });
+}
+
+function looked(media, now) {
+  try {
+    const frame = new VideoFrame(media);
+    const mediaTime = frame.timestamp / 1e6;
+    frame.close();
+    return { mediaTime, now };
+  } catch {
+    return null; // no WebCodecs here, or no picture
+  }
+}
+
+/** The keyframe before (-1) or behind (1) the position. */
+export function keyframe(direction) {
+  const { keyframes } = timeline;
+  const now = position() * 1e6;
+  // Going back from a keyframe itself means the one before it.
+  const at = before(keyframes, direction < 0 ? now - 2 : now + 2) + (direction > 0 ? 1 : 0);
+  if (at >= 0 && at < keyframes.length) jump(keyframes[at]);
+}
+
+/** Go so many seconds on. */
+export function by(seconds) {
+  const end = timeline.duration / 1e6;
+  jump(Math.round(Math.min(end, Math.max(0, position() + seconds)) * 1e6));
+}
+
+export const tenth = (digit) => jump(Math.round((timeline.duration * digit) / 10));
 
 export function fail(message) {
   $("numbers").hidden = true;
-  $("seek-problem").textContent = message;
+  $("seek-problem").textContent = sentence(message);
   $("seek-problem").hidden = false;
 }
 
@@ -115,18 +231,21 @@ const hidden = (mine, track) => track.masked && !mine.facts.mask?.unmaskable;
 /** Play a masked track, when there is a key. */
 async function unlock(mine, track, start) {
   $("stage").className = "stage locked";
-  const failed = (error) => open === mine && unplayable(mine, track, error.message);
+  const current = () => open === mine && mine.track === track;
+  const failed = (error) => current() && unplayable(mine, track, error.message);
   try {
-    mine.published = await keys.open(mine.name, track.track, { stage: $("stage"), signal: mine.abort.signal, failed });
-    if (open !== mine) {
-      mine.published.close();
+    const keys = await import("./keys.js");
+    const published = await keys.open(mine.name, track.track, { stage: $("stage"), signal: mine.abort.signal, failed });
+    if (!current()) {
+      published.close();
       return;
     }
-    if (!mine.published.whole) {
-      $("state").textContent = `${mine.facts.state}, may be incomplete`;
+    mine.published = published;
+    if (!published.whole) {
+      $("state").textContent += ", may be incomplete";
       $("state").className = "state warn";
     }
-    play(mine, track, mine.published.url, start);
+    play(mine, track, published.url, start);
   } catch (error) {
     failed(error);
   }
@@ -135,62 +254,45 @@ async function unlock(mine, track, start) {
 function play(mine, track, url, start) {
   const kind = track.kind === "audio" ? "audio" : "video";
   $("stage").className = kind === "audio" ? "stage plain" : "stage";
-  const media = element(kind, { controls: true, preload: "metadata", playsinline: kind === "video", src: url });
-  mine.media = media;
-  for (const event of ["timeupdate", "progress", "seeking", "seeked", "loadedmetadata"]) {
-    media.addEventListener(event, () => open === mine && timeline.follow(media));
+  const label = `${kind} of ${$("title").textContent}`;
+  const media = element(kind, { controls: true, preload: "metadata", playsinline: kind === "video", src: url, "aria-label": label });
+  for (const one of mine.facts.tracks) {
+    if (kind !== "video" || one.media_type !== "text/vtt" || one.masked) continue;
+    media.append(element("track", { kind: "subtitles", src: api.local(one.range_url), srclang: one.lang, label: one.name ?? one.lang ?? `track ${one.track}` }));
   }
+  mine.media = media;
+  const current = () => open === mine && mine.media === media;
+  for (const event of ["timeupdate", "progress", "seeking", "seeked", "loadedmetadata", "play", "pause"]) {
+    media.addEventListener(event, () => {
+      if (!current()) return;
+      timeline.follow(media);
+      moved(mine);
+    });
+  }
+  for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
   media.addEventListener("error", () => {
-    if (open !== mine || mine.media !== media) return;
+    if (!current()) return;
     unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
   });
   if (start) media.addEventListener("loadedmetadata", () => (media.currentTime = start), { once: true });
   $("stage").replaceChildren(media);
 }
 
+/** The address says where one is, so that it can be copied, kept and come back to. */
+function settle(mine) {
+  clearTimeout(mine.settling);
+  mine.settling = setTimeout(() => {
+    if (open !== mine || !mine.media?.currentTime) return;
+    history.replaceState(null, "", href(mine.name, Math.round(mine.media.currentTime * 1000) / 1000));
+  }, SETTLED);
+}
+
 function unplayable(mine, track, lead) {
-  mine.media = null;
-  mine.published?.close();
+  stop(mine);
   $("stage").className = "stage";
   const masked = hidden(mine, track);
-  const address = masked ? `container?${new URLSearchParams({ name: mine.name, download: "1" })}` : api.local(track.range_url);
+  const address = masked ? `${api.containerUrl(mine.name)}&download=1` : api.local(track.range_url);
   const link = element("a", { href: address, download: true }, masked ? "Download the container" : "Download them");
   const line = masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
   $("stage").replaceChildren(element("div", { class: "note" }, ...note(lead[0].toUpperCase() + lead.slice(1), line)));
-}
-
-function describe(facts) {
-  const table = (rows) =>
-    element(
-      "table",
-      {},
-      ...Object.entries(rows)
-        .filter(([, value]) => value !== null && value !== undefined && value !== "")
-        .map(([name, value]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value))),
-    );
-  const mono = (text) => (text ? element("span", { class: "mono" }, text) : null);
-  const tables = [
-    table({
-      name: facts.name,
-      duration: `${clock(facts.duration, 6)} (${Number(facts.duration).toLocaleString("en")} µs)`,
-      size: `${bytes(facts.size)} in ${count(facts.blocks, "block")}`,
-      head: mono(facts.head),
-      root: mono(facts.root),
-      lost: facts.lost.length ? count(facts.lost.length, "hole") : null,
-    }),
-  ];
-  facts.tracks.forEach((track, number) => {
-    tables.push(
-      table({
-        [`track ${number}`]: [track.kind, track.codec.replaceAll(",", " + "), track.media_type].filter(Boolean).join(" · "),
-        language: track.lang,
-        title: track.name,
-        stream: `${bytes(track.bytes)}, ${count(track.blocks, "block")}, ${count(track.keyframes, "keyframe")}`,
-        times: track.timing === "demux" ? "from the media" : "from a frame rate that was given",
-        masked: track.masked ? "yes: digest and bytes are those of the masked stream" : null,
-        "sha-256": mono(track.sha256),
-      }),
-    );
-  });
-  $("facts").replaceChildren(...tables);
 }

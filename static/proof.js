@@ -1,87 +1,231 @@
-// Inclusion proofs and signatures (H4MK 13, 22), by WebCrypto. Everything is given in bytes and nothing is fetched. What does not hold
-// is a Harmony4Error: a promise that resolves has proven something.
+// Proofs (H4MK 22): what a block of a container is, shown without the container. Everything is given in bytes and nothing is fetched.
+// What does not hold is a Harmony4Error: a promise that resolves has proven something.
 
-import { equal, hex, need, view } from "./h4mk.js";
-import { join, sha256, subtle } from "./masking.js";
+import * as h4mk from "./h4mk.js";
+import { need } from "./h4mk.js";
+import { sha256, subtle } from "./masking.js";
+import { inclusionRoot, leafHash } from "./merkle.js";
+import { MOST_SIGNATURES, Trust } from "./trust.js";
 
-const ORDER = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n; // q of P-256
-const SIGN = 144; // bytes before the certificates
-const SIGNED = 80;
-const CURVE = { name: "ECDSA", namedCurve: "P-256" };
+export { leafHash, verifyInclusion } from "./merkle.js";
+export { Trust, verifySign } from "./trust.js";
 
-/**
- * The leaf of a token: SHA-256 over a zero byte and the 128 bytes of TOKN (H4MK 11.1).
- *
- * @param {Uint8Array} token
- * @returns {Promise<Uint8Array>} 32 bytes
- */
-export function leafHash(token) {
-  return sha256(join(Uint8Array.of(0), token));
+const EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"; // root of a tree without leaves
+const ZERO = "00".repeat(32);
+const digits = (...sizes) => h4mk.text(new RegExp(`^(?:${sizes.map((size) => `[0-9a-f]{${2 * size}}`).join("|")})$`));
+const SCHEMA = h4mk.record({
+  blocks: h4mk.integer(0, h4mk.MOST_BLOCKS),
+  "directory?": h4mk.text(/^/),
+  duration: h4mk.integer(),
+  format: h4mk.choice("h4mk proof 1"),
+  "leaves?": h4mk.list(h4mk.integer(0, h4mk.MOST_BLOCKS - 1), 1),
+  "meta?": h4mk.digest,
+  "path?": h4mk.list(h4mk.digest),
+  "root?": h4mk.digest,
+  signatures: h4mk.list(h4mk.record({ key: digits(4), revision: h4mk.integer(), "subject?": h4mk.digest, value: digits(64) })),
+  "tokens?": h4mk.list(digits(96, 128), 1),
+  trak: h4mk.digest,
+});
+
+const encoder = new TextEncoder();
+
+/** An integer in the form that equal values have here: a BigInt beyond 2^53 - 1 only. */
+function whole(value, what) {
+  need(typeof value === "bigint" || Number.isSafeInteger(value), "usage", `${what} must be an integer`);
+  return typeof value === "bigint" && value >= -Number.MAX_SAFE_INTEGER && value <= Number.MAX_SAFE_INTEGER ? Number(value) : value;
 }
 
-/**
- * Prove that a leaf stands in a tree (RFC 9162 2.1.3.2). The root must be one that is trusted.
- *
- * @param {Uint8Array} leaf the leaf's hash, 32 bytes
- * @param {number} index its place, from 0
- * @param {number} size leaves in the tree
- * @param {Uint8Array[]} path hashes from the leaf's neighbour upwards
- * @param {Uint8Array} root 32 bytes
- * @throws {Harmony4Error} `usage`: an index that is none; `seal`: it does not stand there, or the path has another length than it must
- */
-export async function verifyInclusion(leaf, index, size, path, root) {
-  need(Number.isSafeInteger(size) && Number.isSafeInteger(index) && 0 <= index && index < size, "usage", "the leaf is not one of the tree");
-  need([leaf, root, ...path].every((one) => one instanceof Uint8Array && one.length === 32), "usage", "a hash has 32 bytes");
-  let [from, last, node] = [index, size - 1, leaf];
-  for (const other of path) {
-    need(last > 0, "seal", "the proof is too long");
-    if (from % 2 || from === last) {
-      node = await sha256(join(Uint8Array.of(1), other, node));
-      while (from % 2 === 0 && from !== 0) {
-        from /= 2;
-        last = Math.floor(last / 2);
-      }
-    } else node = await sha256(join(Uint8Array.of(1), node, other));
-    from = Math.floor(from / 2);
-    last = Math.floor(last / 2);
+const plus = (one, other) => whole(BigInt(one) + BigInt(other));
+const endOf = (token) => plus(token.offset, token.size);
+
+/** A document's bytes: from these, from its text, or from what a JSON parser made of it. */
+function bytesOf(document) {
+  if (document instanceof Uint8Array || typeof document === "string") {
+    const bytes = typeof document === "string" ? (need(document.length <= h4mk.MIB, "json", "a proof is too long"), encoder.encode(document)) : document;
+    need(bytes.length <= h4mk.MIB, "json", "a proof is too long");
+    return bytes;
   }
-  need(last === 0, "seal", "the proof is too short");
-  need(equal(node, root), "seal", "the leaf does not stand in this tree");
+  const bytes = encoder.encode(h4mk.canonical(document));
+  need(bytes.length <= h4mk.MIB, "limit", "a proof is too large");
+  return bytes;
 }
 
-const number = (bytes) => BigInt(`0x${hex(bytes)}`);
+/** Parse a document (H4MK 22.5); says nothing of its truth. */
+function parse(document) {
+  const found = h4mk.parseJSON(bytesOf(document), SCHEMA, "proof");
+  const { tokens = [], leaves = [], path = [], directory = null } = found;
+  need(found.signatures.length <= MOST_SIGNATURES, "json", "a proof has too many signatures");
+  const parts = ["leaves", "path", "root", "tokens"].filter((name) => found[name] !== undefined).join();
+  need(["root", "leaves,path,tokens"].includes(parts), "json", "a proof has either tokens, leaves and path, or root");
+  need(directory === null || (parts === "root" && found.meta === undefined), "json", "directory goes with root, and in place of meta");
+  need(leaves.length === tokens.length, "json", "there must be one leaf for each token");
+  const packed = tokens.map((text, number) => {
+    need(text.length < 256 || !text.endsWith(ZERO), "json", `proof.tokens[${number}]: a tag of zeros is left out`);
+    return h4mk.unhex(text.padEnd(256, "0"));
+  });
+  return { ...found, leaves, path, directory, packed, tokens: packed.map((bytes, number) => h4mk.parseToken(bytes, `proof.tokens[${number}]`)) };
+}
+
+/** HEAD, 128 bytes, of the container that a document's blocks are in (H4MK 22.5). */
+async function headOf(proof) {
+  let root = h4mk.unhex(proof.root ?? EMPTY);
+  if (proof.tokens.length) {
+    need(proof.leaves.every((leaf, at) => !at || proof.leaves[at - 1] < leaf), "seal", "the leaves of a proof must increase");
+    const hashes = await Promise.all(proof.packed.map(leafHash));
+    root = await inclusionRoot(new Map(proof.leaves.map((leaf, at) => [leaf, hashes[at]])), proof.blocks, proof.path.map(h4mk.unhex));
+  }
+  return h4mk.headBytes({ ...proof, root }, h4mk.unhex(proof.trak), h4mk.unhex(proof.meta));
+}
+
+/** SIGN as a signature of a document would have it, by the key with this fingerprint. */
+function signOf(one, final, fingerprint) {
+  const sign = new Uint8Array(144);
+  sign.set([final ? 1 : 2, 1]);
+  h4mk.view(sign).setBigUint64(8, BigInt(one.revision));
+  sign.set(h4mk.unhex((one.subject ?? ZERO) + fingerprint + one.value), 16);
+  return sign;
+}
+
+/** A proof that was checked: its blocks are in a container that is trusted. Out of `checkProof`. */
+class CheckedProof {
+  #tokens;
+  #directory;
+
+  constructor(proof, head, accepted) {
+    this.#tokens = proof.tokens;
+    this.#directory = proof.directory;
+    /** SHA-256 of HEAD, in hex: the container's identity, or the checkpoint's. */
+    this.head = head;
+    /** The signature that was believed, `{key, kind, revision, subject}`; null where only a head was asked for. */
+    this.accepted = accepted;
+    /** Whether it is about a whole container, and not about its beginning (a checkpoint). */
+    this.final = proof.meta !== ZERO;
+    /** Of the container: how many blocks, and µs. */
+    this.blocks = proof.blocks;
+    this.duration = proof.duration;
+  }
+
+  /**
+   * What is proven of a time in µs.
+   *
+   * @param {number|bigint} pts
+   * @param {number} [track]
+   * @returns {{pts: number|bigint, place: "inside"|"before"|"after"|"empty", token: object|null, keyframe: {pts, offset}|null}} `token`
+   *   is the block that holds the time; the first one, or the last one; null in an empty track
+   * @throws {Harmony4Error} `seal`: nothing is proven; `usage`: no time
+   */
+  seek(pts, track = 0) {
+    const time = whole(pts, "a time");
+    need(time >= 0 && time <= h4mk.WIDEST, "usage", "a time is out of range");
+    if (this.#directory !== null) {
+      this.#checkEmpty(track);
+      return { pts: time, place: "empty", token: null, keyframe: null };
+    }
+    const found = this.tokens(track).flatMap((token) => places(token, time).map((place) => ({ pts: time, place, token })));
+    need(found.length, "seal", `the proof does not answer the time ${time} of track ${track}`);
+    need(found.length === 1, "seal", `the proof contradicts itself at the time ${time} of track ${track}`);
+    const { place, token } = found[0];
+    const keyed = place !== "before" && token.keyPts !== null;
+    return { ...found[0], keyframe: keyed ? { pts: token.keyPts, offset: token.keyOffset } : null };
+  }
+
+  /**
+   * The blocks that bytes `start` to `stop` (exclusive) of a track's stream are in, all of them up to its end: fewer bytes are
+   * proven only where the last one is LAST.
+   *
+   * @returns {object[]} tokens
+   * @throws {Harmony4Error} `seal`: the proof lacks one; `usage`: no range
+   */
+  range(start, stop, track = 0) {
+    const [from, to] = [whole(start, "a range"), whole(stop, "a range")];
+    need(0 <= from && from < to, "usage", "that is no range of bytes");
+    if (this.#directory !== null) {
+      this.#checkEmpty(track);
+      return [];
+    }
+    const tokens = this.tokens(track);
+    const last = tokens.at(-1);
+    if (last && last.flags & h4mk.LAST && endOf(last) <= from) return [];
+    const found = [];
+    let at = from;
+    for (const token of tokens) {
+      const end = endOf(token);
+      if (end <= at || at >= to) continue;
+      if (token.offset > at) break;
+      found.push(token);
+      at = end;
+    }
+    need(at >= to || (found.length && found.at(-1).flags & h4mk.LAST), "seal", `the proof lacks a block of that range: byte ${at} of track ${track}`);
+    return found;
+  }
+
+  /** The proven blocks of a track. Throws `seal` where they cannot follow each other (H4MK 22.2). */
+  tokens(track = 0) {
+    const found = this.#tokens.filter((token) => token.track === track);
+    found.slice(1).forEach((after, number) => {
+      const one = found[number];
+      const gap = after.index - one.index - 1;
+      const apart = plus(after.offset, -BigInt(endOf(one)));
+      const follows = gap === 0 ? apart === 0 && after.pts === one.end : gap > 0 && apart >= gap && after.pts >= one.end;
+      need(follows, "seal", `the blocks of a proof do not follow each other: track ${track}`);
+    });
+    return found;
+  }
+
+  #checkEmpty(track) {
+    const meta = h4mk.parseJSON(encoder.encode(this.#directory), h4mk.META, "META");
+    const lost = meta.lost ?? [];
+    h4mk.checkLost(lost, meta.tracks.length);
+    const empty = Number.isInteger(track) && meta.tracks[track]?.blocks === 0 && !lost.some((hole) => hole.track === track);
+    need(empty, "seal", `the proof does not say that track ${track} is empty`);
+  }
+}
+
+/** In what ways a token answers a time. */
+function places(token, pts) {
+  const found = [];
+  if (token.index === 0 && pts < token.pts) found.push("before");
+  if (token.pts <= pts && pts < token.end) found.push("inside");
+  if (token.flags & h4mk.LAST && token.end <= pts) found.push("after");
+  return found;
+}
 
 /**
- * Prove that a signature is one of a key over a HEAD (H4MK 13.2, 13.3).
+ * Check everything in a proof but what it answers.
  *
- * @param {Uint8Array} head HEAD, 128 bytes
- * @param {Uint8Array} sign the payload of SIGN. Certificates behind the signature are not looked into
- * @param {Uint8Array} spki the trusted key: SubjectPublicKeyInfo in DER, P-256
- * @returns {Promise<{kind: "final"|"checkpoint", revision: number|bigint, subject: string|null}>} what was signed; `subject` is its
- *   SHA-256 in hexadecimal. A checkpoint says nothing about what follows it
- * @throws {Harmony4Error} `format`, `critical`: no such signature can be; `seal`: it is not one of this key over this HEAD
+ * @param {Uint8Array|string|object} document as `/video/proof` sends it, or the `proof` of an answer of `/video/seek`
+ * @param {Trust} trust
+ * @returns {Promise<CheckedProof>}
+ * @throws {Harmony4Error} `seal`: something does not hold; `json`, `format`, …: no such document can be; `unsupported`: cannot check here
  */
-export async function verifySign(head, sign, spki) {
-  need(head.length === 128 && hex(head.subarray(0, 16)) === hex(join("H4MK head v1", new Uint8Array(4))), "format", "this is no HEAD");
-  need(sign.length >= SIGN && sign.subarray(2, 8).every((byte) => byte === 0), "format", "this is no SIGN");
-  need([1, 2].includes(sign[0]) && sign[1] === 1, "critical", "SIGN has an unknown kind or algorithm");
-  const revision = view(sign).getBigUint64(8);
-  need(revision < 2n ** 63n, "format", "an integer is 2^63 or more");
-  const meta = head.subarray(96).some((byte) => byte !== 0);
-  need(meta === (sign[0] === 1), "seal", "the HEAD is not of the signature's kind");
-  need(equal(await sha256(spki), sign.subarray(48, SIGNED)), "seal", "the signature is one of another key");
-  const [r, s] = [number(sign.subarray(SIGNED, 112)), number(sign.subarray(112, SIGN))];
-  // WebCrypto takes both s and q - s; one signature must have one form.
-  need(r > 0n && r < ORDER && s > 0n && s <= ORDER / 2n, "seal", "r or s is out of range");
-  const key = await subtle().importKey("spki", spki, CURVE, false, ["verify"]).catch(() => null);
-  need(key, "seal", "the key is none of P-256");
-  const message = join(head, sign.subarray(0, SIGNED));
-  const good = await subtle().verify({ name: "ECDSA", hash: "SHA-256" }, key, sign.slice(SIGNED, SIGN), message);
-  need(good, "seal", "the signature does not fit");
-  const subject = sign.subarray(16, 48);
-  return {
-    kind: sign[0] === 1 ? "final" : "checkpoint",
-    revision: revision <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(revision) : revision,
-    subject: subject.some((byte) => byte !== 0) ? hex(subject) : null,
-  };
+export async function checkProof(document, trust) {
+  subtle("check");
+  need(trust instanceof Trust, "usage", "whom to trust must be said: a Trust");
+  const proof = parse(document);
+  proof.meta ??= proof.directory === null ? ZERO : h4mk.hex(await sha256(encoder.encode(proof.directory)));
+  const head = await headOf(proof);
+  const keys = (await trust.keys()).map(([name]) => name);
+  const candidates = proof.signatures.flatMap((one) =>
+    keys.filter((name) => name.startsWith(one.key)).map((name) => signOf(one, proof.meta !== ZERO, name)),
+  );
+  if (proof.signatures.length && !candidates.length && trust.signed) {
+    await trust.checkHead(head);
+    const names = proof.signatures.map((one) => one.key).join(", ");
+    need(false, "seal", `no signature of the proof is by a key that is trusted: ${names}`);
+  }
+  const accepted = await trust.check(head, candidates);
+  return new CheckedProof(proof, h4mk.hex(await sha256(head)), accepted);
+}
+
+/** What answers a time (µs) in a track, proven (H4MK 22.2). As `checkProof`, and then `.seek`. */
+export async function verifySeek(document, pts, track, trust) {
+  return (await checkProof(document, trust)).seek(pts, track);
+}
+
+/**
+ * The blocks (tokens) that a byte range of a track's stream is in, proven (H4MK 22.3): their `digest`, `offset` and `size` say
+ * what the bytes are. As `checkProof`, and then `.range`.
+ */
+export async function verifyRange(document, start, stop, track, trust) {
+  return (await checkProof(document, trust)).range(start, stop, track);
 }

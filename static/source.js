@@ -82,7 +82,7 @@ export class Source {
 }
 
 /** The body of a response, which must have exactly `length` bytes. */
-async function body(response, length) {
+export async function body(response, length) {
   const bytes = new Uint8Array(length);
   const reader = response.body.getReader();
   let at = 0;

@@ -1,7 +1,11 @@
-// The timeline below the player: a tick per keyframe, what the browser has fetched, the position.
+// The timeline below the player: a tick per keyframe, what the browser has fetched, what was checked, the position.
 
+import { colours, redraw, sharp } from "./canvas.js";
 import { $ } from "./dom.js";
 import { clock } from "./format.js";
+
+const STEP = 5e6; // µs of an arrow key
+const PAGE = 60e6;
 
 /** The number of the last keyframe at or before `us`, -1 if there is none. */
 export function before(keyframes, us) {
@@ -16,20 +20,33 @@ export function before(keyframes, us) {
 }
 
 export class Timeline {
-  constructor(jump) {
+  /** `jump(pts)` is called where somebody clicks or lets go, `scrub(pts)` on the way there. */
+  constructor(jump, scrub) {
     this.canvas = $("ticks");
     this.box = $("timeline");
     this.tip = $("tip");
     this.jump = jump;
+    this.scrub = scrub;
+    this.dragging = false;
     this.reset();
-    new ResizeObserver(() => this.draw()).observe(this.box);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
-    this.box.addEventListener("pointermove", (event) => this.hover(event));
-    this.box.addEventListener("pointerleave", () => this.leave());
-    this.box.addEventListener("pointerdown", (event) => {
-      if (event.button === 0 && this.duration) this.jump(Math.round(this.at(event)));
+    redraw(this.box, () => this.draw());
+    const { box } = this;
+    box.addEventListener("pointermove", (event) => this.move(event));
+    box.addEventListener("pointerleave", () => this.leave());
+    box.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0 || !this.duration) return;
+      box.setPointerCapture(event.pointerId);
+      this.dragging = true;
+      this.from = event.clientX;
+      this.hover(event);
     });
-    this.box.addEventListener("keydown", (event) => this.key(event));
+    box.addEventListener("pointerup", (event) => {
+      if (!this.dragging) return;
+      this.dragging = false;
+      this.jump(Math.round(this.at(event)));
+    });
+    box.addEventListener("pointercancel", () => (this.dragging = false));
+    box.addEventListener("keydown", (event) => this.key(event));
   }
 
   reset() {
@@ -37,32 +54,50 @@ export class Timeline {
     this.keyframes = [];
     this.position = 0;
     this.buffered = [];
+    this.checked = []; // {start, end, good} of blocks, µs
     this.pointed = null;
     this.tip.hidden = true;
+    this.box.setAttribute("aria-valuemax", 0);
+    this.box.setAttribute("aria-valuenow", 0);
+    this.draw();
   }
 
   show(duration, keyframes) {
     this.duration = Number(duration);
     this.keyframes = keyframes;
     this.box.setAttribute("aria-valuemax", Math.floor(this.duration / 1e6));
+    this.say();
     this.draw();
   }
 
   /** Follow a media element. */
   follow(player) {
-    this.position = player.currentTime * 1e6;
+    if (!this.dragging) this.position = player.currentTime * 1e6;
     this.buffered = [];
     for (let index = 0; index < player.buffered.length; index += 1) {
       this.buffered.push([player.buffered.start(index) * 1e6, player.buffered.end(index) * 1e6]);
     }
-    this.box.setAttribute("aria-valuenow", Math.floor(player.currentTime));
-    this.box.setAttribute("aria-valuetext", clock(this.position, 1));
+    this.say();
     this.draw();
+  }
+
+  say() {
+    this.box.setAttribute("aria-valuenow", Math.floor(this.position / 1e6));
+    this.box.setAttribute("aria-valuetext", `${clock(this.position, 1)} of ${clock(this.duration, 1)}`);
   }
 
   at(event) {
     const { left, width } = this.box.getBoundingClientRect();
     return Math.min(1, Math.max(0, (event.clientX - left) / width)) * this.duration;
+  }
+
+  move(event) {
+    if (this.dragging && Math.abs(event.clientX - this.from) > 2) {
+      this.position = this.at(event);
+      this.scrub(Math.round(this.position));
+      this.say();
+    }
+    this.hover(event);
   }
 
   hover(event) {
@@ -85,46 +120,43 @@ export class Timeline {
   }
 
   key(event) {
-    const steps = { ArrowLeft: -5e6, ArrowRight: 5e6, PageDown: -60e6, PageUp: 60e6 };
+    if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey) return;
+    const steps = { ArrowLeft: -STEP, ArrowDown: -STEP, ArrowRight: STEP, ArrowUp: STEP, PageDown: -PAGE, PageUp: PAGE };
     let target = null;
     if (event.key in steps) target = this.position + steps[event.key];
     else if (event.key === "Home") target = 0;
     else if (event.key === "End") target = this.duration;
     if (target === null || !this.duration) return;
     event.preventDefault();
+    event.stopPropagation();
     this.jump(Math.round(Math.min(this.duration, Math.max(0, target))));
   }
 
   draw() {
-    const { clientWidth: width, clientHeight: height } = this.box;
-    const scale = devicePixelRatio || 1;
-    const { canvas } = this;
-    if (!width || !height) return;
-    if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
-      canvas.width = Math.round(width * scale);
-      canvas.height = Math.round(height * scale);
-    }
-    const context = canvas.getContext("2d");
-    context.setTransform(scale, 0, 0, scale, 0, 0);
-    context.clearRect(0, 0, width, height);
-    if (!this.duration) return;
-    const colour = (name) => getComputedStyle(this.box).getPropertyValue(name).trim();
+    const drawing = sharp(this.canvas);
+    if (!drawing || !this.duration) return;
+    const { context, width, height } = drawing;
+    const { accent, wash, tick, good, bad } = colours(this.box);
     const x = (us) => (us / this.duration) * width;
-    const accent = colour("--accent");
-    context.fillStyle = colour("--wash");
+    context.fillStyle = wash;
     for (const [start, stop] of this.buffered) context.fillRect(x(start), 0, Math.max(1, x(stop) - x(start)), height);
-    context.fillStyle = colour("--tick");
+    for (const { start, end, good: sound } of this.checked) {
+      context.fillStyle = sound ? good : bad;
+      context.fillRect(x(start), sound ? height - 4 : 0, Math.max(sound ? 1 : 3, x(end) - x(start)), sound ? 4 : height);
+    }
+    context.fillStyle = tick;
     let last = -2;
+    const foot = this.checked.length ? 4 : 0;
     for (const us of this.keyframes) {
       const place = Math.min(width - 1, Math.round(x(us)));
       if (place - last < 1.5) continue; // denser than that is a solid area anyway
-      context.fillRect(place, height - 15, 1, 15);
+      context.fillRect(place, height - 15 - foot, 1, 15);
       last = place;
     }
     if (this.pointed !== null) {
       const index = before(this.keyframes, this.pointed);
       context.fillStyle = accent;
-      if (index >= 0) context.fillRect(Math.min(width - 2, Math.round(x(this.keyframes[index]))), height - 19, 2, 19);
+      if (index >= 0) context.fillRect(Math.min(width - 2, Math.round(x(this.keyframes[index]))), height - 19 - foot, 2, 19);
       context.globalAlpha = 0.45;
       context.fillRect(Math.round(x(this.pointed)), 0, 1, height);
       context.globalAlpha = 1;

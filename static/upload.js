@@ -1,10 +1,11 @@
 // Files that are dropped on the page become containers: a row for each, with what was sent and what is sealed.
 
-import { Problem, exportUrl, jobUrl, listen } from "./api.js";
+import { Problem, jobUrl, listen } from "./api.js";
 import { $, element } from "./dom.js";
-import { bytes, count } from "./format.js";
+import { bytes, count, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as session from "./session.js";
+import { Transfer } from "./tus.js";
 
 const AT_ONCE = 2;
 const waiting = [];
@@ -70,7 +71,7 @@ class Upload {
     $("uploads").append(this.row);
   }
 
-  send(headers = {}) {
+  async send(replace = false) {
     this.over = false;
     this.says.classList.remove("bad");
     this.says.textContent = "begins";
@@ -82,26 +83,27 @@ class Upload {
       this.fail(new Problem({ detail: "This is a container already: copy it into the library's folder." }));
       return;
     }
-    const request = (this.request = new XMLHttpRequest());
-    request.open("POST", exportUrl(this.name));
-    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
-    request.setRequestHeader("Content-Type", "application/octet-stream");
-    request.responseType = "json";
-    request.upload.addEventListener("progress", (event) => {
-      this.bar.value = event.loaded;
-      this.show(`${bytes(event.loaded)} of ${bytes(this.file.size)} sent`);
+    this.transfer = new Transfer(this.file, this.name, {
+      replace,
+      progress: (sent) => {
+        this.bar.value = sent;
+        this.show(`${bytes(sent)} of ${bytes(this.file.size)} sent`);
+      },
+      waits: (why) => {
+        this.says.classList.toggle("waits", why !== null);
+        if (why !== null) this.says.textContent = why;
+      },
     });
-    request.addEventListener("load", () => {
-      if (request.status !== 202) this.fail(new Problem(request.response, request.status));
-      else {
-        this.job = request.response;
-        this.hear(this.heardOf.get(this.job.id) ?? this.job); // an event may have been faster than the answer
-        this.ask(); // or have come before anybody listened
-      }
-    });
-    request.addEventListener("error", () => this.fail(new Problem({ detail: "the connection was lost" })));
-    request.addEventListener("abort", () => this.fail(new Problem({ detail: "cancelled" })));
-    request.send(this.file);
+    try {
+      const id = await this.transfer.send();
+      this.bar.value = this.bar.max;
+      this.job = { id };
+      this.show("all of it sent");
+      if (this.heardOf.has(id)) this.hear(this.heardOf.get(id)); // an event may have been faster than the answer
+      this.ask(); // or have come before anybody listened
+    } catch (error) {
+      this.fail(error);
+    }
   }
 
   /** What has become of the job, for what was told while nobody listened. */
@@ -112,15 +114,15 @@ class Upload {
     else if (answer?.status === 404) this.fail(new Problem({ detail: "the server has forgotten this upload: look whether the container is there" }));
   }
 
-  /** A job's facts; until the server has said which one is ours, it is known by its name. */
+  /** A job's facts; until the server has said which one is ours, those of its name are kept. */
   hear(job) {
     if (this.over || (this.job ? job.id !== this.job.id : job.name !== this.name)) return;
     this.heardOf.set(job.id, job);
-    if (!this.job && job.state !== "receiving") return; // an older one of that name, or ours, which the answer names
+    if (!this.job) return;
     this.blocks = job.blocks;
     if (job.state === "done") this.finish(job);
     else if (job.state === "failed" || job.state === "cancelled") this.fail(new Problem(job.problem));
-    else if (this.job) this.show(`all ${bytes(this.file.size)} sent`);
+    else this.show(`all ${bytes(this.file.size)} sent`);
   }
 
   show(text) {
@@ -138,7 +140,7 @@ class Upload {
   fail(problem) {
     if (this.over) return;
     this.end(problem.code === "exists" ? "Replace" : "Close");
-    this.says.textContent = problem.message;
+    this.says.textContent = problem.code === "exists" ? "A container of that name is there already." : sentence(problem.message);
     this.says.classList.add("bad");
   }
 
@@ -154,12 +156,13 @@ class Upload {
   press() {
     if (!this.over) {
       if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" });
-      else if (this.request) this.request.abort();
+      else if (this.transfer) this.transfer.cancel();
       else this.drop();
     } else if (this.button.textContent === "Replace") {
       running += 1;
       this.job = null;
-      this.send({ "If-Match": "*" });
+      this.heardOf.clear();
+      this.send(true);
     } else this.row.remove();
   }
 

@@ -7,8 +7,8 @@ Never put the repository's root on `sys.path`: its folders are called `crypto`, 
 `tokenize`, and are imported as `harmony4.…`.
 
 Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_nginx`, `needs_espeak`,
-`needs_wrk`, `needs_aria2`, `needs_mpv`, `needs_openssl`, `needs_node`, `needs_npm` or `needs_curl` from
-`needs.py`; it is skipped, with the reason below, where the program is missing.
+`needs_wrk`, `needs_aria2`, `needs_mpv`, `needs_openssl`, `needs_node`, `needs_npm`, `needs_systemd` or
+`needs_curl` from `needs.py`; it is skipped, with the reason below, where the program is missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from needs import PACKAGES, PROGRAMS, program
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-HELPERS = ("independent", "media_factory", "nodejs", "programs", "sandboxes", "serving")
+HELPERS = ("independent", "media_factory", "nodejs", "pagelib", "programs", "sandboxes", "serving")
 for _helper in HELPERS:  # their assert statements explain themselves as those in test modules do
     pytest.register_assert_rewrite(_helper)
 

@@ -36,8 +36,10 @@ PROGRAMS: Final = {
     "openssl": ("openssl",),
     "node": ("node", "nodejs"),
     "npm": ("npm",),
+    "systemd": ("systemd-analyze",),
 }
-PACKAGES: Final = {"aria2c": "aria2", "node": "nodejs"}  # Debian's, where it is not called as its program is
+# Debian's, where it is not called as its program is.
+PACKAGES: Final = {"aria2c": "aria2", "node": "nodejs", "systemd-analyze": "systemd"}
 
 needs_chromium: Final = pytest.mark.chromium
 needs_ffmpeg: Final = pytest.mark.ffmpeg
@@ -50,6 +52,7 @@ needs_mpv: Final = pytest.mark.mpv
 needs_openssl: Final = pytest.mark.openssl
 needs_node: Final = pytest.mark.node
 needs_npm: Final = pytest.mark.npm
+needs_systemd: Final = pytest.mark.systemd
 
 
 def program(marker: str) -> str | None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 from urllib.parse import urlsplit
 
 import pytest
@@ -213,11 +213,17 @@ class Line:
 
 @contextlib.contextmanager
 def served(
-    library: Path, *arguments: object, loop: str = "uvloop", descriptors: int | None = None, **environ: str
+    library: Path,
+    *arguments: object,
+    loop: str = "uvloop",
+    descriptors: int | None = None,
+    log: IO[bytes] | None = None,
+    **environ: str,
 ) -> Iterator[Served]:
     """`harmony4 serve library …` on a free port until the block is left.
 
     `loop`: "asyncio" hides uvloop from it. `descriptors` is the hard limit that it gets.
+    `log`: where its standard error goes, else into a pipe that holds some lines.
     """
     command = [str(HARMONY4), "serve", str(library), "--port", "0", "--json", *map(str, arguments)]
     if descriptors is not None:
@@ -225,7 +231,7 @@ def served(
     paths = [Path(__file__).parent / "hide-uvloop"] if loop == "asyncio" else []
     paths += [Path(environ.pop("path"))] if "path" in environ else []
     env = os.environ | environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log or subprocess.PIPE, env=env)
     server = Served(process, "")
     try:
         assert process.stdout is not None

@@ -88,7 +88,9 @@ class Proxy:
 
 
 @contextmanager
-def nginx(folder: Path, text: str, upstream: tuple[str, int]) -> Iterator[Proxy]:
+def nginx(
+    folder: Path, text: str, upstream: tuple[str, int], *, tls: bool = False, connections: int = 64
+) -> Iterator[Proxy]:
     """Run nginx with the example `text` (a `server` block and what stands around it) until the block is left.
 
     The example's addresses and folder are put right: it listens on a free port of loopback, asks `upstream`,
@@ -98,7 +100,7 @@ def nginx(folder: Path, text: str, upstream: tuple[str, int]) -> Iterator[Proxy]
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = listener.getsockname()
         for old, new in (
-            ("listen 80;", f"listen {address[0]}:{address[1]};"),
+            ("listen 80;", f"listen {address[0]}:{address[1]}{' ssl' * tls};"),
             ("127.0.0.1:8000", f"{upstream[0]}:{upstream[1]}"),
             ("/var/cache/nginx/harmony4", str(folder / "cache")),
         ):
@@ -108,7 +110,7 @@ def nginx(folder: Path, text: str, upstream: tuple[str, int]) -> Iterator[Proxy]
         lines = [
             "daemon off; worker_processes 1; pid nginx.pid; error_log error.log info;",
             "user root;" if os.geteuid() == 0 else "",  # else nobody's workers cannot enter the folder
-            "events { worker_connections 64; }",
+            f"events {{ worker_connections {connections}; }}",
             "http { access_log off;",
             *(f"{kind}_temp_path {kind};" for kind in kinds),
             f"{text} }}",
@@ -124,7 +126,7 @@ def nginx(folder: Path, text: str, upstream: tuple[str, int]) -> Iterator[Proxy]
                 stderr=out,
             )
         try:
-            yield Proxy(f"http://{address[0]}:{address[1]}", address, folder)
+            yield Proxy(f"http{'s' * tls}://{address[0]}:{address[1]}", address, folder)
             assert process.poll() is None, (folder / "out").read_text()
         finally:
             _end(process)

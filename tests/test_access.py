@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from commands import HARMONY4, ROOM
-from harmony4.server.serving.access import AccessLog, escape
+from harmony4.server.serving.access import AccessLog, escape, without_signature
 from serving import write_container
 
 LINE = re.compile(
@@ -139,3 +139,16 @@ def _each(urls: list[str]) -> list[str]:
     return [
         part for number, url in enumerate(urls) for part in (["-o", os.devnull] if number else []) + [url]
     ]
+
+
+def test_no_escape_hides_a_key() -> None:
+    key = "ab" * 32
+    for target in (
+        f"/x?k={key}",
+        f"/x?k={'%61%62' * 32}",
+        f"/x?k={key[:10]}%62{key[11:]}&l=1",
+        f"/x?h4mk%2Dkey-v1:{key}",
+    ):
+        shown = without_signature(target)
+        assert "abab" not in shown and "%61%62%61" not in shown, shown
+    assert without_signature("/x?name=%C3%96&pts=1") == "/x?name=%C3%96&pts=1"

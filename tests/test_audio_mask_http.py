@@ -532,6 +532,27 @@ def test_a_key_that_is_sent(root: Path, text: str) -> None:
         assert form_elsewhere.problem == "usage"
 
 
+@needs_nginx
+def test_a_key_behind_a_proxy_that_says_nothing(root: Path, tmp_path: Path) -> None:
+    """nginx as it comes sends a Host of its own and no word of the client: where a server is made for others
+    than this machine, plain HTTP from this machine is not believed to be private."""
+    state = State(tmp_path / "state")
+    made, token = new_token("test", ["mask"], time.time(), None)
+    TokenFile(state).add(made)
+    key = {"Harmony4-Master-Key": STRANGE.reveal().hex(), "Authorization": f"Bearer {token}"}
+    site = """server { listen 80; location / { proxy_pass http://127.0.0.1:8000; } }
+        # /var/cache/nginx/harmony4"""
+    with (
+        running(root, state=state.path, public_read=True) as server,
+        nginx(tmp_path / "n", f"{site}\n", server.address) as proxy,
+    ):
+        for way in (server, replace(server, url=proxy.url)):
+            answer = way.request("POST", "/audio/mask?format=raw", key, b"x")
+            assert (answer.status, answer.problem) == (400, "usage")
+        told = {**key, "X-Forwarded-Proto": "https"}
+        assert server.request("POST", "/audio/mask?format=raw", told, b"x").status == 200
+
+
 @each_loop
 def test_nothing_says_a_key(
     root: Path, ring: Path, loop: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]

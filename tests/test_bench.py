@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from needs import ROOT, needs_curl, needs_nginx, needs_wrk
+from needs import ROOT, needs_chromium, needs_curl, needs_nginx, needs_wrk
 
 
 def told(name: str) -> list[str]:
@@ -62,3 +62,11 @@ def test_proofs_run_end_to_end() -> None:
     assert sum("one proof" in line for line in lines) == 3, lines
     assert sum("signing" in line for line in lines) == 2, lines
     assert sum("÷ that of curl" in line for line in lines) == 1, lines
+
+
+@needs_chromium
+def test_the_page_runs_end_to_end() -> None:
+    lines = told("page")
+    assert (
+        sum(unit in line for line in lines for unit in ("paint", "over the wire", "picture", "frames/s")) >= 4
+    )

@@ -51,7 +51,7 @@ def everything(catalogue: Catalogue, sort: str = "name") -> list[dict[str, Any]]
     found: list[dict[str, Any]] = []
     after = None
     while True:
-        items, after = catalogue.page(query="", sort=sort, after=after, limit=25)
+        items, after, _ = catalogue.page(query="", sort=sort, after=after, limit=25)
         found += items
         if after is None:
             return found
@@ -343,9 +343,10 @@ def test_a_process_that_is_killed_while_it_writes(library: Path, tmp_path: Path)
 def test_items_that_are_kept(library: Path, tmp_path: Path) -> None:
     """What a listing says is kept on disk: where this test fails, raise `factstore.FORM` with it."""
     item = everything(Catalogue(library))[0]
-    assert factstore.FORM == 2
+    assert factstore.FORM == 3
     assert list(item) == [
-        "name", "size", "modified", "state", "duration", "blocks", "title", "mask", "tracks", "range_url"
+        "name", "size", "modified", "state", "duration", "blocks", "title", "head", "signed", "mask",
+        "tracks", "range_url",
     ]  # fmt: skip
     assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "keyframes", "bytes"]
 

@@ -104,3 +104,18 @@ def test_modes() -> None:
     assert Config().mode == "open"
     assert Config(auth=True).mode == "auth"
     assert Config(public_read=True).mode == "public_read"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"log_format": "xml"}, ["log_format", "console or json", "xml"]),
+        ({"trusted_proxies": "10.0.0.0/8,proxy.example"}, ["trusted_proxies", "proxy.example"]),
+        ({"max_streams": -1}, ["max_streams", "0 to 1000000", "-1"]),
+    ],
+)
+def test_wrong_values_of_an_operator(flags: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(flags=flags)
+    for word in words:
+        assert word in str(caught.value)

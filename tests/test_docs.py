@@ -129,6 +129,19 @@ def test_every_public_name_is_described(module: str) -> None:
         assert re.search(rf"`{name}\b", text), f"{module}.{name} is not described"
 
 
+def test_every_row_of_the_threat_table_names_tests_that_exist() -> None:
+    text = (DOCS / "SECURITY.md").read_text(encoding="utf-8")
+    table = text.split("\n| who | what they might do |", 1)[1].split("\n\n", 1)[0]
+    rows = [row for row in table.splitlines()[2:] if row.startswith("|")]
+    assert len(rows) >= 15
+    for row in rows:
+        named = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", row.rsplit("|", 2)[1])
+        assert named, row
+        for file, test in named:
+            code = (ROOT / file).read_text(encoding="utf-8")
+            assert not test or re.search(rf"^(async )?def {test}\(", code, re.MULTILINE), f"{file}::{test}"
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):

@@ -123,7 +123,7 @@ def test_nothing_of_the_machine(server: Server, tmp_path: Path) -> None:
         tmp_path.mkdir()
     assert answers[3].status == 503
     assert answers[3].problem == "source"
-    assert answers[5].json == {"items": [], "next": None}
+    assert answers[5].json == {"items": [], "next": None, "total": 0}
     for answer in answers:
         text = answer.body.decode()
         assert str(tmp_path) not in text

@@ -105,7 +105,7 @@ def test_open_needs_nothing_and_keeps_nothing(place: Place) -> None:
         assert server.get("/session").json == {
             "mode": "open",
             "name": None,
-            "scopes": ["read", "write", "mask", "admin"],
+            "scopes": ["read", "write", "mask", "admin", "metrics"],
             "expires": None,
         }
         signed_in = ask(server, "/session", method="POST")

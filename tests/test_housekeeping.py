@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from harmony4.server import housekeeping
+from harmony4.server.keys import LIBRARY
 from harmony4.server.library import Library
+from processes import until
 from serving import LOOPS, running, write_container
 
 BAD = 3
@@ -57,3 +59,18 @@ def test_a_bad_round_is_not_the_last(
     assert [record.exc_info[1].args for record in caplog.records if record.exc_info] == [
         ("a bad round",)
     ] * BAD
+
+
+def test_what_was_deleted_gives_its_room_back(tmp_path: Path) -> None:
+    """A file that is open keeps its bytes on the disk; nobody asks for its name any more."""
+    for number in range(40):
+        write_container(tmp_path / f"{number}.h4mk", [b"x"])
+    with running(tmp_path) as server:
+        for number in range(40):
+            assert server.get(f"/video/range?name={number}.h4mk").body == b"x"
+        assert server.app[LIBRARY].opened == 40
+        for number in range(40):
+            if number != 7:
+                (tmp_path / f"{number}.h4mk").unlink()
+        until(lambda: server.app[LIBRARY].opened == 1, "39 containers that are closed")
+        assert server.get("/video/range?name=7.h4mk").body == b"x"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Step, TrackInfo
+from harmony4.h4mk.signature import Signer
+from harmony4.h4mk.signing import sign_file
 from harmony4.server.facts import info_facts, token_facts
 from needs import ORIGINAL
 from serving import VIDEO, running, write_container
@@ -106,3 +109,28 @@ def test_token_facts() -> None:
     )
     assert (key["key_pts"], key["key_offset"]) == (5, 6)
     assert len(key["digest"]) == 64
+
+
+def test_who_signed(tmp_path: Path) -> None:
+    """Named, not checked: in `/video/info` and in the listing; a signature that is damaged counts as none."""
+    path = tmp_path / "a.h4mk"
+    write_container(path, [b"one", b"two"])
+    keys = [SigningKey.from_number(number) for number in (7, 8)]
+    for key in keys:
+        sign_file(path, Signer(key))
+    expected = [key.public.fingerprint[:4].hex() for key in keys]
+    data = bytearray(path.read_bytes())
+    data[data.rindex(b"SIGN") + 40] ^= 1
+    (tmp_path / "b.h4mk").write_bytes(data)
+    (tmp_path / "c.h4mk").write_bytes(data[:300])
+    with H4MKReader(path) as reader:
+        assert reader.signers() == tuple(key.public.fingerprint for key in keys)
+    with H4MKReader(tmp_path / "c.h4mk") as reader:
+        assert (reader.state, reader.signers()) == ("incomplete", ())
+    with running(tmp_path) as server:
+        assert server.get("/video/info?name=a.h4mk").json["signed"] == expected
+        assert server.get("/video/info?name=b.h4mk").json["signed"] == []
+        items = server.get("/media").json["items"]
+        assert [(item["signed"], item["head"] is None) for item in items] == [
+            (expected, False), ([], False), ([], True)
+        ]  # fmt: skip

@@ -252,6 +252,39 @@ def ring(folder: Path, **texts: str) -> Path:
     return folder
 
 
+def test_a_keyring_takes_only_files_that_are_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A FIFO must not hold it up, and a file that others may read holds no secret, whoever owns it."""
+    found = ring(tmp_path, films=TEXT, open=format_key(MasterKey.generate()))
+    os.mkfifo(found / "pipe.key", 0o600)
+    (found / "folder.key").mkdir(0o700)
+    (found / "open.key").chmod(0o644)
+    if os.geteuid() == 0:
+        os.chown(found / "open.key", 65534, 65534)
+    keyring = Keyring(found)
+    assert keyring.names() == {"films": KEY.id}
+    for name in ("pipe.key", "folder.key", "open.key"):
+        assert name in caplog.text
+    (found / "films.key").unlink()
+    assert keyring.reload(now=True)
+    assert keyring.names() == {}
+
+
+def test_a_file_that_is_called_like_another_key(tmp_path: Path) -> None:
+    other = MasterKey.generate()
+    found = Keyring(ring(tmp_path, films=TEXT, **{KEY.id.hex(): format_key(other)}))
+    assert found.get(KEY.id.hex()) == KEY
+    assert found.get(other.id.hex()) == other
+
+
+@pytest.mark.parametrize("name", [TEXT, KEY.reveal().hex(), f"/tmp/{KEY.reveal().hex()}.key"])
+def test_a_key_in_place_of_its_file(name: str) -> None:
+    with pytest.raises(KeyRefusedError, match="not the name of a file") as caught:
+        read_key_file(name)
+    assert KEY.reveal().hex() not in f"{caught.value!r} {caught.value}"
+
+
 def test_a_keyring_is_a_folder(tmp_path: Path) -> None:
     other = MasterKey.generate()
     found = Keyring(ring(tmp_path, films=TEXT, talks=format_key(other)))

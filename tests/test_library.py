@@ -229,8 +229,11 @@ def test_a_folder_that_is_no_part_of_it(tmp_path: Path, named: str) -> None:
     library = Library(root, without={"own": root / "own", "link": tmp_path / "link"}[named])
     seen = ["a.h4mk", "deep/own/d.h4mk", "owner/c.h4mk"]
     assert [entry.name for entry in scan(root, library.without)] == seen
-    items, _ = Catalogue(root, without=library.without).page(query="", sort="name", after=None, limit=9)
+    items, _, total = Catalogue(root, without=library.without).page(
+        query="", sort="name", after=None, limit=9
+    )
     assert [item["name"] for item in items] == seen
+    assert total == len(seen)
     for name in seen:
         assert library.resolve(name) == root / name
     for name in ("own/trash/b.h4mk", "to-b.h4mk"):

@@ -85,7 +85,7 @@ def test_cursor_survives_changes(tmp_path: Path) -> None:
 
 def test_changes_are_seen(tmp_path: Path) -> None:
     with running(tmp_path) as server:
-        assert server.get("/media").json == {"items": [], "next": None}
+        assert server.get("/media").json == {"items": [], "next": None, "total": 0}
         write_container(tmp_path / "a.h4mk", [b"x"])
         assert server.get("/media").json["items"][0]["blocks"] == 1
         write_container(tmp_path / "a.h4mk", [b"x", b"y"])

@@ -306,11 +306,11 @@ def test_what_may_be_incomplete(browser: Browser, library: Path, tmp_path: Path)
         visit(page, server, "again")
         unlock(page)
         playing(page)
-        assert page.inner_text("#state") == "sealed, may be incomplete"
+        assert page.inner_text("#state") == "sealed · masked, may be incomplete"
         page.click("#items a[data-name='webm.h4mk']")
         page.wait_for_selector("#title:text('webm')")
         playing(page)
-        assert page.inner_text("#state") == "sealed"
+        assert page.inner_text("#state") == "sealed · masked"
 
 
 def test_what_browsers_do_not_play(page: Page, server: Server, library: Path) -> None:

@@ -162,3 +162,18 @@ def test_reading_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file.close()
     with pytest.raises(SourceError):
         read_into(file, 0, memoryview(out))
+
+
+def test_a_block_that_changes_behind_its_first_reading() -> None:
+    """Its token still has the right tag; `always` looks at its bytes again."""
+    for always in (False, True):
+        data = bytearray(containers()[1])
+        with H4MKReader(BytesSource(data)) as reader:
+            media = Unmasked(reader, [ONE], always=always)
+            assert media.read(10, 20) == STREAM[10:30]
+            data[reader.range_map(0)[0].position + 12] ^= 1
+            if always:
+                with pytest.raises(ChecksumError):
+                    media.read(10, 20)
+            else:
+                assert media.read(10, 20) != STREAM[10:30]

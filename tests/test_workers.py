@@ -357,3 +357,56 @@ def test_access_lines_stay_whole(library: Path) -> None:
         assert found[3].startswith(">") == (int(found[2]) % 4 < 3)
         seen.add((int(found[1]), int(found[2])))
     assert seen == set(itertools.product(range(6), range(40)))
+
+
+def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path: Path) -> None:
+    file = tmp_path / "harmony4.toml"
+    file.write_text("[server]\nstop_timeout = 60\n")
+
+    def status(server: Served, host: str) -> int:
+        with server.connect() as line:
+            line.send(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            return line.answer()[0]
+
+    with served(library, "--workers", 2, "--config", file) as server:
+        before = server.workers()
+        with begin(server) as film:
+            assert status(server, "new.example") == 421
+            file.write_text(
+                '[server]\nstop_timeout = 60\nallowed_hosts = ["new.example"]\nhost = "0.0.0.0"\n'
+            )
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: len(set(server.workers()) - set(before)) == 2, "two new workers")
+            until(lambda: status(server, "new.example") == 200, "the new settings")
+            assert finish(film)
+        until(lambda: not set(server.workers()) & set(before), "the old ones' end")
+        after = server.workers()
+        file.write_text("[server]\nport = 'none'\n")
+        server.process.send_signal(signal.SIGHUP)
+        assert status(server, "new.example") == 200
+        server.process.send_signal(signal.SIGTERM)
+        _, said = server.process.communicate(timeout=60)
+        assert server.process.returncode == 0
+    assert b"the settings were read anew" in said
+    assert b"the settings stay as they are" in said
+    assert len(after) == 2
+
+
+def test_numbers_of_a_killed_server_are_removed(library: Path, tmp_path: Path) -> None:
+    def folders() -> list[Path]:
+        return sorted(tmp_path.glob("harmony4-numbers-*"))
+
+    with served(library, "--workers", 2, TMPDIR=str(tmp_path)) as server:
+        server.kill()
+    (left,) = folders()
+    old = left.stat().st_mtime - 3600
+    os.utime(left, (old, old))
+    with served(library, "--workers", 2, TMPDIR=str(tmp_path)) as running:
+        assert left not in folders()
+        (mine,) = folders()
+        os.utime(mine, (old, old))
+        with served(library, "--workers", 2, TMPDIR=str(tmp_path)) as other:
+            assert mine in folders()  # somebody uses it
+            assert other.stop()[0] == 0
+        assert running.stop()[0] == 0
+    assert folders() == []

@@ -183,7 +183,7 @@ def _text(report: VerifyReport, file: str, *, asked: bool) -> list[str]:
         lines.append(f"note: this container was recovered and admits to {format_count(report.holes, 'hole')}")
     if report.tags and not report.whole:
         lines.append("note: changed since it was masked, so nothing shows that no masked block is missing")
-    if report.masked and not report.tags:
+    if report.masked and not report.tags and not report.whole:
         lines.append("note: the blocks are masked; their tags can only be checked with a key (--key-file)")
     if report.signatures and not asked:
         lines.append(f"note: {format_count(report.signatures, 'signature')} found, not checked")

@@ -22,9 +22,8 @@ from harmony4.server.cli.streams import STANDARD
 from harmony4.server.cli.values import plain
 
 if TYPE_CHECKING:
-    from cryptography.x509 import Certificate
-
     from harmony4.crypto.signing import PublicKey
+    from harmony4.crypto.timestamp import Certificate
 
 __all__ = [
     "Authorities",

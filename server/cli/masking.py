@@ -29,10 +29,11 @@ from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.seals import report_seal
 from harmony4.server.cli.streams import STANDARD, check_not_same, in_order, open_container, shown, sink
-from harmony4.server.cli.values import format_count, format_size, plain
+from harmony4.server.cli.values import format_count, format_size, hole_text, plain
 
 __all__ = ["KeepPlaintext", "RandomSalt", "make_spec", "register", "spec_facts", "spec_line", "spec_notes"]
 
+LOST: Final = 3
 _PIECE: Final = 2**20
 _VISIBLE: Final = (
     "sizes, times and keyframes of all blocks, codecs, media types and the title stay visible; "
@@ -215,15 +216,19 @@ def unmask_command(
         return
     with open_container(file) as reader, sink(output) as target, Meter("unmasking", quiet=quiet) as meter:
         made = unmask_container(reader, target, masters, progress=meter)
-    facts = {"exact": made.exact, "whole": made.whole, "signatures_dropped": made.signed}
+    facts: dict[str, object] = {"exact": made.exact, "whole": made.whole, "signatures_dropped": made.signed}
     if made.exact:
         said = "bit for bit the container that was masked"
     elif made.whole:
         said = "every block is authentic, and none is missing; there was no container before it was masked"
     else:
         said = "every block is authentic; changed since it was masked, so nothing shows that none is missing"
-    notes = [said, *_dropped(made)]
+    lost = [f"lost: {hole_text(one.track, one.first, one.count)}" for one in made.seal.lost]
+    facts["lost"] = [{"track": one.track, "first": one.first, "count": one.count} for one in made.seal.lost]
+    notes = [said, *_dropped(made), *lost]
     report_seal(made.seal, output, facts, "unmasked", notes, json=json, quiet=quiet)
+    if lost and not made.whole:  # else they were lost before it was masked
+        raise typer.Exit(LOST)
 
 
 # -- any bytes

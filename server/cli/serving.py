@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,8 +14,8 @@ import typer
 
 from harmony4.crypto.errors import StorageError
 from harmony4.server.cli.demo_plan import DEMOS
-from harmony4.server.cli.options import EPILOG, Json, Quiet, prose
-from harmony4.server.cli.output import json_text, say
+from harmony4.server.cli.options import EPILOG, Json, Quiet, flag, prose
+from harmony4.server.cli.output import columns, json_text, say, write
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.values import format_count, format_duration, format_size
 
@@ -70,6 +71,7 @@ def register(app: typer.Typer) -> None:
     panel = "Serve"
     app.command(rich_help_panel=panel, epilog=EPILOG, help=prose(demo))(demo)
     app.command(rich_help_panel=panel, epilog=EPILOG, help=prose(serve))(serve)
+    app.command("config", rich_help_panel=panel, epilog=EPILOG, help=prose(show_config))(show_config)
 
 
 def demo(
@@ -209,6 +211,36 @@ def serve(
     _run(flags, json=json, quiet=quiet, file=config)
 
 
+def show_config(
+    file: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", metavar="FILE", help="Settings (TOML, table \\[server])."),
+    ] = None,
+    template: Annotated[
+        bool, flag("--template", help="Print a settings file with every setting and its default instead.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Print the settings that a server would have, and where each of them comes from.
+
+    Defaults, then the file, then HARMONY4_… variables; options of `harmony4 serve` win over all of them.
+    What is wrong is refused as the server refuses it.
+    """
+    from harmony4.server.config import load_settings
+    from harmony4.server.settings import effective
+    from harmony4.server.settings import template as settings_file
+
+    if template:
+        write(settings_file(), sys.stdout)
+        return
+    rows = effective(*load_settings(file=file, environ=os.environ))
+    if json:
+        say(json_text({row["key"]: {"value": row["value"], "source": row["source"]} for row in rows}))
+        return
+    table = [(row["key"], json_text(row["value"], indent=None), row["source"]) for row in rows]
+    say(*columns(table, head=("key", "value", "source")))
+
+
 def _run(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None = None) -> None:
     # Only here: aiohttp takes longer to load than most commands take to run.
     from harmony4.server import logs
@@ -224,7 +256,7 @@ def _run(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None
         elif not quiet:
             say(f"serving {config.library} at {url} (Ctrl-C stops)")
 
-    run(config, ready=ready)
+    run(config, ready=ready, reload=lambda: load_config(file=file, environ=os.environ, flags=flags))
 
 
 def _is_free(host: str, port: int) -> bool:

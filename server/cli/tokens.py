@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from harmony4.crypto.errors import SourceError, UsageError
+from harmony4.server.audit import ACTOR, AuditLog, Head, command_line
 from harmony4.server.cli.options import EPILOG, Json, prose, usage
 from harmony4.server.cli.output import columns, fields, say, say_json
 from harmony4.server.cli.values import format_count, parse_lifetime, plain
@@ -19,6 +21,7 @@ from harmony4.server.guard import signing
 from harmony4.server.guard.scopes import parse_scopes
 from harmony4.server.guard.secret import load_secret, secret_path
 from harmony4.server.guard.tokens import Token, TokenFile, new_token
+from harmony4.server.serving.access import without_signature
 from harmony4.server.state import State
 
 __all__ = ["register"]
@@ -63,11 +66,22 @@ _token = typer.Typer(
 )
 
 
+_audit = typer.Typer(
+    help="The audit log: who changed what, line by line.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the app."""
     for name, command in (("add", add), ("list", list_tokens), ("revoke", revoke)):
         _token.command(name, epilog=EPILOG, help=prose(command))(command)
     app.add_typer(_token, name="token", rich_help_panel=_PANEL)
+    _audit.command("verify", epilog=EPILOG, help=prose(verify_audit))(verify_audit)
+    app.add_typer(_audit, name="audit", rich_help_panel=_PANEL)
     app.command("sign-url", rich_help_panel=_PANEL, epilog=EPILOG, help=prose(sign_url))(sign_url)
 
 
@@ -80,7 +94,7 @@ def add(
             "-s",
             parser=usage(parse_scopes),
             metavar="SCOPES",
-            help="What it allows: read, write (and read), mask, admin (everything); several with commas.",
+            help="What it allows: read, write (and read), mask, admin (all), metrics; several with commas.",
         ),
     ] = "read",
     expires: Expires = None,
@@ -94,7 +108,9 @@ def add(
     """
     now = time.time()
     token, text = new_token(name, scope, now, None if expires is None else int(now) + expires)
-    TokenFile(_state(library, config)).add(token)
+    state = _state(library, config)
+    TokenFile(state).add(token)
+    _note(state, "token-add", id=token.id, name=token.name, scopes=list(token.scopes), expires=token.expires)
     if json:
         say_json({"token": text, **_facts(token)})
     else:
@@ -122,7 +138,9 @@ def revoke(
     json: Json = False,
 ) -> None:
     """Take a token back, and every session that began with it."""
-    token = TokenFile(_state(library, config)).revoke(id)
+    state = _state(library, config)
+    token = TokenFile(state).revoke(id)
+    _note(state, "token-revoke", id=token.id, name=token.name)
     if json:
         say_json({"revoked": _facts(token)})
     else:
@@ -177,6 +195,8 @@ def sign_url(
         signed = signing.signed_url(key, url, signature)
     except ValueError as error:
         raise UsageError(f"the address cannot be signed: {error}") from error
+    # The address, not what opens it.
+    _note(state, "sign-url", url=without_signature(url), expires=signature.exp, client=signature.ip)
     if is_new:
         say(
             f"note: no server has used {plain(state.path)} yet; its secret was made just now",
@@ -186,6 +206,44 @@ def sign_url(
         say_json({"url": signed, "exp": signature.exp, "ip": signature.ip})
     else:
         say(signed)
+
+
+def verify_audit(
+    head: Annotated[
+        str | None,
+        typer.Option(
+            "--head",
+            metavar="N:HASH",
+            help="A line that was noted before: the log must still go through it.",
+            show_default=False,
+        ),
+    ] = None,
+    library: Library = None,
+    config: Settings = None,
+    json: Json = False,
+) -> None:
+    """Check that no line of the audit log was changed, removed or inserted.
+
+    Prints the number and the hash of the last line. Keep them where whoever can write the log cannot: with
+    `--head` a later check also finds lines that were taken off the end, and a log that was written anew.
+    """
+    found = AuditLog(_state(library, config)).verify(None if head is None else _head(head))
+    if json:
+        say_json({"lines": found.number, "head": f"{found.number}:{found.digest}"})
+    else:
+        say(f"{format_count(found.number, 'line')}, unbroken: {found.number}:{found.digest}")
+
+
+def _head(text: str) -> Head:
+    number, _, digest = text.partition(":")
+    if not (number.isascii() and number.isdigit() and re.fullmatch(r"[0-9a-f]{64}", digest)):
+        raise UsageError("the head is not valid", expected="N:HASH, as it was printed", found=text[:80])
+    return Head(int(number), digest)
+
+
+def _note(state: State, action: str, **facts: object) -> None:
+    ACTOR.set(command_line())
+    AuditLog(state).record(action, **facts)
 
 
 def _state(library: Path | None, config: Path | None) -> State:

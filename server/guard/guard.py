@@ -20,6 +20,7 @@ from typing import Final
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Middleware
 
+from harmony4.server.audit import ACTOR
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.guard import cors, sessions, signing, tokens
@@ -32,6 +33,7 @@ from harmony4.server.guard.secret import load_secret, secret_path
 from harmony4.server.guard.throttle import Throttle
 from harmony4.server.guard.tokens import Token, TokenFile
 from harmony4.server.reading.express import Express
+from harmony4.server.serving.forwarded import client_address
 from harmony4.server.state import State
 
 __all__ = ["LOOKS", "Guard"]
@@ -146,6 +148,9 @@ class Guard:
         @web.middleware
         async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
             early = self.admit(request)
+            if early is None and request.method not in SAFE:
+                token = request[CALLER].token_id
+                ACTOR.set(f"address {client_address(request)}" if token is None else f"token {token}")
             return await handler(request) if early is None else early
 
         return guard
@@ -202,7 +207,7 @@ class Guard:
         if self.mode != "open":
             scheme, _, text = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
             if scheme.lower() == "bearer":
-                token = self._bearer(text.strip(), request.remote or "", now)
+                token = self._bearer(text.strip(), client_address(request), now)
                 return self._caller(token, token.expires, by_token=True)
             value = request.cookies.get(sessions.COOKIE) if hdrs.COOKIE in request.headers else None
             if value is not None and not _is_anothers(request):
@@ -244,7 +249,7 @@ class Guard:
         return token
 
     def _signed(self, request: web.Request, now: float) -> Caller:
-        key, address = self._known.url_key, request.remote or ""
+        key, address = self._known.url_key, client_address(request)
         try:
             if not key:
                 raise signing.BadSignature("no signature can be checked at the moment")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from harmony4.server.guard.scopes import ADMIN, MASK, READ, WRITE
+from harmony4.server.guard.scopes import ADMIN, MASK, METRICS, READ, WRITE
 
 __all__ = ["EXCEPTIONS", "OPEN", "SAFE", "needed_scope"]
 
@@ -26,6 +26,8 @@ EXCEPTIONS: Final[Mapping[tuple[str, str], str]] = {
     ("GET", "/jobs"): WRITE,
     ("GET", "/jobs/{id}"): WRITE,
     ("GET", "/media/trash"): WRITE,
+    # How much is going on; a token of its own kind, so that what watches the server can do nothing else.
+    ("GET", "/metrics"): METRICS,
     # The one operation that cannot be reversed.
     ("DELETE", "/media/trash"): ADMIN,
 }

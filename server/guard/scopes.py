@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-__all__ = ["ADMIN", "ALL", "MASK", "READ", "SCOPES", "WRITE", "implied", "parse_scopes"]
+__all__ = ["ADMIN", "ALL", "MASK", "METRICS", "READ", "SCOPES", "WRITE", "implied", "parse_scopes"]
 
 READ: Final = "read"
 WRITE: Final = "write"
 MASK: Final = "mask"
 ADMIN: Final = "admin"
-SCOPES: Final = (READ, WRITE, MASK, ADMIN)
+METRICS: Final = "metrics"
+SCOPES: Final = (READ, WRITE, MASK, ADMIN, METRICS)
 ALL: Final = frozenset(SCOPES)
 
 

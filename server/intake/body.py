@@ -6,6 +6,7 @@ No more than a piece is in memory, and every wait has an end. What breaks off is
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,7 +116,10 @@ def check_names(fields: Mapping[str, str], known: Sequence[str]) -> None:
     """Raise UsageError for an option that is not among `known`."""
     unknown = sorted(set(fields) - set(known))
     if unknown:
-        raise UsageError("unknown option", expected=", ".join(known), found=unknown[0][:40])
+        # Anything else in its place may be a secret that was put there by mistake.
+        name = unknown[0][:40]
+        found = name if re.fullmatch("[a-z_]+", name) else None
+        raise UsageError("unknown option", expected=", ".join(known), found=found)
 
 
 def _gop(fields: Mapping[str, str]) -> int | None:

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -65,10 +66,14 @@ class _Listener:
         self.waiting: dict[tuple[str, str], bytes] = {}
         self.heard = asyncio.Event()
         self.over = False
+        self.since: float | None = None
+        """When the oldest event that waits came, monotonic seconds."""
 
     def tell(self, name: str, about: str, data: object) -> None:
         """Something happened to `about`; an older word about it that still waits is out of date."""
         self.waiting.pop((name, about), None)
+        if self.since is None:
+            self.since = time.monotonic()
         self.waiting[name, about] = sse.event(name, data)
         self.over = self.over or len(self.waiting) > _MOST
         self.heard.set()
@@ -114,6 +119,22 @@ class Events:
         if not self._listeners:
             self._wanted.clear()
             self._stirred.set()
+
+    @property
+    def listeners(self) -> int:
+        """Clients that listen."""
+        return len(self._listeners)
+
+    @property
+    def waiting(self) -> int:
+        """Events that clients have still to take."""
+        return sum(len(one.waiting) for one in self._listeners)
+
+    @property
+    def lag(self) -> float:
+        """Seconds that the oldest of these has waited."""
+        oldest = min((one.since for one in self._listeners if one.since is not None), default=None)
+        return 0.0 if oldest is None else time.monotonic() - oldest
 
     def look_around(self) -> None:
         """Let everybody look whether they may still listen."""
@@ -280,5 +301,6 @@ async def _heard(listener: _Listener, holds: Callable[[], bool]) -> AsyncIterato
         if not holds():
             return
         waiting, listener.waiting = listener.waiting, {}
+        listener.since = None
         if waiting:
             yield b"".join(waiting.values())

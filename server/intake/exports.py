@@ -28,6 +28,7 @@ from harmony4.server.keys import CONFIG, DESK, KEYRING, STATE, STATUS
 from harmony4.server.query import json_response, page_limit
 from harmony4.server.reading.fields import attachment
 from harmony4.server.reading.ranges import matcher
+from harmony4.server.serving.forwarded import client_address
 
 __all__ = ["admitted", "check_keys", "match_of", "routes", "shown"]
 
@@ -111,7 +112,7 @@ async def admitted(request: web.Request, size: int | None, kind: str = "places")
         raise LimitError("the upload is too large", expected=f"<= {config.max_upload} bytes", found=size)
     await asyncio.to_thread(request.app[DESK].room.check, size or 0)
     most, each = config.max_uploads, config.max_uploads_per_client
-    client = request[CALLER].token_id or network(request.remote or "")
+    client = request[CALLER].token_id or network(client_address(request))
     held = place(request.app[STATE], client, most=most, each=each, kind=kind)
     try:
         await asyncio.to_thread(held.__enter__)

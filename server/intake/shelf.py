@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 from harmony4.crypto.errors import HarmonyError, NotFoundError, StorageError, UsageError
 from harmony4.h4mk import H4MKReader
+from harmony4.server.audit import AuditLog
 from harmony4.server.errors import Problem
 from harmony4.server.intake.moving import (
     ApartError,
@@ -110,6 +112,7 @@ class Shelf:
     def __init__(self, library: Library, state: State) -> None:
         self._library = library
         self._state = state
+        self._audit = AuditLog(state)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="harmony4-shelf")
 
     async def call(self, change: Callable[_P, _T], *arguments: _P.args, **more: _P.kwargs) -> _T:
@@ -117,7 +120,8 @@ class Shelf:
 
         Changes wait for one another, and copies take long: requests that only read need the other threads.
         """
-        work = partial(change, *arguments, **more)
+        # With its context: the audit log says who it was.
+        work = partial(copy_context().run, change, *arguments, **more)
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
@@ -144,6 +148,7 @@ class Shelf:
 
         self._change(_NOT_PUT, change)
         drop(made)
+        self._audit.record("export" if match is None else "replace", name=name)
 
     def delete(self, name: str, match: Match | None = None) -> Trashed:
         """Move a container into the trash. Raises NotFoundError, Problem (412), StorageError."""
@@ -157,7 +162,9 @@ class Shelf:
                 move(path, kept, copies)
             return self._read(kept.stem)
 
-        return self._change(_NOT_TRASHED, change)
+        found = self._change(_NOT_TRASHED, change)
+        self._audit.record("delete", name=name, id=found.id)
+        return found
 
     def rename(self, name: str, to: str, match: Match | None = None) -> None:
         """Give a container another name.
@@ -178,6 +185,7 @@ class Shelf:
             sync_after(path.parent)
 
         self._change("the container cannot be renamed", change)
+        self._audit.record("rename", name=name, to=to)
 
     def restore(self, number: str, to: str | None = None) -> str:
         """Take a container out of the trash, under its old name or another. Returns the name.
@@ -196,12 +204,16 @@ class Shelf:
             drop(kept.with_suffix(".json"))
             return name
 
-        return self._change(_NOT_PUT, change)
+        name = self._change(_NOT_PUT, change)
+        self._audit.record("restore", name=name, id=number)
+        return name
 
     def purge(self, number: str) -> None:
         """Remove a container from the trash for good. Raises NotFoundError."""
         with self._state.locked("library"):
-            self._remove(self._read(number))
+            found = self._read(number)
+            self._remove(found)
+        self._audit.record("purge", name=found.name, id=number)
 
     def trash(self) -> list[Trashed]:
         """What lies in the trash, the last deleted first."""

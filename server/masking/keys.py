@@ -57,6 +57,7 @@ _PLAIN: Final = re.compile(r"h4mk-key-v1:([0-9A-Fa-f]{64})")
 _LOCKED: Final = re.compile(
     r"h4mk-key-v1-scrypt:([1-9][0-9]?):([1-9][0-9]{0,3}):([1-9][0-9]?):([0-9A-Fa-f]{32}):([0-9A-Fa-f]{80})"
 )
+_LIKE_A_KEY: Final = re.compile(r"h4mk-key-|[0-9A-Fa-f]{64}")
 _SALT: Final = 16
 _OPEN: Final = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -100,15 +101,20 @@ def passphrase_from(environ: Mapping[str, str]) -> Passphrase | None:
     return (lambda: found) if found else None
 
 
-def read_key_file(path: str | os.PathLike[str], passphrase: Passphrase | None = None) -> MasterKey:
-    """The key in a file; pipes and the like will do.
+def read_key_file(
+    path: str | os.PathLike[str], passphrase: Passphrase | None = None, *, strict: bool = False
+) -> MasterKey:
+    """The key in a file; pipes and the like will do, unless `strict`: only files that others cannot read.
 
     As with ssh, a file of the user's own that others may read is refused: a key that was seen is no key.
     Raises SourceError, and KeyRefusedError as `parse_key` does, with the file's name.
     """
     where = os.fsdecode(path)
+    if _LIKE_A_KEY.search(where):
+        # Whoever reads the error, a log or the list of processes would have it.
+        raise KeyRefusedError("that is a key, not the name of a file; give it up, it may have been seen")
     try:
-        return parse_key(_read(path), passphrase)
+        return parse_key(_read(path, strict), passphrase)
     except KeyRefusedError as error:
         raise KeyRefusedError(
             error.message, where=where, expected=error.expected, found=error.found
@@ -118,16 +124,16 @@ def read_key_file(path: str | os.PathLike[str], passphrase: Passphrase | None = 
         raise SourceError(f"cannot read the key file: {reason}", where=where) from None
 
 
-def _read(path: str | os.PathLike[str]) -> str:
-    descriptor = os.open(path, _OPEN)
+def _read(path: str | os.PathLike[str], strict: bool) -> str:
+    # A FIFO that nobody writes to would be waited for; a server must not.
+    descriptor = os.open(path, _OPEN | (getattr(os, "O_NONBLOCK", 0) if strict else 0))
     try:
         status = os.fstat(descriptor)
-        if (
-            os.name == "posix"
-            and stat.S_ISREG(status.st_mode)
-            and status.st_uid == os.geteuid()
-            and status.st_mode & 0o077
-        ):
+        regular = stat.S_ISREG(status.st_mode)
+        if strict and not regular:
+            raise KeyRefusedError("it is not a regular file")
+        mine = strict or (regular and os.name == "posix" and status.st_uid == os.geteuid())
+        if os.name == "posix" and mine and status.st_mode & 0o077:
             raise KeyRefusedError(
                 "others may read or change the key file; `chmod 600` ends that, if nobody has read it yet",
                 expected="mode 0600",
@@ -230,10 +236,10 @@ class Keyring:
         """A key by its id (16 bytes, or 32 hexadecimal digits) or by its file's name without `.key`."""
         if isinstance(name, bytes):
             return self._ids.get(name)
-        found = self._names.get(name)
-        if found is None and re.fullmatch("[0-9a-f]{32}", name):
-            found = self._ids.get(bytes.fromhex(name))
-        return found
+        # An id first: a file that is called like another key's id must not stand for that key.
+        if re.fullmatch("[0-9a-f]{32}", name):
+            return self._ids.get(bytes.fromhex(name))
+        return self._names.get(name)
 
     def masters(self) -> tuple[MasterKey, ...]:
         """All keys, in the order of their ids."""
@@ -286,7 +292,7 @@ class Keyring:
 
     def _read(self, path: Path) -> MasterKey | None:
         try:
-            return read_key_file(path, self._passphrase)
+            return read_key_file(path, self._passphrase, strict=True)
         except HarmonyError as error:
             # Without the folder, and without anything that stands in the file.
             _LOG.warning("key file %r is not used: %s", path.name, error.message)

@@ -197,8 +197,10 @@ def _is_unread(request: web.Request) -> bool:
     """Whether nobody on the way can read a request: over TLS, here or at a proxy, or within this machine."""
     if request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https":
         return True
-    # A proxy on this machine speaks for clients elsewhere: by another name, or it says for whom.
-    if any(name in request.headers for name in _FORWARDED):
+    # A proxy on this machine speaks for clients elsewhere, and need not say so. Where a server is made for
+    # others than this machine, what comes from here may come from anywhere.
+    config = request.app[CONFIG]
+    if config.auth or config.public_read or any(name in request.headers for name in _FORWARDED):
         return False
     host = re.sub(r":[0-9]*$", "", request.headers.get("Host", "localhost")).strip("[]")
     return _is_loopback(request.remote or "") and (host.lower() == "localhost" or _is_loopback(host))

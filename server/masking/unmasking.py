@@ -7,6 +7,7 @@ may. A signed address grants it where it says `masked=0` itself: whoever signed 
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from aiohttp import web
 
@@ -16,7 +17,7 @@ from harmony4.h4mk import Unmasked
 from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.guard.scopes import MASK
-from harmony4.server.keys import KEYRING
+from harmony4.server.keys import CONFIG, KEYRING
 from harmony4.server.library import Container
 from harmony4.server.masking.keys import Keyring
 
@@ -27,7 +28,7 @@ def wants_masked(request: web.Request) -> bool:
     """Whether the query asks for the bytes as they are stored: `masked=1`. Raises UsageError."""
     text = request.query.get("masked", "0")
     if text not in ("0", "1"):
-        raise UsageError("masked is not valid", expected="0 or 1", found=text[:40])
+        raise UsageError("masked is not valid", expected="0 or 1", found=text[:8])
     return text == "1"
 
 
@@ -77,6 +78,7 @@ async def unmasked_for(request: web.Request, container: Container) -> Unmasked:
     known = container.unmasked
     # A key that was taken away opens nothing any more.
     if known is None or known[0] != master:
-        found = await asyncio.to_thread(Unmasked, container.reader, [master])
+        always = request.app[CONFIG].verify_on_read
+        found = await asyncio.to_thread(partial(Unmasked, container.reader, [master], always=always))
         container.unmasked = known = (master, found)
     return known[1]

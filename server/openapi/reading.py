@@ -178,6 +178,19 @@ def paths() -> dict[str, Any]:
         "/health": {
             "get": operation("health", "The process answers", [], {"200": answer("It does", "Status")})
         },
+        "/metrics": {
+            "get": operation(
+                "metrics",
+                "Numbers of all workers, for Prometheus",
+                [],
+                {
+                    "200": {
+                        "description": "Text of Prometheus, or OpenMetrics for who accepts it",
+                        "content": {"text/plain": {}, "application/openmetrics-text": {}},
+                    }
+                },
+            )
+        },
         "/ready": {
             "get": operation(
                 "ready",

@@ -94,6 +94,8 @@ _JOB: Final = object_of(
 _TRASHED: Final = object_of(
     {"id": TEXT, "name": TEXT, "size": {"type": "integer"}, "deleted": {"type": "integer"}}
 )
+_VERIFIED: Final = object_of({"ok": {"type": "boolean"}, "at": INT, "problem": {"type": ["string", "null"]}})
+"""What scrubbing found."""
 SCHEMAS: Final = {
     "Exported": object_of({"job": TEXT, "name": TEXT, **_EXPORTED}),
     "Job": _JOB,
@@ -148,10 +150,13 @@ SCHEMAS: Final = {
             "items": {
                 "type": "array",
                 "items": object_of(
-                    {"name": {"type": ["string", "null"]}, "size": {"type": "integer"}}, mask=_MASK
+                    {"name": {"type": ["string", "null"]}, "size": {"type": "integer"}},
+                    mask=_MASK,
+                    verified=_VERIFIED,
                 ),
             },
             "next": {"type": ["string", "null"]},
+            "total": {"type": "integer"},
         }
     ),
     "Status": object_of({"status": TEXT}),

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 from itertools import islice
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
@@ -34,8 +34,11 @@ from aiohttp import web
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk.source import impatient
 from harmony4.server.facts import SeekCard, seek_template
+from harmony4.server.insight.tally import Cell, Tally
 from harmony4.server.reading.push import begin, push
 from harmony4.server.serving.access import client_fields, escape, without_signature
+from harmony4.server.serving.forwarded import ADDRESS
+from harmony4.server.serving.front import route_name
 
 if TYPE_CHECKING:
     from harmony4.h4mk import H4MKReader
@@ -126,8 +129,9 @@ class _Plan(Protocol):
 class Express:
     """The plans of one application. For one event loop."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, tally: Tally | None = None) -> None:
         self._library = library
+        self.tally = Tally() if tally is None else tally
         self._plans: dict[Key, _Plan] = {}
         self._keys: dict[Container, set[Key]] = {}
         """What a container's plans are kept under, so that to forget one costs nothing that grows."""
@@ -192,7 +196,8 @@ class Express:
         steady = [item for item in response.headers.items() if item[0].lower() not in _MADE]
         if not _STEADY.issuperset(name.lower() for name, _ in steady):
             return
-        outer = _Outer(request, response, steady)
+        cell = self.tally.cell(route_name(request), "GET", response.status)
+        outer = _Outer(request, response, steady, cell)
         size = sum(map(len, (*key, outer.head, outer.line, outer.client)))
         if len(self._plans) >= _PLANS or self._memory + size > _MEMORY:
             self._clear()
@@ -291,7 +296,11 @@ class _Outer:
     """What goes around the body of all answers of a plan: the head's steady part, and the log's."""
 
     def __init__(
-        self, request: web.BaseRequest, response: web.StreamResponse, steady: list[tuple[str, str]]
+        self,
+        request: web.BaseRequest,
+        response: web.StreamResponse,
+        steady: list[tuple[str, str]],
+        cell: Cell,
     ) -> None:
         lines = [f"HTTP/1.1 {response.status} {response.reason}"]
         lines += [f"{name}: {value}" for name, value in steady]
@@ -299,6 +308,14 @@ class _Outer:
         self.status = response.status
         self.line = escape(f"GET {without_signature(request.raw_path)} HTTP/1.1")
         self.client = client_fields(request)
+        self.cell = cell
+        self._address: str | None = request.get(ADDRESS)
+
+    def address(self, connection: Connection) -> str:
+        """Whom an answer goes to: a proxy that is believed has said it in the very bytes of the request."""
+        if self._address is not None and connection.trusted:
+            return self._address
+        return connection.address
 
 
 class _RangePlan:
@@ -353,6 +370,11 @@ class _RangePlan:
         express.answered += 1
         if length <= SHORT:
             express.last = express.now
+        cell, tally = outer.cell, express.tally
+        cell[0] += 1
+        cell[1] += length
+        tally.sizes[length.bit_length()] += 1  # far below 2^48
+        tally.size_sum += length
         transport = connection.transport
         assert transport is not None
         if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
@@ -361,7 +383,8 @@ class _RangePlan:
             connection.owe(self.container)
         if (access := connection.access) is not None:
             seconds = perf_counter() - started
-            access.add(connection.address, outer.line, outer.status, length, outer.client, seconds)
+            address = outer.address(connection)
+            access.add(address, outer.line, outer.status, length, outer.client, seconds)
         return True
 
 
@@ -379,7 +402,7 @@ class _SeekPlan:
     def answer(self, connection: Connection, value: bytes, express: Express) -> bool:
         if not 0 < len(value) <= _DIGITS:
             return False
-        started = perf_counter()
+        started = perf_counter_ns()
         asked = int(value)
         found = self._find(asked)
         if found is None:
@@ -394,9 +417,14 @@ class _SeekPlan:
         transport = connection.transport
         assert transport is not None
         transport.write(head + body)
+        taken = perf_counter_ns() - started
+        cell, tally = outer.cell, express.tally
+        cell[0] += 1
+        cell[1] += len(body)
+        tally.seeks[taken.bit_length()] += 1  # far below 2^48
+        tally.seek_sum += taken
         if (access := connection.access) is not None:
             before, behind = self._line
             line = f"{before}{value.decode('ascii')}{behind}"
-            seconds = perf_counter() - started
-            access.add(connection.address, line, outer.status, len(body), outer.client, seconds)
+            access.add(outer.address(connection), line, outer.status, len(body), outer.client, taken / 1e9)
         return True

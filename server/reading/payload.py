@@ -25,10 +25,17 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
+from harmony4.crypto.errors import (
+    ChecksumError,
+    FormatError,
+    HarmonyError,
+    SealError,
+    SourceChangedError,
+    SourceError,
+)
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
-from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS
+from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS, TALLY
 from harmony4.server.query import cache_control
 from harmony4.server.reading.buffers import LARGE, SMALL, Buffers
 from harmony4.server.reading.express import offer_range
@@ -71,7 +78,8 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     """
     cache = cache_control(request, *(resource.versions or (resource.etag,)))
     if resource.fill is not None:
-        cache = f"private, {cache.removeprefix('public, ')}"
+        # What the key has opened stays with nobody longer than the right to it.
+        cache = "private, no-cache"
     decision = decide(request.method, request.headers, resource.representation())
     if decision.status == 416:
         raise Problem("range", "no byte of the range exists", headers=dict(decision.headers))
@@ -116,7 +124,8 @@ async def send(
 ) -> web.StreamResponse:
     """Send `response` with a body of these parts; its headers must say their length.
 
-    `check`: send nothing of a block that does not match its CRC and its digest; what is unmasked always does.
+    `check`: send nothing of a block that does not match its CRC and its digest. What is unmasked has a right
+    tag, and was compared with its digest when it was first read, with `verify_on_read` each time.
 
     Raises HarmonyError only while nothing has been sent; an error after that is logged and breaks the
     connection off, which a client sees as a body that is too short.
@@ -153,10 +162,14 @@ async def _send(
         target = without_signature(request.rel_url.raw_path_qs)
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
         if is_cut_short(resource.container.reader):
+            request.app[TALLY].count("broken")
             _LOG.warning("%s was broken off: the container was cut short meanwhile", target)
         elif isinstance(error, ConnectionError):
             _LOG.debug("%s: the client left: %s", request.path, error)
         else:
+            request.app[TALLY].count("broken")
+            if isinstance(error, ChecksumError | SealError | FormatError):
+                request.app[TALLY].count("damaged|read")
             _LOG.warning("%s was broken off: %s", target, error)
     response.force_close()
     if request.transport is not None:
@@ -266,6 +279,7 @@ async def _mapped(
             batch = await asyncio.to_thread(pieces.take, most)  # the range map is read by pages
         left -= sum(size for _, size in batch)
         if cold := not is_resident(descriptor, batch):
+            request.app[TALLY].count("cold")
             await asyncio.to_thread(bring_in, descriptor, batch)
         yield [view[offset : offset + size] for offset, size in batch]
 

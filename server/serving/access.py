@@ -15,9 +15,13 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from json import dumps as json_text
 from typing import Final
+from urllib.parse import unquote
 
 from aiohttp import web
+
+from harmony4.server.logs import rfc3339
 
 __all__ = ["SENT", "AccessLog", "client_fields", "escape", "without_signature"]
 
@@ -53,20 +57,25 @@ def without_signature(target: str) -> str:
 
     Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits.
     """
-    return _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
+    shown = _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
+    # Escapes must not hide one: where there is one behind them, the whole query goes.
+    return shown if _KEY.search(unquote(shown)) is None else shown.partition("?")[0] + "?..."
 
 
 def client_fields(request: web.BaseRequest) -> str:
     """The quoted referrer and user agent, as the log has them."""
     referrer = escape(without_signature(request.headers.get("Referer", "-")))
-    return f'"{referrer}" "{escape(request.headers.get("User-Agent", "-"))}"'
+    return f'"{referrer}" "{escape(_KEY.sub("...", request.headers.get("User-Agent", "-")))}"'
 
 
 class AccessLog:
     """Collects lines and writes them to a descriptor. For one event loop."""
 
-    def __init__(self, descriptor: int, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives seconds since the epoch."""
+    def __init__(
+        self, descriptor: int, clock: Callable[[], float] = time.time, *, json: bool = False
+    ) -> None:
+        """`clock` gives seconds since the epoch; `json`: lines are JSON instead."""
+        self._json = json
         self._descriptor = descriptor
         self._clock = clock
         self._lines: list[str] = []
@@ -79,7 +88,16 @@ class AccessLog:
         with suppress(OSError):
             self._pipe = not stat.S_ISREG(os.fstat(descriptor).st_mode)
 
-    def add(self, address: str, request: str, status: int, size: int, client: str, seconds: float) -> None:
+    def add(
+        self,
+        address: str,
+        request: str,
+        status: int,
+        size: int,
+        client: str,
+        seconds: float,
+        request_id: str = "",
+    ) -> None:
         """Add a line.
 
         `request` is the request line and `client` the quoted referrer and user agent, both escaped already;
@@ -92,11 +110,43 @@ class AccessLog:
         if int(now) != self._second:
             self._second = int(now)
             self._date = _date(self._second)
-        self._lines.append(
-            f'{address} - - [{self._date}] "{request}" {status} {size} {client} {int(seconds * 1e6)}\n'
-        )
+        if self._json:
+            self._lines.append(self._record(now, address, request, status, size, client, seconds, request_id))
+        else:
+            self._lines.append(
+                f'{address} - - [{self._date}] "{request}" {status} {size} {client} {int(seconds * 1e6)}\n'
+            )
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_DELAY, self._flush)
+
+    def _record(
+        self,
+        now: float,
+        address: str,
+        request: str,
+        status: int,
+        size: int,
+        client: str,
+        seconds: float,
+        request_id: str,
+    ) -> str:
+        # Quotes in the two fields of `client` are escaped, so those that stand there are around them.
+        referrer, _, agent = client[1:-1].partition('" "')
+        record = {
+            "timestamp": rfc3339(now),
+            "level": "info",
+            "event": "request",
+            "client": address,
+            "request": request,
+            "status": status,
+            "bytes": size,
+            "seconds": round(seconds, 6),
+            "referrer": referrer,
+            "agent": agent,
+        }
+        if request_id:
+            record["request_id"] = request_id
+        return f"{json_text(record)}\n"
 
     async def close(self) -> None:
         """Write what waits."""

@@ -14,17 +14,21 @@ import struct
 from collections import deque
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from harmony4.server import pages
-from harmony4.server.errors import problem_response
+from harmony4.server.errors import DAMAGED, problem_response
+from harmony4.server.insight.tally import Tally
 from harmony4.server.reading.express import SHORT, Express, Key, split
 from harmony4.server.reading.payload import may_map
 from harmony4.server.reading.residency import is_cut_short
 from harmony4.server.serving.access import SENT, AccessLog, client_fields, escape, without_signature
+from harmony4.server.serving.forwarded import ADDRESS, Crowd
+from harmony4.server.serving.front import STARTED, request_id, route_name
 
 if TYPE_CHECKING:
     from harmony4.server.library import Container
@@ -41,6 +45,27 @@ _LATE: Final = (
 )
 
 
+_TOO_MANY: Final = b'{"type": "urn:harmony4:problem:http", "title": "Too Many Requests", "status": 429}'
+_MANY: Final = (
+    b"HTTP/1.1 429 Too Many Requests\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+    b"Retry-After: 5\r\nContent-Length: %d\r\n\r\n%b"
+) % (len(_TOO_MANY), _TOO_MANY)
+
+
+def _count(tally: Tally, request: web.BaseRequest, response: web.StreamResponse) -> None:
+    route = route_name(request)
+    size = request.get(SENT)
+    cell = tally.cell(route, request.method, response.status)
+    cell[0] += 1
+    if size is not None:
+        tally.size(size)
+    cell[1] += response.body_length if size is None else size
+    if response.status == 500 and request.get(DAMAGED):
+        tally.count("damaged|read")
+    if route == "/video/seek" and (started := request.get(STARTED)) is not None:
+        tally.seek(perf_counter() - started)
+
+
 class Connection(web.RequestHandler):
     """One client's connection."""
 
@@ -48,26 +73,41 @@ class Connection(web.RequestHandler):
         "_at_boundary",
         "_begun",
         "_body",
+        "_crowd",
         "_express",
         "_keys",
         "_opened",
         "_owed",
         "_partial",
+        "_place",
+        "_tally",
         "access",
         "address",
         "maps",
         "received",
         "socket",
+        "trusted",
         "wire",
     )
 
     def __init__(
-        self, manager: web.Server, *, express: Express | None, access: AccessLog | None, **options: Any
+        self,
+        manager: web.Server,
+        *,
+        express: Express | None,
+        access: AccessLog | None,
+        tally: Tally | None = None,
+        crowd: Crowd | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(manager, access_log=None, **options)  # type: ignore[arg-type]  # None: no log
         self._express = express
         self.access = access
         self._logging_enabled = access is not None  # makes aiohttp take the time
+        self._tally = tally
+        self._crowd = crowd
+        self._place: str | None = None
+        """What the connection is counted as, while it is."""
         self._at_boundary = True
         self._opened = 0.0
         self._partial = False
@@ -78,6 +118,8 @@ class Connection(web.RequestHandler):
         self._keys: deque[Key | None] = deque()
         """What the requests that aiohttp has not answered yet are called in the express lane."""
         self.address = "-"
+        self.trusted = False
+        """Whether the peer is a proxy that is believed."""
         self.maps = False
         """Whether slices of a mapping may be written to the transport."""
         self._owed: Container | None = None
@@ -98,9 +140,20 @@ class Connection(web.RequestHandler):
         self._opened = self._loop.time()
         self.wire = cast(asyncio.Transport, transport)
         super().connection_made(transport)
+        if self._crowd is not None:
+            self.trusted = self._crowd.proxies.trusts(self.address)
+            self._place = self._crowd.enter(self.address)
+            if self._place is None:
+                if self._tally is not None:
+                    self._tally.count("refused|connections_per_client")
+                self.wire.write(_MANY)
+                self.wire.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.wire = None
+        if self._crowd is not None and self._place is not None:
+            self._crowd.leave(self._place)
+            self._place = None
         owed, self._owed = self._owed, None
         if owed is not None:
             with owed:
@@ -138,6 +191,8 @@ class Connection(web.RequestHandler):
         with container:
             pass
         if cut:
+            if self._tally is not None:
+                self._tally.count("broken")
             _LOG.warning("an answer was broken off: the container was cut short meanwhile")
             self.reset()
 
@@ -227,14 +282,18 @@ class Connection(web.RequestHandler):
             line = f"{request.method} {target} HTTP/{request.version.major}.{request.version.minor}"
             size = request.get(SENT, response.body_length)
             seconds = self._loop.time() - time
-            client = client_fields(request)
-            self.access.add(self.address, escape(line), response.status, size, client, seconds)
+            client, address = client_fields(request), request.get(ADDRESS) or self.address
+            self.access.add(
+                address, escape(line), response.status, size, client, seconds, request_id(request)
+            )
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         self._body = request.content
         response, gone = await super().finish_response(request, resp, start_time)
+        if self._tally is not None:
+            _count(self._tally, request, response)
         key = self._keys.popleft() if self._keys else None
         if gone or not response.keep_alive:
             self._at_boundary = False  # nothing more is answered here

@@ -1,7 +1,9 @@
-"""A worker process: `python -m harmony4.server.serving.worker DESCRIPTOR`, started by `workers` alone.
+"""A worker process: `python -m harmony4.server.serving.worker DESCRIPTOR FOLDER`, started by `workers`
+alone.
 
-`DESCRIPTOR` is the listening socket. The settings come as a line of JSON on standard input, whose end means
-"finish what runs and leave", as SIGTERM does; what there is to say to the parent goes to standard output.
+`DESCRIPTOR` is the listening socket, `FOLDER` is where the workers put their numbers together. The settings
+come as a line of JSON on standard input, whose end means "finish what runs and leave", as SIGTERM does; what
+there is to say to the parent goes to standard output.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.errors import HarmonyError
@@ -42,7 +45,7 @@ def main() -> int:
         logs.configure(config)
         descriptors.raise_limit()
         with listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_serve(config, listener))
+            runner.run(_serve(config, listener, Path(sys.argv[2])))
     except HarmonyError as error:
         _say(FAILED + " ".join(str(error).split()).encode(errors="replace"))
         return 1
@@ -52,7 +55,7 @@ def main() -> int:
     return 0
 
 
-async def _serve(config: Config, listener: socket.socket) -> None:
+async def _serve(config: Config, listener: socket.socket, shared: Path) -> None:
     from harmony4.server.app import create_app, serve
 
     loop = asyncio.get_running_loop()
@@ -64,9 +67,11 @@ async def _serve(config: Config, listener: socket.socket) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, leave)
-    app = create_app(config)
+    app = create_app(config, shared)
     # Daemon: it waits for a parent who may outlive this process.
-    threading.Thread(target=_watch, args=(loop, stop, config.stop_timeout), daemon=True).start()
+    threading.Thread(
+        target=_watch, args=(loop, stop, config.stop_delay + config.stop_timeout), daemon=True
+    ).start()
     await serve(app, listener, ready=lambda _url: _say(READY), stop=stop)
 
 

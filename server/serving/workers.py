@@ -18,19 +18,23 @@ import json
 import logging
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from pathlib import Path
 from typing import IO, Final
 
 from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.server.config import Config
 from harmony4.server.serving.listening import address_url
+from harmony4.server.state import held, hold
 
 __all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "Supervisor", "count"]
 
@@ -45,6 +49,10 @@ PATIENCE: Final = 5
 _BACK_OFF: Final = 0.2
 """Seconds before the start that follows the second failure; it doubles from there."""
 
+_NUMBERS: Final = "harmony4-numbers-"
+_PARENT: Final = "parent"
+_OLD: Final = 60.0
+"""Seconds after which nobody is about to hold what nobody holds."""
 _LOG: Final = logging.getLogger("harmony4.server")
 
 
@@ -57,12 +65,28 @@ def count(workers: int) -> int:
     return os.cpu_count() or 1
 
 
+@contextmanager
+def _numbers() -> Iterator[str]:
+    """A folder for what the workers count; those that killed servers have left are removed first."""
+    now = time.time()
+    for path in Path(tempfile.gettempdir()).glob(f"{_NUMBERS}*"):
+        with suppress(OSError):
+            status = path.lstat()
+            users = [path / _PARENT, *path.glob("*.live")]
+            if status.st_uid == os.getuid() and status.st_mtime < now - _OLD and not any(map(held, users)):
+                shutil.rmtree(path, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_NUMBERS) as folder, Path(folder, _PARENT).open("wb") as parent:
+        hold(parent.fileno())
+        yield folder
+
+
 class _Worker:
     """One worker process, as its parent sees it."""
 
-    def __init__(self, config: Config, listener: socket.socket) -> None:
+    def __init__(self, config: Config, listener: socket.socket, shared: str) -> None:
         """Raises OSError where no process can be started."""
-        command = [sys.executable, "-P", "-m", "harmony4.server.serving.worker", str(listener.fileno())]
+        module = "harmony4.server.serving.worker"
+        command = [sys.executable, "-P", "-m", module, str(listener.fileno()), shared]
         self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, and a number
             command,
             stdin=subprocess.PIPE,
@@ -71,6 +95,7 @@ class _Worker:
             start_new_session=True,  # Ctrl-C in the terminal is for the parent, who tells the workers
             bufsize=0,
         )
+        self.config = config
         self.ready = False
         self.leaving = False
         self.reason: str | None = None
@@ -121,8 +146,17 @@ class _Worker:
 class Supervisor:
     """The parent of `number` workers on one listening socket."""
 
-    def __init__(self, config: Config, listener: socket.socket, number: int) -> None:
-        """Raises UsageError on systems without POSIX processes."""
+    def __init__(
+        self,
+        config: Config,
+        listener: socket.socket,
+        number: int,
+        reload: Callable[[], Config] | None = None,
+    ) -> None:
+        """`reload` gives the settings as they are now, for SIGHUP.
+
+        Raises UsageError on systems without POSIX processes.
+        """
         if os.name != "posix":
             raise UsageError("several workers need a POSIX system", expected="workers = 1", found=number)
         self._config = config
@@ -130,6 +164,9 @@ class Supervisor:
         self._number = number
         self._workers: set[_Worker] = set()
         self._selector = selectors.DefaultSelector()
+        self._shared = ""  # where the workers put their numbers together
+        self._reload = reload
+        self._asked_to_reload = False
         self._asked_to_stop = False
         self._running = False  # all workers were ready once
         self._failures = 0  # failed starts since the last good one
@@ -141,14 +178,32 @@ class Supervisor:
         `ready` is called with the address once all workers accept connections. Call it in the main thread.
         Raises HarmonyError where workers do not start.
         """
-        with self._signals():
+        with self._signals(), _numbers() as self._shared:
             try:
                 self._due = [0.0] * self._number
                 while not self._asked_to_stop:
+                    if self._asked_to_reload:
+                        self._renew()
                     self._start_due()
                     self._look(ready)
             finally:
                 self._stop()
+
+    def _renew(self) -> None:
+        """Take the settings as they are now, and let new workers take the places of those that run."""
+        self._asked_to_reload = False
+        if self._reload is None:
+            return
+        try:
+            self._config = self._reload()
+        except HarmonyError as error:
+            _LOG.error("the settings stay as they are: %s", error)
+            return
+        _LOG.warning("the settings were read anew; other workers take over")
+        for worker in self._workers:
+            if worker.ready and not worker.leaving:  # others are looked at when they are ready
+                with suppress(ProcessLookupError):
+                    worker.process.terminate()  # it says that it leaves, which starts its successor
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -156,7 +211,7 @@ class Supervisor:
         self._due = [at for at in self._due if at > now]
         for _ in late:
             try:
-                worker = _Worker(self._config, self._listener)
+                worker = _Worker(self._config, self._listener, self._shared)
             except OSError as error:
                 self._failed(f"no process can be started: {error.strerror}")
                 continue
@@ -180,6 +235,8 @@ class Supervisor:
         if line == READY:
             worker.ready = True
             self._failures = 0
+            if worker.config is not self._config:
+                worker.process.terminate()
         elif line == LEAVING and not worker.leaving:
             worker.leaving = True
             self._due.append(0.0)  # its successor need not wait until it has finished
@@ -216,7 +273,7 @@ class Supervisor:
         self._listener.close()
         for worker in self._workers:
             worker.dismiss()
-        deadline = time.monotonic() + self._config.stop_timeout + MARGIN
+        deadline = time.monotonic() + self._config.stop_delay + self._config.stop_timeout + MARGIN
         while self._workers and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
                 if isinstance(key.data, _Worker) and b"" in key.data.listen():
@@ -234,17 +291,22 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM set a flag and wake the selector."""
+        """SIGINT, SIGTERM and SIGHUP set a flag and wake the selector."""
 
-        def stop(_number: int, _frame: object) -> None:
-            self._asked_to_stop = True
+        def stop(number: int, _frame: object) -> None:
+            if number == signal.SIGHUP:
+                self._asked_to_reload = True
+            else:
+                self._asked_to_stop = True
 
         awake, wake = os.pipe()
         for end in (awake, wake):
             os.set_blocking(end, False)
         self._selector.register(awake, selectors.EVENT_READ)
         before_fd = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
         try:
             yield
         finally:

@@ -29,6 +29,7 @@ from bench.intake import intake
 from bench.long import long
 from bench.mask import mask
 from bench.measure import ROOT, Others, Place, Table
+from bench.page import page
 from bench.playlists import playlists
 from bench.proofs import proofs
 from bench.ranges import ranges
@@ -52,6 +53,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "slow": slow,
     "intake": intake,
     "playlists": playlists,
+    "page": page,
     "streams": streams,
     "spectrum": spectrum,
     "proofs": proofs,
@@ -66,6 +68,7 @@ QUICK = (
     "slow",
     "intake",
     "playlists",
+    "page",
     "bundles",
     "streams",
     "spectrum",

@@ -1,0 +1,193 @@
+// The panel that checks what is played, here and block by block: a proof says which bytes a block must have, and leads to a root
+// that is signed with a key the reader trusts, or that is pinned. Nothing the server says is believed.
+
+import * as api from "./api.js";
+import { Chunks } from "./chunks.js";
+import { element } from "./dom.js";
+import { bytes, clock, count, sentence } from "./format.js";
+import { CHUNK, equal, hex } from "./h4mk.js";
+import { sha256 } from "./masking.js";
+import { checkProof, parsePem } from "./proofs.js";
+import * as seen from "./seen.js";
+import { before } from "./timeline.js";
+
+const BATCH = 4 * 2 ** 20; // bytes of the stream that one proof is asked for, at most
+const BLOCKS = 500; // about so many blocks; the server proves 1024 at once
+const SAY = 60; // ms between two looks at how far it is
+const KEY = "harmony4-trust"; // the public key that was trusted last; it is no secret
+
+export function open(context, root) {
+  const { facts, track, signal, timeline } = context;
+  if (facts.state !== "sealed") {
+    root.replaceChildren(element("p", { class: "verdict fault" }, "This container is not sealed: there is no root to check it against. ", element("code", {}, "harmony4 recover"), " makes a sealed one of what is there."));
+    return;
+  }
+  if (!track.blocks) {
+    root.replaceChildren(element("p", { class: "verdict" }, "This track is empty: there is nothing to check."));
+    return;
+  }
+  const pem = element("textarea", { id: "pem", rows: 4, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
+  pem.value = localStorage.getItem(KEY) ?? "";
+  const file = element("input", { type: "file", class: "aside", accept: ".pem" });
+  const lie = element("input", { type: "checkbox", id: "lie" });
+  const go = element("button", { id: "check-go" }, "Check what is played");
+  const stop = element("button", { type: "button", class: "quiet", hidden: true }, "Stop");
+  const bar = element("progress", { max: Math.max(1, Number(track.bytes)), value: 0, "aria-label": "Checked" });
+  const says = element("p", { class: "live", role: "status" });
+  const verdict = element("p", { class: "verdict", id: "verdict", role: "alert", hidden: true });
+  const signers = facts.signed ?? [];
+  const form = element("form", {},
+    element("div", { class: "field" },
+      element("label", { for: "pem" }, "Public key of whom you trust"),
+      pem,
+      element("span", { class: "help", id: "pem-help" }, signers.length ? `The container says that it is signed by ${signers.join(", ")}` : "The container is not signed: without a key, its bytes are checked against the head the server named when it was opened")),
+    element("label", { class: "add outline" }, "Key file", file),
+    stop, go);
+  root.replaceChildren(
+    form,
+    element("label", { class: "check" }, lie, "Flip one bit of what arrives, to see that it is noticed"),
+    bar, says, verdict,
+    element("p", { class: "legend" }, element("span", { class: "good" }, "checked, on the timeline"), element("span", { class: "fault" }, "not what was signed")),
+  );
+  file.addEventListener("change", async () => {
+    if (file.files[0]?.size < 65536) pem.value = await file.files[0].text();
+    file.value = "";
+  });
+  let running = null;
+  stop.addEventListener("click", () => running?.abort());
+  signal.addEventListener("abort", () => {
+    running?.abort();
+    timeline.checked = [];
+    timeline.draw();
+  });
+  const tell = (text, kind) => {
+    verdict.hidden = false;
+    verdict.className = `verdict ${kind}`;
+    verdict.textContent = text;
+  };
+
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    running?.abort();
+    const mine = (running = new AbortController());
+    verdict.hidden = true;
+    stop.hidden = false;
+    const found = { checked: timeline.checked = [], faults: 0, bytes: 0, blocks: 0 };
+    try {
+      const typed = pem.value.trim();
+      const trust = typed ? { spki: parsePem(typed) } : { head: facts.head };
+      if (typed) localStorage.setItem(KEY, typed);
+      const print = typed ? hex((await sha256(trust.spki)).subarray(0, 4)) : null;
+      const say = () => {
+        bar.value = found.bytes;
+        says.textContent = `${count(found.blocks, "block")}, ${bytes(found.bytes)} of ${bytes(track.bytes)} checked`;
+        timeline.draw();
+      };
+      await check(context, trust, lie, found, AbortSignal.any([mine.signal, signal]), say);
+      say();
+      const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
+      if (found.faults) tell(`${count(found.faults, "block is", "blocks are")} not what the root says. First at ${clock(found.first.pts)}: block ${found.first.index}.`, "fault");
+      else {
+        tell(`${found.blocks === 1 ? "The only block is" : `All ${count(found.blocks, "block")} are`} right, ${whom}.`, "good");
+        if (print && facts.tracks.length === 1) seen.remember(facts.head);
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
+      else tell(sentence(error.message), "fault");
+    } finally {
+      stop.hidden = true;
+    }
+  });
+}
+
+/** Check all blocks of a track, from the position on and then from the beginning; goes along where the player jumps. */
+async function check(context, trust, lie, found, signal, say) {
+  const { name, track, position } = context;
+  const length = Number(track.bytes);
+  const url = api.local(track.range_url);
+  const chunks = track.masked ? await Chunks.open(api.containerUrl(name), signal) : null;
+  const known = new Set(); // indexes of blocks
+  const done = []; // [from, to) of the stream, in order
+  let head = trust.head;
+  let at = await offsetAt(context);
+  let place = position();
+  let batch = Math.min(BATCH, Math.ceil((BLOCKS * length) / Math.max(1, track.blocks)));
+  let told = 0;
+  while (found.bytes < length) {
+    if (Math.abs(position() - place) > 10e6) at = await offsetAt(context);
+    place = position();
+    at = gap(done, at, length);
+    let document;
+    try {
+      document = await api.proof(name, track.track, `bytes=${at}-${Math.min(length, at + batch) - 1}`, signal);
+    } catch (error) {
+      if (error.code !== "limit" || batch < 2) throw error;
+      batch = Math.ceil(batch / 2); // blocks are smaller here than elsewhere
+      continue;
+    }
+    const proven = await checkProof(document, track.track, { ...trust, head });
+    head = proven.head; // of all proofs the same container
+    const run = chunks ? null : await payloads(url, proven.tokens, signal);
+    for (const [number, token] of proven.tokens.entries()) {
+      if (known.has(token.index)) continue;
+      const stored = run ? run[number] : await masked(chunks, token);
+      if (lie.checked && !found.faults) stored[stored.length >> 1] ^= 1;
+      const good = equal(await sha256(stored), token.digest);
+      known.add(token.index);
+      found.blocks += 1;
+      found.bytes += token.size;
+      if (!good) {
+        found.faults += 1;
+        found.first ??= token;
+      }
+      paint(found.checked, Number(token.pts), Number(token.end), good);
+      if (performance.now() - told > SAY) {
+        say();
+        told = performance.now();
+        signal.throwIfAborted();
+      }
+    }
+    const [first, last] = [proven.tokens[0], proven.tokens.at(-1)];
+    done.push([first.offset, last.offset + last.size]);
+    at = last.offset + last.size;
+  }
+}
+
+/** The bytes of blocks that follow each other, from where the player has them. */
+async function payloads(url, tokens, signal) {
+  const start = tokens[0].offset;
+  const end = tokens.at(-1).offset + tokens.at(-1).size;
+  const response = await fetch(url, { headers: { Range: `bytes=${start}-${end - 1}` }, signal });
+  if (response.status !== 206) throw new api.Problem(await response.json().catch(() => null), response.status);
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  return tokens.map(({ offset, size }) => bytes.subarray(offset - start, offset - start + size));
+}
+
+/** The stored bytes of a masked block, which only the file itself has. */
+async function masked(chunks, token) {
+  const { position } = await chunks.block(token.leaf);
+  return chunks.payload({ offset: position - CHUNK, size: token.size });
+}
+
+/** Where the block of the position's keyframe begins, 0 where there is none. */
+async function offsetAt({ name, track, position, timeline }) {
+  if (before(timeline.keyframes, position()) < 0) return 0; // the server would say 404
+  const answer = await api.seek(name, Math.floor(position()), track.track).catch(() => null);
+  return answer ? Number(answer.offset) : 0;
+}
+
+/** The first byte at or behind `at` that is in no [from, to) of `done`, else the first of all. */
+function gap(done, at, length) {
+  done.sort((a, b) => a[0] - b[0]);
+  const from = (start) => done.reduce((place, [first, end]) => (first <= place && place < end ? end : place), start);
+  const place = from(at);
+  return place < length ? place : from(0);
+}
+
+/** Add a block's time to what is painted; neighbours of one kind become one. */
+function paint(checked, start, end, good) {
+  const last = checked.at(-1);
+  if (last && last.good === good && last.end === start) last.end = end;
+  else checked.push({ start, end, good });
+}

@@ -1,0 +1,86 @@
+// Tokens around the position: a stream that begins before it, runs ahead of it for a while, and waits there.
+
+import { follow } from "./events.js";
+
+const ENOUGH = 200; // tokens ahead are enough, however short the time is that they cover
+const MOST = 4000; // tokens that are kept
+
+export class Follower {
+  /**
+   * `path` and `query` name the stream, `ahead` and `behind` are how many µs around the position it has. `changed()` is called when tokens
+   * have come, `state(text)` when the stream's state is another one.
+   */
+  constructor(path, query, { ahead, behind, position, signal, changed, state }) {
+    Object.assign(this, { path, query, ahead, behind, position, signal, changed, state });
+    this.tokens = [];
+    this.meta = null;
+    this.received = 0;
+    this.complete = false; // the last token is there
+    this.#start();
+  }
+  #run = null;
+  #wake = () => {};
+
+  /** The position is another one. */
+  move() {
+    const now = this.position();
+    const { tokens } = this;
+    const before = tokens.length && now < tokens[0].pts && this.from > 0;
+    const behind = tokens.length && !this.complete && now > tokens.at(-1).end + this.ahead;
+    if (before || behind) this.#start();
+    else this.#wake();
+  }
+
+  async #start() {
+    this.#run?.abort();
+    const run = (this.#run = new AbortController());
+    const signal = AbortSignal.any([run.signal, this.signal]);
+    this.tokens = [];
+    this.complete = false;
+    this.from = Math.max(0, Math.floor(this.position() - this.behind));
+    const url = `${this.path}?${new URLSearchParams({ ...this.query, from: this.from })}`;
+    this.state("connecting");
+    try {
+      await follow(url, {
+        signal,
+        state: this.state,
+        event: (type, data) => this.#take(type, data),
+        room: async () => {
+          while (this.#full() && !signal.aborted) {
+            this.state("live, ahead of the player");
+            await new Promise((resolve) => {
+              this.#wake = resolve;
+              signal.addEventListener("abort", resolve, { once: true });
+            });
+          }
+        },
+      });
+      this.complete = true;
+      this.state("all of them are here");
+    } catch (error) {
+      if (!signal.aborted) this.state(error.message, true);
+    }
+    this.changed();
+  }
+
+  #full() {
+    const { tokens } = this;
+    if (!tokens.length) return false;
+    const now = this.position();
+    const enough = tokens.length > 2 && tokens.at(-1).pts > now + this.ahead;
+    return enough && (tokens.at(-1).pts > now + 4 * this.ahead || tokens.length > ENOUGH);
+  }
+
+  #take(type, data) {
+    if (type === "reset") this.tokens = [];
+    else if (type === "meta") this.meta = data;
+    else if (type === "token") {
+      for (const name of ["pts", "end"]) data[name] = Number(data[name]);
+      this.tokens.push(data);
+      this.received += 1;
+      const old = this.position() - 2 * this.behind;
+      while (this.tokens.length > 2 && (this.tokens.length > MOST || this.tokens[1].pts < old)) this.tokens.shift();
+      this.changed();
+    }
+  }
+}

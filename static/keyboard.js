@@ -1,0 +1,52 @@
+// Keys that work wherever one is on the page, but where something else listens to them: fields, lists, the timeline.
+
+import { $ } from "./dom.js";
+import * as player from "./player.js";
+
+const FRAME = 1 / 25; // s, where the media do not say how long a picture stands
+const KEPT = "harmony4-keys";
+
+/** Whoever uses single keys for something else (speech, say) can turn these off (WCAG 2.1.4). */
+export function start() {
+  const box = $("keys-on");
+  box.checked = localStorage.getItem(KEPT) !== "off";
+  box.addEventListener("change", () => localStorage.setItem(KEPT, box.checked ? "on" : "off"));
+  $("keys-button").addEventListener("click", () => $("keys").showModal());
+  addEventListener("keydown", (event) => {
+    if (!box.checked || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (document.querySelector("dialog[open]") || event.target.closest("input, select, textarea")) return;
+    if (press(event)) event.preventDefault();
+  });
+}
+
+function press(event) {
+  const { key, shiftKey, target } = event;
+  if (key === "/") {
+    $("search").focus();
+    return true;
+  }
+  if (key === "?") {
+    $("keys").showModal();
+    return true;
+  }
+  if ($("player").hidden) return false;
+  if (/^[0-9]$/.test(key)) player.tenth(Number(key));
+  else if (key === "j") player.by(-10);
+  else if (key === "l") player.by(10);
+  else if (key === ",") player.by(-FRAME);
+  else if (key === ".") player.by(FRAME);
+  else if (key === "k" || (key === " " && target === document.body)) toggle();
+  // The element's own keys do the rest where it has the focus.
+  else if (!target.closest("video, audio, [role=tablist], .items") && ["ArrowLeft", "ArrowRight"].includes(key)) {
+    const direction = key === "ArrowLeft" ? -1 : 1;
+    if (shiftKey) player.keyframe(direction);
+    else player.by(5 * direction);
+  } else return false;
+  return true;
+}
+
+function toggle() {
+  const media = player.media();
+  if (media?.paused) media.play().catch(() => null);
+  else media?.pause();
+}

@@ -1,0 +1,145 @@
+// Small pictures for the library: a frame of what is video, the spectral tokens of what is sound, else how many bytes a
+// second the groups of blocks have. One at a time, for rows that are seen, when the list rests.
+
+import * as api from "./api.js";
+import { colours } from "./canvas.js";
+
+const REST = 150; // ms without scrolling
+const PATIENCE = 8000; // ms for one picture
+const POSTER = 2 * 3600e6; // µs: the index of longer films is much to read for a small picture
+const SOUND = 120e6; // µs: longer sound is not decoded for it
+const POINTS = 48;
+const KEPT = 400;
+const drawn = new Map();
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+let list = null;
+let timer;
+let busy = false;
+
+/** Draw what is seen of this list, soon. */
+export function look(items) {
+  if (!list) {
+    addEventListener("scroll", soon, { capture: true, passive: true });
+    dark.addEventListener("change", () => {
+      drawn.clear();
+      for (const canvas of list.querySelectorAll("canvas.drawn")) canvas.classList.remove("drawn");
+      soon();
+    });
+  }
+  list = items;
+  soon();
+}
+
+function soon() {
+  clearTimeout(timer);
+  timer = setTimeout(next, REST);
+}
+
+async function next() {
+  if (busy) return;
+  const row = [...list.children].find((one) => one.item && visible(one) && !one.querySelector(".drawn"));
+  if (!row) return;
+  busy = true;
+  const canvas = row.querySelector("canvas");
+  const key = row.item.range_url ?? row.item.name;
+  try {
+    const picture = drawn.get(key) ?? (await draw(row.item, canvas.width, canvas.height));
+    drawn.delete(key); // and to the end: the first ones go
+    drawn.set(key, picture);
+    if (drawn.size > KEPT) drawn.delete(drawn.keys().next().value);
+    canvas.getContext("2d").drawImage(picture, 0, 0);
+  } catch {
+    // It stays blank: a picture is no reason for a message.
+  }
+  canvas.classList.add("drawn");
+  busy = false;
+  clearTimeout(timer);
+  timer = setTimeout(next, 0);
+}
+
+function visible(row) {
+  const { top, bottom } = row.getBoundingClientRect();
+  return bottom > 0 && top < innerHeight;
+}
+
+async function draw(item, width, height) {
+  const canvas = new OffscreenCanvas(width, height);
+  const context = canvas.getContext("2d");
+  const track = item.tracks[0];
+  const plain = track && (!item.mask || item.mask.unmaskable) && item.range_url;
+  if (plain && track.kind === "video" && Number(item.duration) < POSTER && (await poster(item, context).then(() => true, () => false))) return canvas;
+  const stored = item.tracks.some((one) => one.kind === "tokens");
+  if (plain && track.kind === "audio" && (stored || Number(item.duration) < SOUND) && (await spectrum(item, context).then(() => true, () => false))) return canvas;
+  await rates(item, context);
+  return canvas;
+}
+
+/** A frame from a tenth of the way in, as the media element shows it. */
+async function poster(item, context) {
+  const video = document.createElement("video");
+  video.muted = true;
+  video.preload = "auto";
+  const ready = (event) => new Promise((resolve, reject) => {
+    video.addEventListener(event, resolve, { once: true });
+    video.addEventListener("error", () => reject(new Error("no picture")), { once: true });
+    setTimeout(() => reject(new Error("no picture in time")), PATIENCE);
+  });
+  try {
+    video.src = api.local(item.range_url);
+    await ready("loadeddata");
+    video.currentTime = Math.min(10, video.duration / 10 || 0);
+    await ready("seeked");
+    const { width, height } = context.canvas;
+    if (!video.videoWidth) throw new Error("no picture");
+    const scale = Math.max(width / video.videoWidth, height / video.videoHeight);
+    const [wide, high] = [video.videoWidth * scale, video.videoHeight * scale];
+    context.drawImage(video, (width - wide) / 2, (height - high) / 2, wide, high);
+  } finally {
+    video.removeAttribute("src"); // else the browser goes on fetching
+    video.load();
+  }
+}
+
+async function spectrum(item, context) {
+  const { width, height } = context.canvas;
+  const response = await fetch(`audio/stream?${new URLSearchParams({ name: item.name })}`, {
+    headers: { Accept: "application/x-ndjson" },
+    signal: AbortSignal.timeout(PATIENCE),
+  });
+  if (!response.ok) throw new Error("no tokens");
+  const { accent, sunk } = colours(document.body);
+  context.fillStyle = sunk;
+  context.fillRect(0, 0, width, height);
+  context.fillStyle = accent;
+  for (const line of (await response.text()).trim().split("\n")) {
+    const { event, data } = JSON.parse(line);
+    if (event !== "token") continue;
+    for (const [bin, level] of data.bins) {
+      const hertz = (bin * data.rate) / data.frame;
+      const high = Math.log2(Math.max(1, hertz / 60)) / Math.log2(12000 / 60);
+      context.globalAlpha = Math.max(0.06, (level - 100) / 155);
+      context.fillRect((data.pts / item.duration) * width, height * (1 - high) - 2, Math.max(2, ((data.end - data.pts) / item.duration) * width), 3);
+    }
+  }
+  context.globalAlpha = 1;
+}
+
+/** Bytes a second of groups of blocks, at times that are spread evenly. */
+async function rates(item, context) {
+  const { width, height } = context.canvas;
+  const { tick, sunk } = colours(document.body);
+  context.fillStyle = sunk;
+  context.fillRect(0, 0, width, height);
+  const duration = Number(item.duration);
+  if (!duration || !item.tracks[0]?.keyframes) return;
+  const times = Array.from({ length: POINTS }, (_, at) => Math.floor((duration * at) / POINTS));
+  const { results } = await api.seekMany(item.name, times);
+  const found = results.map((one) => (one.error ? 0 : one.size / Math.max(1, (one.next_pts ?? duration) - one.pts)));
+  const most = Math.max(...found, 1e-9);
+  context.fillStyle = tick;
+  found.forEach((value, at) => {
+    const high = Math.max(2, (value / most) * (height - 10));
+    context.fillRect((at * width) / POINTS, height - high, width / POINTS - 1, high);
+  });
+}

@@ -1,0 +1,117 @@
+// A resumable upload (tus 1.0): bytes that have arrived stay on the server, so a lost connection costs no more than what was
+// on its way. Where an upload goes on is kept in this browser, so that the same file can be chosen again after a reload.
+
+import { Problem } from "./api.js";
+
+const VERSION = { "Tus-Resumable": "1.0.0" };
+const FIRST = 500; // ms until the first try to go on, then twice as long, up to
+const LONGEST = 15_000;
+const PREFIX = "harmony4-upload:";
+const PASSING = [0, 408, 423, 425, 429, 500, 502, 503, 504, 507];
+const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
+
+export class Transfer {
+  #request = null;
+  #stopped = false;
+  #wake = () => {};
+
+  /** `progress(bytes)` says how many have gone out, `waits(text)` that something is in the way (null: no longer). */
+  constructor(file, name, { replace = false, progress, waits }) {
+    Object.assign(this, { file, name, replace, progress, waits });
+    this.key = `${PREFIX}${[name, file.name, file.size, file.lastModified].join(" ")}`;
+    this.url = null;
+  }
+
+  /** Send all of it; resolves to the id of the job that makes a container of it. Rejects with a Problem. */
+  async send() {
+    let wait = FIRST;
+    let before = -1;
+    for (;;) {
+      try {
+        const { offset, made } = await this.#begin();
+        if (offset > before) wait = FIRST; // it goes on, however slowly
+        before = offset;
+        this.waits(null);
+        const job = made ?? (await this.#patch(offset));
+        localStorage.removeItem(this.key);
+        return job;
+      } catch (error) {
+        if (this.#stopped) throw new Problem({ detail: "cancelled" });
+        if (error.status === 404 || error.status === 410) {
+          if (!this.url) throw error;
+          this.url = null; // it has expired: from the beginning
+          localStorage.removeItem(this.key);
+        } else if (error.status === 409 && error.code === "offset") before = -1; // asked again, it says where it stands
+        else if (!PASSING.includes(error.status) || (!this.url && error.status)) throw error;
+      }
+      this.waits("The connection was lost: going on as soon as it is there");
+      await new Promise((resolve) => {
+        this.#wake = resolve;
+        addEventListener("online", resolve, { once: true });
+        setTimeout(resolve, wait);
+      });
+      if (this.#stopped) throw new Problem({ detail: "cancelled" });
+      wait = Math.min(LONGEST, wait * 2);
+    }
+  }
+
+  /** Stop, and let the server forget what it has. */
+  cancel() {
+    this.#stopped = true;
+    localStorage.removeItem(this.key);
+    this.#request?.abort();
+    this.#wake();
+    if (this.url) fetch(this.url, { method: "DELETE", headers: VERSION }).catch(() => null);
+  }
+
+  /** Where to go on: a new upload's 0, or what the server has of an earlier one; `made` is the job, if it has all. */
+  async #begin() {
+    this.url ??= this.replace ? null : localStorage.getItem(this.key);
+    if (this.url) {
+      const answer = await this.#ask("HEAD", this.url);
+      const offset = Number(answer.headers.get("Upload-Offset"));
+      this.progress(offset);
+      return { offset, made: answer.headers.get("Harmony4-Job") };
+    }
+    const metadata = Object.entries({ name: this.name, filename: this.file.name }).map(([key, value]) => `${key} ${base64(value)}`);
+    const headers = { "Upload-Length": this.file.size, "Upload-Metadata": metadata.join(","), ...(this.replace && { "If-Match": "*" }) };
+    const answer = await this.#ask("POST", "uploads/", headers);
+    // The server's paths begin at its root, this page may lie below a prefix.
+    this.url = `uploads/${answer.headers.get("Location").split("/").pop()}`;
+    try {
+      localStorage.setItem(this.key, this.url);
+    } catch {
+      // A browser that keeps nothing cannot go on after a reload; everything else works.
+    }
+    return { offset: 0, made: answer.headers.get("Harmony4-Job") }; // an empty file is all there
+  }
+
+  async #ask(method, url, headers = {}) {
+    let answer;
+    try {
+      answer = await fetch(url, { method, headers: { ...VERSION, ...headers } });
+    } catch {
+      throw new Problem({ detail: "the connection was lost" }, 0);
+    }
+    if (!answer.ok) throw new Problem(await answer.json().catch(() => null), answer.status);
+    return answer;
+  }
+
+  /** The rest of the file in one request; fetch does not say how much of a body has gone out. */
+  #patch(offset) {
+    return new Promise((resolve, reject) => {
+      const request = (this.#request = new XMLHttpRequest());
+      request.open("PATCH", this.url);
+      const headers = { ...VERSION, "Upload-Offset": offset, "Content-Type": "application/offset+octet-stream" };
+      for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+      request.responseType = "json";
+      request.upload.addEventListener("progress", (event) => this.progress(offset + event.loaded));
+      request.addEventListener("load", () => {
+        if (request.status >= 300) reject(new Problem(request.response, request.status));
+        else resolve(request.getResponseHeader("Harmony4-Job"));
+      });
+      for (const event of ["error", "abort"]) request.addEventListener(event, () => reject(new Problem({ detail: "the connection was lost" }, 0)));
+      request.send(this.file.slice(offset));
+    });
+  }
+}

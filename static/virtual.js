@@ -1,0 +1,123 @@
+// Long lists: only the rows near the screen are elements, however many there are.
+
+const OVER = 8; // rows beyond each edge of what is seen
+
+export class VirtualList {
+  #rows = new Map(); // number → element
+  #count = 0;
+  #pending = false;
+
+  /**
+   * `list` (a <ul>) gets the height of all rows; each row is `height` px and stands where it belongs. `row(number)` makes
+   * the element of a row, `seen(first, last)` is told which rows are near the screen.
+   */
+  constructor(list, height, row, seen = () => {}) {
+    Object.assign(this, { list, height, row, seen });
+    const later = () => this.later();
+    addEventListener("scroll", later, { capture: true, passive: true });
+    addEventListener("resize", later);
+    new ResizeObserver(later).observe(list.parentElement);
+    list.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  get count() {
+    return this.#count;
+  }
+
+  /** Show so many rows, all made anew. */
+  show(count) {
+    this.#count = count;
+    for (const element of this.#rows.values()) element.remove();
+    this.#rows.clear();
+    this.list.style.height = `${count * this.height}px`;
+    this.update();
+  }
+
+  /** Make rows `first` to `last` (exclusive) anew, as far as they are elements. */
+  renew(first, last) {
+    for (const [number, element] of this.#rows) {
+      if (number < first || number >= last) continue;
+      const focused = element.contains(document.activeElement);
+      element.remove();
+      this.#rows.delete(number);
+      if (focused) this.#back = number;
+    }
+    this.update();
+  }
+  #back = null;
+
+  /** Bring a row into view. */
+  reveal(number, focus = false) {
+    this.update(number);
+    const element = this.#rows.get(number);
+    element?.scrollIntoView({ block: "nearest" });
+    if (focus) element?.querySelector("a, button")?.focus({ preventScroll: true });
+    this.update();
+  }
+
+  /** Update with the next frame. */
+  later() {
+    if (this.#pending) return;
+    this.#pending = true;
+    requestAnimationFrame(() => {
+      this.#pending = false;
+      this.update();
+    });
+  }
+
+  /** Make the rows near the screen, and row `also`. */
+  update(also = null) {
+    const own = this.list.getBoundingClientRect();
+    const { top, bottom } = this.#window();
+    const first = Math.max(0, Math.floor((top - own.top) / this.height) - OVER);
+    const last = Math.min(this.#count, Math.ceil((bottom - own.top) / this.height) + OVER);
+    for (const [number, element] of this.#rows) {
+      // What has the focus stays, else the keyboard would be lost.
+      if ((number < first || number >= last) && !element.contains(document.activeElement)) {
+        element.remove();
+        this.#rows.delete(number);
+      }
+    }
+    const wanted = new Set(this.#rows.keys());
+    if (also !== null && also < this.#count) wanted.add(also);
+    for (let number = first; number < last; number += 1) wanted.add(number);
+    let at = this.list.firstElementChild;
+    for (const number of [...wanted].sort((a, b) => a - b)) {
+      const element = this.#rows.get(number) ?? this.#make(number);
+      if (element === at) at = at.nextElementSibling;
+      else this.list.insertBefore(element, at);
+      if (number === this.#back) {
+        this.#back = null;
+        element.querySelector("a, button")?.focus({ preventScroll: true });
+      }
+    }
+    if (last > first) this.seen(first, last);
+  }
+
+  #make(number) {
+    const element = this.row(number);
+    element.style.transform = `translateY(${number * this.height}px)`;
+    element.setAttribute("aria-setsize", this.#count);
+    element.setAttribute("aria-posinset", number + 1);
+    element.dataset.row = number;
+    this.#rows.set(number, element);
+    return element;
+  }
+
+  /** Which part of the screen the list can be seen in: what its box shows, if that scrolls, and the window. */
+  #window() {
+    const box = this.list.parentElement;
+    if (getComputedStyle(box).overflowY === "visible") return { top: 0, bottom: innerHeight };
+    const { top, bottom } = box.getBoundingClientRect();
+    return { top: Math.max(0, top), bottom: Math.min(innerHeight, bottom) };
+  }
+
+  #key(event) {
+    const row = event.target.closest("li");
+    const steps = { ArrowUp: -1, ArrowDown: 1, Home: -Infinity, End: Infinity };
+    if (!row || !(event.key in steps) || event.altKey || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.reveal(Math.max(0, Math.min(this.#count - 1, Number(row.dataset.row) + steps[event.key])), true);
+  }
+}

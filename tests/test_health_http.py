@@ -1,0 +1,49 @@
+"""`/ready`: what it says, and that it turns first."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+from processes import needs_proc, served, until
+from serving import running, write_container
+
+
+def test_what_ready_says(tmp_path: Path) -> None:
+    with running(tmp_path, min_free=0) as server:
+        found = server.get("/ready").json
+        assert found["status"] == "ready"
+        assert found["workers"] == 1
+        assert found["takes_uploads"] is True
+        assert found["disk_free"] > 0
+    with running(tmp_path, min_free=2**62) as server:
+        answer = server.get("/ready")  # readers are served all the same
+        assert answer.status == 200
+        assert answer.json["takes_uploads"] is False
+
+
+def test_a_library_that_is_gone(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    with running(library, state=tmp_path / "state") as server:
+        library.rename(tmp_path / "elsewhere")
+        answer = server.get("/ready")
+        assert (answer.status, answer.problem) == (503, "source")
+        assert server.get("/health").status == 200
+        (tmp_path / "elsewhere").rename(library)
+        assert server.get("/ready").status == 200
+
+
+@needs_proc
+def test_ready_turns_first(tmp_path: Path) -> None:
+    """From the signal on it says no, while everything else is answered as before, on new connections too."""
+    write_container(tmp_path / "a.h4mk", [b"x" * 1000])
+    for workers in (1, 2):
+        with served(tmp_path, "--workers", workers, HARMONY4_STOP_DELAY="2") as server:
+            assert server.get("/ready")[0] == 200
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda server=server: server.get("/ready")[0] == 503, "/ready")  # type: ignore[misc]
+            assert json.loads(server.get("/ready")[1])["type"] == "urn:harmony4:problem:stopping"
+            assert server.get("/video/range?name=a.h4mk") == (200, b"x" * 1000)
+            assert server.process.wait(30) == 0
