@@ -1,7 +1,8 @@
 """Making proofs out of a sealed container (H4MK 22).
 
 A proof takes O(log n) small reads. The first one of a track takes its range map besides: one read of 40 bytes
-a block up to 8 MiB (209 714 blocks), and of longer ones a few pages of 16 KiB (H4MK 18.3).
+a block up to 8 MiB (209 714 blocks), and of longer ones a few pages of 16 KiB (H4MK 18.3). Where a container
+is not sealed yet all tokens are read once, and proofs are of its last checkpoint.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import LimitError, NotFoundError, OrderError, SealError, UsageError
-from harmony4.crypto.merkle import inclusion_proof
+from harmony4.crypto.merkle import Node, inclusion_proof
 from harmony4.crypto.token import LAST, TokenRecord
 from harmony4.h4mk.layout import CHUNK_SIZE, ChunkInfo, Tail
 from harmony4.h4mk.proof import MOST_SIGNATURES, Proof
@@ -52,19 +53,27 @@ class Prover:
     """Makes proofs out of one open container. Safe for use from several threads."""
 
     def __init__(self, reader: H4MKReader) -> None:
-        """Reads the final signatures. Raises NotFoundError without a seal, FormatError and its kin."""
-        if reader.tail is None or reader.meta is None:
-            raise NotFoundError("only a sealed container has proofs", found=reader.state)
+        """Reads the final signatures; without a seal all tokens, and the last checkpoint.
+
+        Raises NotFoundError where there is neither a seal nor a checkpoint, FormatError and its kin.
+        """
         self._reader = reader
-        self._tail = reader.tail
+        self._directory: bytes | None = None
+        self._tree: Node
+        if reader.tail is None or reader.meta is None:
+            self._bare, self._tree = _last_checkpoint(reader)
+            self._head = sha256(self._bare.head())
+            return
         self._directory = reader.meta.pack()
         self._tree = StoredTree(reader, reader.tail)
+        self._head = reader.tail.head
         self._bare = Proof(
             blocks=reader.tail.blocks,
             duration=reader.tail.duration,
             trak=sha256(reader.trak.pack()),
             meta=sha256(self._directory),
             signatures=tuple(islice(final_signatures(reader.read_file, reader.tail), MOST_SIGNATURES)),
+            root=reader.tail.root,
         )
 
     def seek(self, pts: int | Iterable[int], track: int = 0) -> Proof:
@@ -113,20 +122,40 @@ class Prover:
     def _proof(self, found: dict[int, tuple[int, TokenRecord]]) -> Proof:
         tokens = dict(sorted(found.values()))
         leaves = tuple(tokens)
-        path = tuple(inclusion_proof(leaves, self._tail.blocks, self._tree))
+        if leaves[-1] >= self._bare.blocks:
+            raise NotFoundError("no checkpoint covers that block yet", where=f"leaf {leaves[-1]}")
+        path = tuple(inclusion_proof(leaves, self._bare.blocks, self._tree))
         return self._checked(leaves=leaves, tokens=tuple(tokens.values()), path=path)
 
     def _empty(self, track: int) -> Proof:
         if any(one.track == track for one in self._reader.lost):
             raise NotFoundError("all blocks of the track are lost", where=f"track {track}")
-        return self._checked(directory=self._directory, root=self._tail.root)
+        if self._directory is None:
+            raise NotFoundError("the track has no block yet, and a checkpoint does not say so", where=track)
+        return self._checked(directory=self._directory)
 
     def _checked(self, **parts: Any) -> Proof:
         """With what is the same in all proofs of a container. One that does not hold is never given out."""
         proof = replace(self._bare, **parts)
-        if sha256(proof.head()) != self._tail.head:
-            raise SealError("MERK is not the tree over the tokens", where=self._tail.merk)
+        if sha256(proof.head()) != self._head:
+            raise SealError("MERK is not the tree over the tokens")
         return proof
+
+
+def _last_checkpoint(reader: H4MKReader) -> tuple[Proof, Node]:
+    """The last checkpoint of a container that is not sealed, as the head that was signed, and its tree."""
+    from harmony4.h4mk.diff import open_tree  # these make use of this module
+    from harmony4.h4mk.growth import checkpoints
+
+    if reader.state != "incomplete":
+        raise NotFoundError("only a sealed container has proofs", found=reader.state)
+    tree, last = open_tree(reader), None
+    for one in checkpoints(reader, tree):
+        last = one
+    if last is None:
+        said = "only a sealed container, or one with checkpoints, has proofs"
+        raise NotFoundError(said, found=reader.state)
+    return last, tree
 
 
 def prove_seek(reader: H4MKReader, pts: int | Iterable[int], track: int = 0) -> Proof:

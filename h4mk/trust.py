@@ -177,9 +177,8 @@ class SignatureAudit:
         return self._trust.knows(signature.key)
 
     def take(self, signature: Signature, blocks: int, head: bytes) -> None:
-        """Check one over `blocks` blocks. Raises SealError where it is by a trusted key and does not hold."""
-        if not self.wants(signature):
-            return
+        """Check one that `wants` wants, over `blocks` blocks. Raises SealError where it does not hold."""
+        self._last = None
         accepted = self._trust.check_signature(head, signature)
         self.checked += 1
         try:

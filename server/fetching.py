@@ -44,7 +44,7 @@ _PIECE: Final = 8 * 2**20
 """Bytes of one request."""
 _ASK: Final = 2**30
 """Bytes of the stream that one proof is asked for, at first."""
-_MOST_PROOF: Final = 2**21
+_MOST_PROOF: Final = 2**20 + 1
 _TIMEOUT: Final = 30.0
 _AHEAD: Final = 64 * 2**20
 """Bytes after which the file is synced while more of it comes."""

@@ -371,3 +371,17 @@ def test_what_cannot_be_proven(signed: Path, key: Path, tmp_path: Path, capsys: 
     refused(here(capsys, "check", proof, "--pts", 1), "--trust")
     here(capsys, "prove", signed, "--pts", 1, "-o", proof)
     refused(here(capsys, "check", proof, "--trust", public(key)), "--pts")
+
+
+def test_a_key_that_is_believed_on_some_days(key: Path, container: Path, capsys: Capture) -> None:
+    here(capsys, "sign", container, "--key", key)
+    trusted = public(key)
+    for days in ("2000-01-01..2999-12-31", "2000-01-01..", "..2999-12-31", ".."):
+        assert here(capsys, "verify", container, "--trust", f"{trusted}@{days}").status == 0, days
+    for days in ("..2000-01-01", "2999-01-01..", "1999-01-01..2000-01-01"):
+        done = here(capsys, "verify", container, "--trust", f"{trusted}@{days}")
+        assert done.status == 3 and "not valid now" in done.text + done.err
+    for days, said in (("2000-13-01..", "no days"), ("2001-01-01..2000-01-01", "before it begins")):
+        refused(here(capsys, "verify", container, "--trust", f"{trusted}@{days}"), said)
+    both = here(capsys, "verify", container, "--trust", f"{trusted}@2000-01-01..", "--trust", trusted)
+    refused(both, "twice")

@@ -396,6 +396,41 @@ def test_a_checkpoint_is_not_a_whole_container():  # H4MK 13.4
         assert both(wrong.pack(), 50, 0) is None
 
 
+def test_a_stream_that_has_no_end_yet(tmp_path):  # H4MK 13.4, 22.2
+    """Its last checkpoint proves what it covers; the rest, and that there is no more, is not proven yet."""
+    path = tmp_path / "a.h4mk"
+    with H4MKBuilder.in_memory([TrackInfo(kind="video")] * 2, signer=SIGNER, sign_every=4) as builder:
+        for number in range(11):
+            builder.add_block(b"%d" % number, number * 40, key=number % 3 == 0)
+        builder.finish(ends={0: 440})
+        data = builder.getvalue()
+    with H4MKReader(data) as reader:
+        whole = {pts: both(prove_seek(reader, pts, 0).pack(), pts, 0) for pts in range(0, 320, 40)}
+        end = [one.end for one in reader.chunks() if one.tag == "CORE"][9]
+    path.write_bytes(data[:end])
+    with H4MKReader(path) as reader:
+        assert reader.state == "incomplete" and reader.block_count == 10
+        prover = Prover(reader)
+        for pts, answer in whole.items():
+            proof = prover.seek(pts).pack()
+            assert both(proof, pts, 0) == answer
+            assert not verify_seek(proof, pts, 0, TRUST).final
+        assert len(verify_range(prover.range(0, 8).pack(), 0, 8, 0, TRUST)) == 8
+        for ask in (lambda: prover.seek(350), lambda: prover.range(7, 9)):
+            with pytest.raises(NotFoundError, match="no checkpoint covers"):
+                ask()
+        with pytest.raises(NotFoundError, match="no block yet"):
+            prover.seek(0, 1)
+    first = next(one.offset for one in chunks_of(data) if one.tag == "SIGN")
+    with H4MKReader(data[:first]) as reader, pytest.raises(NotFoundError, match="with checkpoints"):
+        Prover(reader)
+
+
+def chunks_of(data):
+    with H4MKReader(data) as reader:
+        return list(reader.chunks())
+
+
 def test_half_of_another_tree():
     """A node in the place of a leaf, and a leaf in that of a node: prefixes keep them apart."""
     tokens = [_token(0, 0, 40), _token(1, 40, 80), _token(2, 80, 120), _token(3, 120, 160, flags=KEY | LAST)]
@@ -488,7 +523,7 @@ def test_what_is_not_asked_right(tmp_path):
                 call()
         with pytest.raises(NotFoundError):
             prover.seek(0, 2)
-    for other in (ORIGINAL, data[:-1]):
+    for other in (ORIGINAL, build(TWO, None)[:-1]):
         with H4MKReader(other) as reader, pytest.raises(NotFoundError, match="sealed"):
             Prover(reader)
     with H4MKReader(track_of(MOST_BLOCKS + 1, size=1)) as reader:

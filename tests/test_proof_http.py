@@ -183,3 +183,21 @@ def test_a_new_signature_is_seen_in_what_is_cached(tmp_path: Path) -> None:  # H
             assert after.status == 200 and after.headers["ETag"] != tag
             document = after.json.get("proof", after.json)
             assert check_proof(Proof.of(document), Trust((key.public,))).final
+
+
+def test_a_container_without_an_end(tmp_path: Path) -> None:
+    with H4MKBuilder.in_memory([VIDEO], signer=Signer(KEY, "talk", 3), sign_every=4) as builder:
+        for number, payload in enumerate(BLOCKS):
+            builder.add_block(payload, number * 1_000_000, key=number % 3 == 0)
+        builder.finish()
+        data = builder.getvalue()
+    with H4MKReader(data) as reader:
+        end = [one.end for one in reader.chunks() if one.tag == "CORE"][5]
+    (tmp_path / "a.h4mk").write_bytes(data[:end])
+    with running(tmp_path) as one:
+        seek = one.get(f"{SEEK}&pts=3500000").json
+        found = verify_seek(Proof.of(seek["proof"]), 3_500_000, 0, TRUST)
+        assert found.keyframe == (seek["pts"], seek["offset"]) and not found.final
+        proof = one.get("/video/proof?name=a.h4mk&range=bytes=0-3")
+        assert len(verify_range(proof.body, 0, 4, 0, TRUST)) == 3
+        assert one.get(f"{SEEK}&pts=4500000").status == 404

@@ -8,6 +8,8 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -15,7 +17,7 @@ import typer
 
 from harmony4.crypto.errors import HarmonyError, SourceError, StorageError, UsageError
 from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.trust import Accepted, Trust
+from harmony4.h4mk.trust import Accepted, Trust, TrustedKey
 from harmony4.server.cli.options import usage
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.streams import STANDARD
@@ -96,12 +98,16 @@ Certificates = Annotated[
         show_default=False,
     ),
 ]
+_VALID: Final = re.compile(r"(.+)@([0-9]{4}-[0-9]{2}-[0-9]{2})?\.\.([0-9]{4}-[0-9]{2}-[0-9]{2})?")
+_DAY: Final = 86_400
+
 Trusted = Annotated[
     list[str] | None,
     typer.Option(
         "--trust",
         metavar="PUB.pem",
-        help="A public key (PEM, one or more) whose signature is required. May be repeated.",
+        help="A public key (PEM, one or more) whose signature is required. May be repeated. "
+        "PUB.pem@2026-01-01..2027-12-31: believed on these days only (UTC); either may be left out.",
         show_default=False,
     ),
 ]
@@ -243,7 +249,7 @@ def make_trust(
         if subject is not None or revision or revoked or authorities:
             raise UsageError("whose signature is required? Give --trust PUB.pem")
         return None
-    keys = tuple(dict.fromkeys(key for path in trusted or () for key in _public(path)))
+    keys = tuple(dict.fromkeys(key for text in trusted or () for key in _trusted(text)))
     gone = frozenset(key.fingerprint for path in revoked or () for key in _public(path))
     pinned = None if head is None else bytes.fromhex(head)
     return Trust(keys, pinned, subject, revision, gone, int(time.time()), find_authorities(authorities))
@@ -260,6 +266,29 @@ def find_authorities(paths: list[str] | None) -> tuple[Certificate, ...]:
         except UsageError as error:
             raise UsageError(f"{path}: {error.message}") from None
     return tuple(dict.fromkeys(found))
+
+
+def _trusted(text: str) -> Iterator[PublicKey | TrustedKey]:
+    """The keys of `PUB.pem`, or of `PUB.pem@FIRST..LAST`: days (UTC) on which they are believed."""
+    match = _VALID.fullmatch(text)
+    if match is None:
+        yield from _public(text)
+        return
+    path, first, last = match.groups()
+    try:
+        since, until = (None if not day else _seconds(day) for day in (first, last))
+    except ValueError:
+        raise UsageError("a key's validity is no days", where=text, expected="PUB.pem@FIRST..LAST") from None
+    if until is not None:
+        until += _DAY - 1
+    if since is not None and until is not None and until < since:
+        raise UsageError("a key's validity ends before it begins", where=text)
+    for key in _public(path):
+        yield TrustedKey(key, since, until)
+
+
+def _seconds(day: str) -> int:
+    return int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp())
 
 
 def _public(path: str) -> tuple[PublicKey, ...]:
