@@ -879,3 +879,11 @@ def test_the_deterministic_mode_needs_two_readings() -> None:
     for plain in (None, plain_of(PLAIN)):
         with pytest.raises(UsageError, match="first reading"):
             Masking.of(SPEC, plain)
+
+
+def test_a_file_without_a_seal_is_neither_signed_nor_plain() -> None:
+    for data in (PLAIN[:-1], MASKED[:-1]):
+        with H4MKReader(data) as reader:
+            assert (reader.is_signed(), reader.is_plain()) == (False, False)
+    with H4MKReader(PLAIN) as plain, H4MKReader(MASKED) as hidden:
+        assert (plain.is_plain(), hidden.is_plain(), hidden.is_signed()) == (True, False, False)
