@@ -113,7 +113,7 @@ function row(number) {
   const cut = (item.name ?? "").lastIndexOf("/") + 1;
   const path = cut ? element("span", { class: "path" }, item.name.slice(0, cut)) : null;
   const label = item.name === null ? "(unreadable name)" : item.name.slice(cut).replace(/\.h4mk$/, "");
-  const lock = item.mask ? element("img", { class: "lock", src: "static/lock.svg", alt: "masked", width: 12, height: 12 }) : null;
+  const lock = item.mask ? element("img", { class: "lock", src: "static/padlock.svg", alt: "masked", width: 12, height: 12 }) : null;
   const name = element("span", { class: "name", title: item.name }, path, label);
   if (item.error) {
     const what = element("span", { class: "more-facts bad", title: item.error.message }, item.error.message);
