@@ -2,12 +2,11 @@
 // that is signed with a key the reader trusts, or that is pinned. Nothing the server says is believed.
 
 import * as api from "./api.js";
-import { Chunks } from "./chunks.js";
 import { element } from "./dom.js";
 import { bytes, clock, count, sentence } from "./format.js";
-import { CHUNK, equal, hex } from "./h4mk.js";
+import { equal } from "./h4mk.js";
 import { sha256 } from "./masking.js";
-import { checkProof, parsePem } from "./proofs.js";
+import { Trust, checkProof } from "./proof.js";
 import * as seen from "./seen.js";
 import { before } from "./timeline.js";
 
@@ -75,15 +74,15 @@ export function open(context, root) {
     const found = { checked: timeline.checked = [], faults: 0, bytes: 0, blocks: 0 };
     try {
       const typed = pem.value.trim();
-      const trust = typed ? { spki: parsePem(typed) } : { head: facts.head };
+      const trust = new Trust(typed ? { keys: [typed] } : { head: facts.head });
       if (typed) localStorage.setItem(KEY, typed);
-      const print = typed ? hex((await sha256(trust.spki)).subarray(0, 4)) : null;
+      const print = typed ? (await trust.keys())[0][0].slice(0, 8) : null;
       const say = () => {
         bar.value = found.bytes;
         says.textContent = `${count(found.blocks, "block")}, ${bytes(found.bytes)} of ${bytes(track.bytes)} checked`;
         timeline.draw();
       };
-      await check(context, trust, lie, found, AbortSignal.any([mine.signal, signal]), say);
+      await check(context, trust, typed ? [typed] : [], lie, found, AbortSignal.any([mine.signal, signal]), say);
       say();
       const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
       if (found.faults) tell(`${count(found.faults, "block is", "blocks are")} not what the root says. First at ${clock(found.first.pts)}: block ${found.first.index}.`, "fault");
@@ -102,14 +101,13 @@ export function open(context, root) {
 }
 
 /** Check all blocks of a track, from the position on and then from the beginning; goes along where the player jumps. */
-async function check(context, trust, lie, found, signal, say) {
+async function check(context, trust, keys, lie, found, signal, say) {
   const { name, track, position } = context;
   const length = Number(track.bytes);
-  const url = api.local(track.range_url);
-  const chunks = track.masked ? await Chunks.open(api.containerUrl(name), signal) : null;
+  const url = new URL(api.local(track.range_url), location);
+  if (track.masked) url.searchParams.set("masked", "1"); // what is signed are the stored bytes
   const known = new Set(); // indexes of blocks
   const done = []; // [from, to) of the stream, in order
-  let head = trust.head;
   let at = await offsetAt(context);
   let place = position();
   let batch = Math.min(BATCH, Math.ceil((BLOCKS * length) / Math.max(1, track.blocks)));
@@ -118,20 +116,22 @@ async function check(context, trust, lie, found, signal, say) {
     if (Math.abs(position() - place) > 10e6) at = await offsetAt(context);
     place = position();
     at = gap(done, at, length);
+    const until = Math.min(length, at + batch);
     let document;
     try {
-      document = await api.proof(name, track.track, `bytes=${at}-${Math.min(length, at + batch) - 1}`, signal);
+      document = await api.proof(name, track.track, `bytes=${at}-${until - 1}`, signal);
     } catch (error) {
       if (error.code !== "limit" || batch < 2) throw error;
       batch = Math.ceil(batch / 2); // blocks are smaller here than elsewhere
       continue;
     }
-    const proven = await checkProof(document, track.track, { ...trust, head });
-    head = proven.head; // of all proofs the same container
-    const run = chunks ? null : await payloads(url, proven.tokens, signal);
-    for (const [number, token] of proven.tokens.entries()) {
+    const proven = await checkProof(document, trust);
+    trust = new Trust({ keys, head: proven.head }); // of all proofs the same container
+    const tokens = proven.range(at, until, track.track);
+    const run = await payloads(url, tokens, signal);
+    for (const [number, token] of tokens.entries()) {
       if (known.has(token.index)) continue;
-      const stored = run ? run[number] : await masked(chunks, token);
+      const stored = run[number];
       if (lie.checked && !found.faults) stored[stored.length >> 1] ^= 1;
       const good = equal(await sha256(stored), token.digest);
       known.add(token.index);
@@ -148,7 +148,7 @@ async function check(context, trust, lie, found, signal, say) {
         signal.throwIfAborted();
       }
     }
-    const [first, last] = [proven.tokens[0], proven.tokens.at(-1)];
+    const [first, last] = [tokens[0], tokens.at(-1)];
     done.push([first.offset, last.offset + last.size]);
     at = last.offset + last.size;
   }
@@ -162,12 +162,6 @@ async function payloads(url, tokens, signal) {
   if (response.status !== 206) throw new api.Problem(await response.json().catch(() => null), response.status);
   const bytes = new Uint8Array(await response.arrayBuffer());
   return tokens.map(({ offset, size }) => bytes.subarray(offset - start, offset - start + size));
-}
-
-/** The stored bytes of a masked block, which only the file itself has. */
-async function masked(chunks, token) {
-  const { position } = await chunks.block(token.leaf);
-  return chunks.payload({ offset: position - CHUNK, size: token.size });
 }
 
 /** Where the block of the position's keyframe begins, 0 where there is none. */
