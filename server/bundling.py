@@ -21,15 +21,13 @@ from harmony4.h4mk.rewrite import Progress
 from harmony4.h4mk.target import Writable
 from harmony4.server.ingest import (
     ExportOptions,
-    OpenedSource,
     export_arguments,
     export_note,
     joined,
     make_tokenizer,
-    on_disk,
-    open_source,
     track_info,
 )
+from harmony4.server.sources import OpenedSource, on_disk, open_source
 from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import SeekableFile
 from harmony4.tokenize.video import VideoBlockToken

@@ -6,20 +6,17 @@ on a thread of the tokenizer, the stream's and the file's on threads of the buil
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from harmony4.crypto.digest import Buffer
-from harmony4.crypto.errors import SourceChangedError, SourceError, StorageError, UsageError
+from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.crypto.mask import MaskSpec
 from harmony4.crypto.token import DEFAULT_BLOCK
 from harmony4.h4mk import (
@@ -37,6 +34,15 @@ from harmony4.h4mk import (
 )
 from harmony4.h4mk.signature import SignPayload
 from harmony4.server.sandbox import default_demuxer
+from harmony4.server.sources import (
+    OpenedSource,
+    make_spool,
+    on_disk,
+    open_source,
+    opened_target,
+    put_piece,
+    refuse_same,
+)
 from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import discard
 from harmony4.tokenize.media import TrackFacts
@@ -48,22 +54,16 @@ if TYPE_CHECKING:
 __all__ = [
     "ExportOptions",
     "ExportResult",
-    "OpenedSource",
     "Progress",
-    "described",
     "export",
     "export_arguments",
     "export_note",
     "joined",
-    "make_spool",
     "make_tokenizer",
-    "on_disk",
-    "open_source",
     "run_export",
     "track_info",
 ]
 
-_PIECE: Final = 2**20
 
 Progress = Callable[[int, int | None], object]
 """Called with bytes read so far and the source's size (None: unknown)."""
@@ -135,33 +135,6 @@ class ExportResult:
     """Whether bytes of the source are in no track, though they should be."""
 
 
-@dataclass(slots=True)
-class OpenedSource:
-    """An opened source and what it was when it was opened."""
-
-    file: BinaryIO | Iterator[bytes]
-    size: int | None = None
-    """None where it is not a regular file that is read from its start."""
-    before: os.stat_result | None = field(default=None)
-    arguments: dict[str, str | int | bool] = field(default_factory=dict)
-    """What META.history says of it besides the options."""
-
-    def broken(self) -> str | None:
-        """Why less came than the medium holds, when all of it has come; None if all is there."""
-        return None
-
-    def check(self, consumed: int) -> None:
-        """Raise SourceChangedError unless the source is still what it was."""
-        if self.before is None:
-            return
-        now = os.fstat(cast(BinaryIO, self.file).fileno())
-        same = (now.st_size, now.st_mtime_ns) == (self.before.st_size, self.before.st_mtime_ns)
-        if not same or consumed != self.size:
-            raise SourceChangedError(
-                "the source changed while it was read", expected=self.size, found=now.st_size
-            )
-
-
 def export(
     source: str | PathLike[str] | BinaryIO,
     out: str | PathLike[str] | BinaryIO,
@@ -187,8 +160,8 @@ def export(
     options = options or ExportOptions()
     how = (demuxer, decoder, spool_folder)
     with open_source(source) as opened:
-        _refuse_same(cast(BinaryIO, opened.file), out)
-        with _target(out) as target:
+        refuse_same(cast(BinaryIO, opened.file), out)
+        with opened_target(out) as target:
             if options.mask is None:
                 return _export(opened, target, options, progress, *how)
             if options.mask.keep_plaintext:
@@ -249,7 +222,7 @@ def _export_beside(
         first, second = _halves(progress)
         plain = replace(options, mask=None, signer=None, sign_every=0)
         made = _export(source, spool, plain, first, demuxer, decoder, spool_folder)
-        _put(spool, b"")
+        put_piece(spool, b"")
         with H4MKReader(FileSource(os.dup(spool.fileno()))) as reader:
             report = mask_container(
                 reader, target, spec, progress=second, signer=options.signer, sign_every=options.sign_every
@@ -394,112 +367,3 @@ def export_note(tokenizer: VideoTransportTokenizer, options: ExportOptions, trac
 def joined(*notes: str | None) -> str | None:
     """Several notes in one."""
     return "; ".join(note for note in notes if note) or None
-
-
-# -- source and target
-
-
-@contextlib.contextmanager
-def open_source(source: str | PathLike[str] | BinaryIO) -> Iterator[OpenedSource]:
-    """Open a source as `export` takes it. Raises SourceError."""
-    if not isinstance(source, str | PathLike):
-        yield described(source)
-        return
-    try:
-        if Path(source).is_dir():
-            raise SourceError("cannot open the source: it is a folder")
-        file = open(source, "rb", buffering=0)  # noqa: SIM115, PTH123 - only errors of opening are caught
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SourceError(f"cannot open the source: {reason}") from error
-    with file:
-        yield described(cast(BinaryIO, file))
-
-
-def described(file: BinaryIO) -> OpenedSource:
-    """A file and what it is now, if it is a regular one that stands at its start."""
-    opened = OpenedSource(file)
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        facts = os.fstat(file.fileno())
-        if stat.S_ISREG(facts.st_mode) and file.tell() == 0:
-            opened.size, opened.before = facts.st_size, facts
-    return opened
-
-
-@contextlib.contextmanager
-def on_disk(source: OpenedSource, folder: str | PathLike[str] | None = None) -> Iterator[OpenedSource]:
-    """The source itself if it is a file, else a copy on disk as long as the block lasts.
-
-    Raises SourceError, StorageError.
-    """
-    if source.before is not None:
-        yield source
-        return
-    spool = make_spool(folder)
-    try:
-        reader = cast(BinaryIO, source.file)
-        while data := _read(reader):
-            _put(spool, data)
-        _put(spool, b"")
-        yield described(spool)
-    finally:
-        discard(spool)
-
-
-def _read(file: BinaryIO) -> bytes:
-    try:
-        return file.read(_PIECE)
-    except OSError as error:
-        raise SourceError(f"reading the source failed: {error.strerror or error}") from error
-
-
-def _put(spool: BinaryIO, data: bytes) -> None:
-    """Write a piece; the last one is empty, and the file stands at its start then."""
-    try:
-        spool.write(data)
-        if not data:
-            spool.flush()
-            spool.seek(0)
-    except OSError as error:
-        raise StorageError(f"the medium cannot be put on disk: {error.strerror or error}") from error
-
-
-def _refuse_same(source: BinaryIO, out: str | PathLike[str] | BinaryIO) -> None:
-    """Raise UsageError where both are one regular file."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):
-        ours = os.fstat(source.fileno())
-        theirs = os.stat(out) if isinstance(out, str | PathLike) else os.fstat(out.fileno())  # noqa: PTH116
-        if stat.S_ISREG(ours.st_mode) and os.path.samestat(ours, theirs):
-            raise UsageError("the output is the same file as the input")
-
-
-@contextlib.contextmanager
-def _target(out: str | PathLike[str] | BinaryIO) -> Iterator[Path | BinaryIO]:
-    if not isinstance(out, str | PathLike):
-        yield out
-        return
-    path = Path(out)
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):  # not there; anything worse shows when it is written
-        mode = stat.S_IFREG
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        yield path
-        return
-    try:
-        device = open(path, "wb", buffering=0)  # noqa: SIM115, PTH123 - only errors of opening are caught
-    except OSError as error:
-        raise StorageError(f"cannot write the container: {error.strerror}") from error
-    with device:
-        yield cast(BinaryIO, device)
-
-
-def make_spool(folder: str | PathLike[str] | None) -> BinaryIO:
-    """A temporary file: without a name, or in somebody's folder with one, so that it is seen and counted
-    there. Raises StorageError.
-    """
-    make = tempfile.TemporaryFile if folder is None else tempfile.NamedTemporaryFile
-    try:
-        return cast(BinaryIO, make(prefix="harmony4-", dir=folder))
-    except OSError as error:
-        raise StorageError(f"no temporary file can be made: {error.strerror}") from error

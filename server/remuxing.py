@@ -18,17 +18,10 @@ from typing import TYPE_CHECKING, BinaryIO, Final, cast
 from harmony4.crypto.errors import MediaError
 from harmony4.h4mk.bundle import bundle
 from harmony4.server.bundling import MediaInput
-from harmony4.server.ingest import (
-    ExportOptions,
-    ExportResult,
-    OpenedSource,
-    Progress,
-    joined,
-    on_disk,
-    run_export,
-)
+from harmony4.server.ingest import ExportOptions, ExportResult, Progress, joined, run_export
 from harmony4.server.remux import StreamNote
 from harmony4.server.sandbox import Remuxer, Sandbox
+from harmony4.server.sources import OpenedSource, on_disk
 from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import SeekableFile
 from harmony4.tokenize.sniff import SNIFF_SIZE, Format, sniff

@@ -25,15 +25,9 @@ from harmony4.crypto.token import TokenRecord, TokenSequencer
 from harmony4.h4mk import H4MKReader, HistoryEntry, Lost, Start, Step, TrackInfo
 from harmony4.h4mk.bundle import bundle
 from harmony4.server.bundling import MediaInput
-from harmony4.server.ingest import (
-    ExportOptions,
-    ExportResult,
-    OpenedSource,
-    Progress,
-    joined,
-    make_spool,
-)
+from harmony4.server.ingest import ExportOptions, ExportResult, Progress, joined
 from harmony4.server.sandbox_sound import SoundSandbox, default_decoder
+from harmony4.server.sources import OpenedSource, make_spool
 from harmony4.tokenize.audio import PROFILES, AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.decode import SoundDecoder
 from harmony4.tokenize.demux import Demuxer

@@ -22,8 +22,9 @@ from harmony4.crypto.errors import HarmonyError, LimitError, MediaError, SourceC
 from harmony4.h4mk import H4MKReader, verify
 from harmony4.server import bundling, remux, remuxing, sandbox
 from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import ExportOptions, export, open_source
+from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.sandbox import Limits, Sandbox
+from harmony4.server.sources import open_source
 from media_factory import key_times, media, probe
 from needs import needs_ffmpeg, program
 from processes import demuxers

@@ -15,11 +15,12 @@ from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server import facts
 from harmony4.server.config import Config
-from harmony4.server.ingest import ExportOptions, export_note, make_spool, make_tokenizer, track_info
+from harmony4.server.ingest import ExportOptions, export_note, make_tokenizer, track_info
 from harmony4.server.intake.body import Options, check_names, parse_asked, switch
 from harmony4.server.query import natural
 from harmony4.server.sandbox import Limits, default_demuxer
 from harmony4.server.sandbox_sound import default_decoder
+from harmony4.server.sources import make_spool
 from harmony4.server.spectra import read_tokens
 from harmony4.tokenize.audio import PROFILES, STRUCTURE, AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
