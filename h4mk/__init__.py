@@ -6,15 +6,15 @@ The format is specified in docs/H4MK.md; comments and tests cite its sections.
 from harmony4.h4mk.builder import H4MKBuilder, Seal
 from harmony4.h4mk.chunks import ChunkInfo, ChunkStream, CoreChunk
 from harmony4.h4mk.documents import HistoryEntry, Lost, Meta, Start, Step, StoredTrack, TrackInfo, Trak
-from harmony4.h4mk.maskedit import MaskReport, mask_container, unmask_container
-from harmony4.h4mk.masking import KeptMask, Masking, Plain, Rehearsal
+from harmony4.h4mk.edits.recover import RecoverReport, recover
+from harmony4.h4mk.masks.maskedit import MaskReport, mask_container, unmask_container
+from harmony4.h4mk.masks.masking import KeptMask, Masking, Plain, Rehearsal
+from harmony4.h4mk.masks.rekey import RekeyReport, rekey_container
+from harmony4.h4mk.masks.unmasked import Unmasked
 from harmony4.h4mk.reader import TOKEN_DTYPE, H4MKReader, TrackState
-from harmony4.h4mk.recover import RecoverReport, recover
-from harmony4.h4mk.rekey import RekeyReport, rekey_container
 from harmony4.h4mk.seek import Playing, SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import BytesSource, FileSource, ReadAt
 from harmony4.h4mk.timerange import TimeRange
-from harmony4.h4mk.unmasked import Unmasked
 from harmony4.h4mk.verify import VerifyReport, verify
 
 __all__ = [

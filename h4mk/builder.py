@@ -30,6 +30,7 @@ from harmony4.h4mk.documents import (
     Trak,
     steps_fit,
 )
+from harmony4.h4mk.edits.target import AtomicFile, Writable, write_all
 from harmony4.h4mk.layout import (
     CHUNK_SIZE,
     HEADER_SIZE,
@@ -39,10 +40,9 @@ from harmony4.h4mk.layout import (
     chunk_header,
     head_bytes,
 )
-from harmony4.h4mk.masking import KeptMask, Masker, Masking, Rehearsal
-from harmony4.h4mk.signature import CHECKPOINT, FINAL, SignPayload
+from harmony4.h4mk.masks.masking import KeptMask, Masker, Masking, Rehearsal
+from harmony4.h4mk.proofs.signature import CHECKPOINT, FINAL, SignPayload
 from harmony4.h4mk.tables import Tables
-from harmony4.h4mk.target import AtomicFile, Writable, write_all
 
 __all__ = ["H4MKBuilder", "Seal"]
 

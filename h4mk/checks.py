@@ -28,13 +28,13 @@ from harmony4.h4mk import canonical
 from harmony4.h4mk.chunks import ChunkEnd, ChunkInfo, Event, Header
 from harmony4.h4mk.documents import AncillaryInfo, Meta, StoredTrack, Trak, steps_fit
 from harmony4.h4mk.layout import MOST_ANCILLARY, Tail, chunk_header, head_of_digests, is_critical
+from harmony4.h4mk.masks.tags import Tags
+from harmony4.h4mk.proofs.signature import Signature
+from harmony4.h4mk.proofs.trust import SignatureAudit, Trust
 from harmony4.h4mk.seals import CHECKPOINT, FINAL
 from harmony4.h4mk.seek import SeekTable
 from harmony4.h4mk.sequence import Sequence, check_payload
-from harmony4.h4mk.signature import Signature
 from harmony4.h4mk.tables import Tables
-from harmony4.h4mk.tags import Tags
-from harmony4.h4mk.trust import SignatureAudit, Trust
 
 __all__ = ["Checker"]
 

@@ -19,10 +19,10 @@ from harmony4.crypto.errors import ChecksumError, FormatError, NotFoundError, Se
 from harmony4.crypto.token import HEADER, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
 from harmony4.h4mk.chunks import CoreChunk
+from harmony4.h4mk.edits.openfile import OpenFile, TrackState
 from harmony4.h4mk.holes import Holes
-from harmony4.h4mk.keyslots import Slot, read_keys
 from harmony4.h4mk.layout import CHUNK_SIZE, HEADER_SIZE, ChunkInfo, RangeEntry
-from harmony4.h4mk.openfile import OpenFile, TrackState
+from harmony4.h4mk.masks.keyslots import Slot, read_keys
 from harmony4.h4mk.rangemap import FlatMap, KeyMap, RangeMap
 from harmony4.h4mk.seek import Playing, SeekEntry, SeekResult, SeekTable
 from harmony4.h4mk.source import ReadAt, read_exact, read_into

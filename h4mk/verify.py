@@ -15,8 +15,8 @@ from harmony4.crypto.mask import MasterKey
 from harmony4.h4mk.checks import Checker
 from harmony4.h4mk.chunks import ChunkStream
 from harmony4.h4mk.documents import Digest
+from harmony4.h4mk.proofs.trust import Accepted, Trust
 from harmony4.h4mk.source import ReadAt, open_source
-from harmony4.h4mk.trust import Accepted, Trust
 
 __all__ = ["VerifyReport", "verify"]
 

@@ -17,9 +17,11 @@ from typing import Final
 from aiohttp import web
 
 from harmony4.server import health, media, openapi, pages
-from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
 from harmony4.server.errors import problems
+from harmony4.server.folder.catalogue import Catalogue
+from harmony4.server.folder.library import Library
+from harmony4.server.folder.scrubbing import Findings, scrubbing
 from harmony4.server.guard import session
 from harmony4.server.guard.guard import Guard
 from harmony4.server.housekeeping import keep_house
@@ -50,7 +52,6 @@ from harmony4.server.keys import (
     TURNS,
     Status,
 )
-from harmony4.server.library import Library
 from harmony4.server.masking import streams as masking
 from harmony4.server.masking.keys import Keyring
 from harmony4.server.players import routes as players
@@ -58,7 +59,6 @@ from harmony4.server.players.routes import Playlists
 from harmony4.server.reading import proving, seeking, timed, video
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
-from harmony4.server.scrubbing import Findings, scrubbing
 from harmony4.server.serving import descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
 from harmony4.server.serving.access import AccessLog

@@ -9,7 +9,7 @@ from typing import Final, cast
 
 from aiohttp import web
 
-from harmony4.server.library import Library
+from harmony4.server.folder.library import Library
 from harmony4.server.serving.connection import Connection
 
 if sys.platform != "win32":

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from harmony4.server.catalogue import Catalogue
 from harmony4.server.config import Config
+from harmony4.server.folder.catalogue import Catalogue
+from harmony4.server.folder.library import Library
 from harmony4.server.guard.guard import Guard
 from harmony4.server.insight.tally import Shares, Tally
 from harmony4.server.intake.desk import Desk
 from harmony4.server.intake.finishing import Finisher
-from harmony4.server.library import Library
 from harmony4.server.masking.keys import Keyring
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
@@ -23,9 +23,9 @@ from harmony4.server.state import State
 from harmony4.server.streams.turns import Turns
 
 if TYPE_CHECKING:
+    from harmony4.server.folder.scrubbing import Findings
     from harmony4.server.intake.events import Events
     from harmony4.server.players.routes import Playlists
-    from harmony4.server.scrubbing import Findings
 
 __all__ = [
     "BUFFERS",

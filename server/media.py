@@ -10,12 +10,12 @@ from typing import Any
 from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
-from harmony4.server.catalogue import SORTS, Key
+from harmony4.server.folder.catalogue import SORTS, Key
+from harmony4.server.folder.scrubbing import Findings
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import CATALOGUE, GUARD, KEYRING, SCRUB
 from harmony4.server.masking.unmasking import is_opened_by, may_use_keys, wants_masked
 from harmony4.server.query import REVALIDATE, json_response, page_limit
-from harmony4.server.scrubbing import Findings
 
 __all__ = ["get_media", "routes"]
 

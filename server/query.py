@@ -10,8 +10,8 @@ from aiohttp import web
 from harmony4.crypto.errors import UsageError
 from harmony4.crypto.token import MAX_VALUE
 from harmony4.h4mk import H4MKReader
-from harmony4.server import facts
 from harmony4.server.errors import Problem
+from harmony4.server.folder import facts
 
 __all__ = [
     "IMMUTABLE",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from harmony4.crypto.errors import StorageError
-from harmony4.h4mk.target import sync_folder
+from harmony4.h4mk.edits.target import sync_folder
 
 if os.name == "posix":
     import fcntl

@@ -32,7 +32,7 @@ from harmony4.h4mk.layout import (
     chunk_header,
     head_bytes,
 )
-from harmony4.h4mk.signature import FINAL, SignPayload
+from harmony4.h4mk.proofs.signature import FINAL, SignPayload
 from harmony4.h4mk.tables import Tables
 
 TRACK = TrackInfo(kind="video", media_type="video/mp4")

@@ -16,8 +16,8 @@ import independent
 import independent_edits
 from harmony4.crypto.token import HEADER, TokenRecord
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Lost, Step, TrackInfo, recover, verify
-from harmony4.h4mk.bundle import ContainerInput, bundle
-from harmony4.h4mk.edit import CutReport, concat, cut, keep_tracks
+from harmony4.h4mk.edits.bundle import ContainerInput, bundle
+from harmony4.h4mk.edits.edit import CutReport, concat, cut, keep_tracks
 from samples import VIDEO
 
 AUDIO = TrackInfo(codec="flac", kind="audio", media_type="audio/flac", self_framing=True, timing="demux")

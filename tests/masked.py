@@ -16,7 +16,7 @@ from harmony4.h4mk import (
     mask_container,
     unmask_container,
 )
-from harmony4.h4mk.keyslots import pack_slots
+from harmony4.h4mk.masks.keyslots import pack_slots
 
 KEY = MasterKey(bytes(range(32)))
 OTHER = MasterKey(bytes(range(32, 64)))

@@ -18,9 +18,9 @@ from playwright.sync_api import Browser, Page
 from harmony4.crypto.mask import MaskSpec, MasterKey
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKReader
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.signing import sign_file
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.signing import sign_file
+from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import BUNNY, ROOT, program
 
 AXE: Final = ROOT / "tests" / "vendor" / "axe-core" / "axe.min.js"

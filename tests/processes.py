@@ -60,7 +60,7 @@ def demuxers(*parents: int) -> list[int]:
         except OSError:
             continue
         # A word names the parent: a demuxer is known by it when it has become somebody else's child.
-        program = b"harmony4.server.sandbox_worker"
+        program = b"harmony4.server.sandboxing.sandbox_worker"
         ours = program in words and int(words[words.index(program) + 5]) in parents
         if ours and alive(int(entry.name)):
             found.append(int(entry.name))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harmony4.server import sandbox, sandbox_worker
+from harmony4.server.sandboxing import sandbox, sandbox_worker
 from processes import demuxers, until
 
 QUIET = 0.3

@@ -28,7 +28,7 @@ import aiohttp
 import pytest
 
 from harmony4.h4mk import H4MKReader
-from harmony4.server.facts import range_url
+from harmony4.server.folder.facts import range_url
 from needs import ROOT, needs_nginx
 from processes import Served, alive, needs_proc, served, until
 from programs import nginx

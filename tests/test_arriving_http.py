@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from harmony4.server.errors import Problem
-from harmony4.server.facts import token_facts
+from harmony4.server.folder.facts import token_facts
 from harmony4.server.keys import STATE, STATUS
 from harmony4.server.streams import making, spill
 from harmony4.tokenize.video import VideoTransportTokenizer

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import av
 import pytest
 
-from harmony4.server.ingest import export
+from harmony4.server.exporting.ingest import export
 from harmony4.tokenize.video import VideoTokenizer
 from media_factory import media
 from needs import needs_espeak, needs_ffmpeg

@@ -19,8 +19,8 @@ import pytest
 from harmony4.crypto.mask import MaskSpec, MasterKey, xor_mask
 from harmony4.h4mk import H4MKReader, Unmasked, mask_container
 from harmony4.server.errors import Problem
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
-from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import STATE
 from harmony4.server.masking import streams
 from harmony4.server.masking.keys import format_key

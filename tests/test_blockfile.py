@@ -12,7 +12,7 @@ import pandas
 import pytest
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from media_factory import PLAIN, media
 from needs import BUNNY, needs_ffmpeg
 

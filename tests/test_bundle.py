@@ -27,9 +27,9 @@ from harmony4.crypto.errors import (
 )
 from harmony4.crypto.token import TOKEN_SIZE
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Meta, Step, TrackInfo, recover, verify
-from harmony4.h4mk.bundle import PART, ContainerInput, Part, bundle, parts, split
-from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.h4mk.edits.bundle import PART, ContainerInput, Part, bundle, parts, split
+from harmony4.server.exporting.bundling import bundle_files
+from harmony4.server.exporting.ingest import ExportOptions, export
 from make_vectors.parts import TWO, TWO_BLOCKS, TWO_ENDS, container
 from media_factory import media
 from needs import BUNNY, ORIGINAL

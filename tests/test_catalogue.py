@@ -1,4 +1,4 @@
-"""server/catalogue.py, listing.py, factstore.py: pages from memory, and a cache that may be lost any time."""
+"""Catalogue, listing and the cache of facts: pages from memory, and a cache that may be lost any time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from harmony4.server import catalogue as catalogue_module
-from harmony4.server import factstore
-from harmony4.server.catalogue import Catalogue
-from harmony4.server.factstore import FactStore
-from harmony4.server.library import Identity
-from harmony4.server.listing import Listing
+from harmony4.server.folder import catalogue as catalogue_module
+from harmony4.server.folder import factstore
+from harmony4.server.folder.catalogue import Catalogue
+from harmony4.server.folder.factstore import FactStore
+from harmony4.server.folder.library import Identity
+from harmony4.server.folder.listing import Listing
 from processes import needs_proc, served, until
 from serving import running, write_container
 
@@ -193,7 +193,7 @@ def test_a_listing_is_believed_for_a_moment(library: Path, monkeypatch: pytest.M
     assert Listing(library).is_fresh()
     shutil.rmtree(library / "1")
     assert not Listing(library).is_fresh()
-    monkeypatch.setattr("harmony4.server.listing.TRUST", -1.0)
+    monkeypatch.setattr("harmony4.server.folder.listing.TRUST", -1.0)
     settle(library)
     assert not Listing(library).is_fresh()
     shutil.rmtree(library)
@@ -304,7 +304,7 @@ def test_a_cache_that_stays_locked(library: Path, tmp_path: Path, monkeypatch: p
 FILL = """
 import sys, threading
 from pathlib import Path
-from harmony4.server.catalogue import Catalogue
+from harmony4.server.folder.catalogue import Catalogue
 catalogue = Catalogue(Path(sys.argv[1]), cache=Path(sys.argv[2]))
 print("here", flush=True)
 catalogue.fill(threading.Event())

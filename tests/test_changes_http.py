@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import watchfiles
 
+from harmony4.server.folder.library import Library
+from harmony4.server.folder.listing import Entry, scan
 from harmony4.server.intake import events
 from harmony4.server.intake.jobs import Jobs
-from harmony4.server.library import Library
-from harmony4.server.listing import Entry, scan
 from harmony4.server.state import FOLDER, State
 from processes import needs_proc, until
 from serving import LOOPS, Server, running, write_container

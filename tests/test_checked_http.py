@@ -15,7 +15,7 @@ import pytest
 
 from byteranges import parts_of
 from harmony4.h4mk import H4MKBuilder, H4MKReader, verify
-from harmony4.server.remote import HTTPSource
+from harmony4.server.upstream.remote import HTTPSource
 from serving import LOOPS, VIDEO, Server, running
 
 FRAMED = replace(VIDEO, media_type="video/webm", self_framing=True)

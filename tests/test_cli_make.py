@@ -186,7 +186,7 @@ def test_what_cannot_be_exported(tmp_path: Path, capsys: Capture) -> None:
 
 NOBODY = """
 import os, sys
-from harmony4.server import ingest
+from harmony4.server.exporting import ingest
 from harmony4.server.cli import frame, main
 with open(os.devnull, "w") as sys.stderr:
     main.main(["inspect", "none"])  # loads what is loaded late, from where nobody may read

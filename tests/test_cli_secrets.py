@@ -289,7 +289,7 @@ def test_tracebacks_with_local_variables(secrets: Secrets) -> None:
 
 def test_records_that_hold_keys(secrets: Secrets) -> None:
     from harmony4.h4mk import Masking
-    from harmony4.server.ingest import ExportOptions
+    from harmony4.server.exporting.ingest import ExportOptions
 
     spec = MaskSpec((secrets.key, secrets.locked))
     with H4MKReader(secrets.masked) as reader:

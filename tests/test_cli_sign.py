@@ -15,8 +15,8 @@ import pytest
 from commands import HARMONY4, Done, here, refused, run, small_container
 from harmony4.crypto.signing import PublicKey, SigningKey
 from harmony4.h4mk import H4MKReader, verify
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.trust import Trust
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.trust import Trust
 from needs import BUNNY, ORIGINAL, needs_openssl
 from test_signing import _openssl, certificate
 

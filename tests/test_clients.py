@@ -23,7 +23,7 @@ import pytest
 from playwright.sync_api import Page
 
 from chromium import chromium
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from media_factory import media
 from needs import BUNNY, needs_aria2, needs_chromium, needs_curl, needs_ffmpeg, needs_nginx
 from programs import command, documented, environment, nginx, run_program

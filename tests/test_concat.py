@@ -39,7 +39,7 @@ from harmony4.crypto.errors import (
 )
 from harmony4.crypto.token import KEY, LAST, NONE
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Lost, Step
-from harmony4.h4mk.edit import concat
+from harmony4.h4mk.edits.edit import concat
 from samples import VIDEO, track_of
 
 

@@ -12,7 +12,7 @@ import pytest
 import independent
 from harmony4.h4mk import H4MKReader, verify
 from harmony4.server.keys import LIBRARY
-from harmony4.server.remote import HTTPSource
+from harmony4.server.upstream.remote import HTTPSource
 from needs import ORIGINAL
 from serving import LOOPS, Server, running, write_container
 

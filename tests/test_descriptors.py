@@ -121,7 +121,7 @@ async def test_readers_in_use_leave_room_by_themselves(few: Path) -> None:
 import asyncio, os, resource, sys
 from pathlib import Path
 from harmony4.crypto.errors import SourceError
-from harmony4.server.library import Library
+from harmony4.server.folder.library import Library
 
 async def main():
     library = Library(Path(sys.argv[1]), max_open=10_000)

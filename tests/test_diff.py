@@ -13,7 +13,7 @@ import independent
 from commands import here, refused
 from harmony4.crypto import OrderError, SealError, UsageError, leaf_hash
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
-from harmony4.h4mk.diff import diff, differences
+from harmony4.h4mk.edits.diff import diff, differences
 from needs import ORIGINAL
 from samples import Counting, track_of
 

@@ -48,8 +48,8 @@ from harmony4.crypto.errors import (
 )
 from harmony4.crypto.token import LAST, MAX_VALUE
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Lost, Step
-from harmony4.h4mk.bundle import PART, parts
-from harmony4.h4mk.edit import Span, concat, cut, keep_tracks
+from harmony4.h4mk.edits.bundle import PART, parts
+from harmony4.h4mk.edits.edit import Span, concat, cut, keep_tracks
 from make_vectors.parts import BLOCKS, TRACK, TRAK, TWO, TWO_BLOCKS, TWO_ENDS, container
 from needs import ORIGINAL, VECTORS
 from samples import VIDEO, track_of

@@ -15,8 +15,8 @@ import pytest
 from commands import Done, here, refused
 from harmony4.crypto import HEADER, KEY
 from harmony4.h4mk import H4MKReader, verify
-from harmony4.h4mk.edit import Span, cut
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.h4mk.edits.edit import Span, cut
+from harmony4.server.exporting.ingest import ExportOptions, export
 from media_factory import FRAGMENTS, media
 from needs import BUNNY, needs_espeak, needs_ffmpeg
 

@@ -156,7 +156,7 @@ def test_unexpected_error(
     server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A defect of ours is a bare 500 for the client and a traceback in the log."""
-    monkeypatch.setattr("harmony4.server.facts.info_facts", lambda reader: 1 / 0)
+    monkeypatch.setattr("harmony4.server.folder.facts.info_facts", lambda reader: 1 / 0)
     with caplog.at_level(logging.ERROR, "harmony4.server"):
         answer = server.get("/video/info?name=a.h4mk")
     assert (answer.status, answer.problem) == (500, "http")

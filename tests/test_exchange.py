@@ -14,12 +14,12 @@ import pytest
 from harmony4.crypto import SourceError, UsageError
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.trust import Trust
-from harmony4.server import exchange, fetching
-from harmony4.server.exchange import Exchange
-from harmony4.server.fetching import fetch_container, fetch_stream
-from harmony4.server.remote import HTTPSource
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.trust import Trust
+from harmony4.server.upstream import exchange, fetching
+from harmony4.server.upstream.exchange import Exchange
+from harmony4.server.upstream.fetching import fetch_container, fetch_stream
+from harmony4.server.upstream.remote import HTTPSource
 from serving import VIDEO
 
 KEY = SigningKey.from_number(5)

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import pytest
 
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.keys import DESK
 from media_factory import media
 from needs import BUNNY

@@ -26,12 +26,12 @@ from harmony4.crypto.merkle import inclusion_root, leaf_hash
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, recover
 from harmony4.h4mk.layout import head_bytes
-from harmony4.h4mk.proof import Proof, verify_seek
-from harmony4.h4mk.signature import FINAL, Signature, Signer
-from harmony4.h4mk.signing import sign_file
-from harmony4.h4mk.trust import Trust
-from harmony4.server import fetching
-from harmony4.server.fetching import LyingServerError, fetch_container, fetch_stream
+from harmony4.h4mk.proofs.proof import Proof, verify_seek
+from harmony4.h4mk.proofs.signature import FINAL, Signature, Signer
+from harmony4.h4mk.proofs.signing import sign_file
+from harmony4.h4mk.proofs.trust import Trust
+from harmony4.server.upstream import fetching
+from harmony4.server.upstream.fetching import LyingServerError, fetch_container, fetch_stream
 from lying import lying
 from masking import ONE, keyring, masked_container
 from needs import ORIGINAL

@@ -19,10 +19,10 @@ from harmony4.crypto import (
 )
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
-from harmony4.h4mk.growth import Growth, checkpoints, prove_growth, verify_growth
-from harmony4.h4mk.proof import Proof
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.trust import Trust
+from harmony4.h4mk.proofs.growth import Growth, checkpoints, prove_growth, verify_growth
+from harmony4.h4mk.proofs.proof import Proof
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.trust import Trust
 from needs import ORIGINAL
 
 KEY = SigningKey.from_number(5)
@@ -104,7 +104,7 @@ def test_one_change_and_it_did_not_grow():
     with pytest.raises(JSONError, match="too long"):
         Growth.unpack(b" " * (2**20 + 1))
     with H4MKReader(made(9)) as reader:
-        from harmony4.h4mk.prove import prove_seek
+        from harmony4.h4mk.proofs.prove import prove_seek
 
         block = json.loads(prove_seek(reader, 5).pack())
     with pytest.raises(JSONError, match="without blocks"):
@@ -168,7 +168,7 @@ def test_a_sealed_file_that_ends_too_early(monkeypatch):
 def test_a_head_alone_shows_no_block():
     head = grown(at(made(9), 8), made(9)).second
     assert Proof.unpack(head.pack()).pack() == head.pack()
-    from harmony4.h4mk.proof import verify_range, verify_seek
+    from harmony4.h4mk.proofs.proof import verify_range, verify_seek
 
     with pytest.raises(SealError, match="does not answer"):
         verify_seek(head.pack(), 5, 0, TRUST)

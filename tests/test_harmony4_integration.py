@@ -23,10 +23,10 @@ import pytest
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk import H4MKReader
-from harmony4.h4mk.recover import recover
+from harmony4.h4mk.edits.recover import recover
 from harmony4.h4mk.verify import verify
 from harmony4.server.cli.demo_media import Demo, make_media
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.tokenize.video import VideoTokenizer, VideoTransportTokenizer
 from needs import BUNNY, ORIGINAL
 from serving import Server, running

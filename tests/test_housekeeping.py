@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from harmony4.server import housekeeping
+from harmony4.server.folder.library import Library
 from harmony4.server.keys import LIBRARY
-from harmony4.server.library import Library
 from processes import until
 from serving import LOOPS, running, write_container
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, Step, TrackInfo
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.signing import sign_file
-from harmony4.server.facts import info_facts, token_facts
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.signing import sign_file
+from harmony4.server.folder.facts import info_facts, token_facts
 from needs import ORIGINAL
 from serving import VIDEO, running, write_container
 

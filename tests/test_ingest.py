@@ -26,7 +26,7 @@ from harmony4.crypto.errors import (
     UsageError,
 )
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, TrackInfo, verify
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.tokenize.demux import demux
 from media_factory import PLAIN, media
 from needs import BUNNY, needs_ffmpeg
@@ -271,7 +271,7 @@ def test_permissions_as_somebody_else(tmp_path: Path) -> None:
     source.write_bytes(b"x")
     source.chmod(0)
     code = (
-        "import os, sys\nfrom harmony4.server.ingest import export\n"
+        "import os, sys\nfrom harmony4.server.exporting.ingest import export\n"
         "from harmony4.crypto.errors import SourceError\nimport io\n"
         "os.setuid(65534)\n"
         "try:\n    export(sys.argv[1], io.BytesIO())\n"
@@ -375,7 +375,7 @@ def test_a_full_disk_for_real(tmp_path: Path) -> None:
     """A file size limit is the full disk that a test can have without being root."""
     code = (
         "import resource, signal, sys\n"
-        "from harmony4.server.ingest import export, ExportOptions\n"
+        "from harmony4.server.exporting.ingest import export, ExportOptions\n"
         "from harmony4.tokenize.demux import demux\n"
         "from harmony4.crypto.errors import StorageError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -485,7 +485,7 @@ def test_memory_follows_the_block(name: str, tmp_path: Path) -> None:
         file.write(data[head:])
     code = (
         "import sys\n"
-        "from harmony4.server.ingest import export, ExportOptions\n"
+        "from harmony4.server.exporting.ingest import export, ExportOptions\n"
         "from harmony4.tokenize.demux import demux\n"
         "class Null:\n"
         "    def write(self, data): return len(data)\n"

@@ -24,7 +24,7 @@ import aiohttp
 import pytest
 import requests
 
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from media_factory import media
 from needs import BUNNY, needs_curl, needs_ffmpeg, needs_nginx
 from processes import until

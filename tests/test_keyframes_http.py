@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from harmony4.h4mk import H4MKReader
-from harmony4.server.facts import keyframe_facts
+from harmony4.server.folder.facts import keyframe_facts
 from harmony4.server.keys import LIBRARY
 from serving import Server, running, write_container
 

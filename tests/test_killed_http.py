@@ -18,7 +18,7 @@ from typing import Any, Final
 import pytest
 
 from harmony4.h4mk import verify
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.intake.jobs import ACTIVE
 from needs import BUNNY
 from processes import Served, demuxers, needs_proc, served, until

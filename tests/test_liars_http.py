@@ -22,9 +22,9 @@ from typing import Final
 
 import pytest
 
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.intake import desk
-from harmony4.server.sandbox import Limits
+from harmony4.server.sandboxing.sandbox import Limits
 from media_factory import media
 from needs import BUNNY, needs_ffmpeg
 from processes import demuxers, needs_proc, until

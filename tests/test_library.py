@@ -1,4 +1,4 @@
-"""server/library.py: names, shared readers, replacement, eviction."""
+"""server/folder/library.py: names, shared readers, replacement, eviction."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from harmony4.crypto.errors import NotFoundError, SourceError, TruncatedError, V
 from harmony4.h4mk import opening
 from harmony4.h4mk.layout import RMAP_ENTRY, RMAP_HEAD
 from harmony4.h4mk.seek import PagedTable
-from harmony4.server.catalogue import Catalogue
-from harmony4.server.library import Library, check_name
-from harmony4.server.listing import scan
+from harmony4.server.folder.catalogue import Catalogue
+from harmony4.server.folder.library import Library, check_name
+from harmony4.server.folder.listing import scan
 from harmony4.server.reading import resource
 from serving import write_container
 

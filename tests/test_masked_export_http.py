@@ -10,8 +10,8 @@ import pytest
 
 from harmony4.crypto.mask import MaskSpec
 from harmony4.h4mk import H4MKReader
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
-from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import STATE
 from harmony4.server.state import State
 from masking import ONE, STRANGE, TWO, keyring

@@ -19,10 +19,10 @@ import pytest
 
 from harmony4.crypto.mask import MaskSpec
 from harmony4.h4mk import H4MKReader
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard import signing
 from harmony4.server.guard.secret import load_secret
 from harmony4.server.guard.tokens import TokenFile, new_token
-from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.keys import BUFFERS, EXPRESS, LIBRARY
 from harmony4.server.state import State
 from masking import ONE, STRANGE, TWO, keyring, masked_container, plain_container

@@ -50,9 +50,9 @@ from harmony4.h4mk import (
     unmask_container,
     verify,
 )
-from harmony4.h4mk.bundle import ContainerInput, bundle
-from harmony4.h4mk.recover import recover
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.h4mk.edits.bundle import ContainerInput, bundle
+from harmony4.h4mk.edits.recover import recover
+from harmony4.server.exporting.ingest import ExportOptions, export
 from media_factory import media
 from needs import BUNNY
 from samples import VIDEO, Counting, payloads, track_of

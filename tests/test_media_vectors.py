@@ -18,7 +18,7 @@ import pytest
 from commands import here, refused, run
 from harmony4.crypto.errors import HarmonyError, MediaError
 from harmony4.h4mk import H4MKReader
-from harmony4.server.sandbox import Sandbox
+from harmony4.server.sandboxing.sandbox import Sandbox
 from harmony4.tokenize.demux import demux
 from harmony4.tokenize.sniff import SNIFF_SIZE, sniff
 from harmony4.tokenize.video import VideoTransportTokenizer

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from chromium import chromium
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import BUNNY, ORIGINAL, ROOT, needs_chromium, needs_ffmpeg, program
 from processes import until
 from serving import Server, running, write_container

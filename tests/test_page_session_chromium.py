@@ -9,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from chromium import chromium
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
-from harmony4.server.ingest import ExportOptions, export
 from harmony4.server.state import State
 from needs import BUNNY, needs_chromium
 from serving import Server, running

@@ -18,8 +18,8 @@ from playwright.sync_api import Browser, Page
 from chromium import chromium
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKReader, TrackInfo
-from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.bundling import bundle_files
+from harmony4.server.exporting.ingest import ExportOptions, export
 from lying import lying
 from needs import BUNNY, ROOT, needs_chromium, needs_ffmpeg
 from pagelib import AXE, BAD_BLOCK, HOURS, MASTER, SIGNING, grey, library, page_on, violations

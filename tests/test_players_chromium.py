@@ -18,9 +18,9 @@ from playwright.sync_api import Browser, Page
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
-from harmony4.h4mk.edit import concat
-from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.h4mk.edits.edit import concat
+from harmony4.server.exporting.bundling import bundle_files
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.keys import CONFIG
 from media_factory import media
 from needs import ROOT, needs_chromium, needs_ffmpeg

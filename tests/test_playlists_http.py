@@ -23,8 +23,8 @@ import pytest
 from mpegdash.parser import MPEGDASHParser
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader, Step, TrackInfo
-from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import export
+from harmony4.server.exporting.bundling import bundle_files
+from harmony4.server.exporting.ingest import export
 from harmony4.server.keys import CONFIG, PLAYLISTS
 from harmony4.server.players import dash, hls
 from harmony4.server.players.presentation import DASH_TYPES, HLS_TYPES, Rendition, renditions

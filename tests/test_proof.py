@@ -31,12 +31,12 @@ from harmony4.crypto import (
 from harmony4.crypto.merkle import inclusion_root, leaf_hash
 from harmony4.crypto.signing import ORDER, SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, opening, recover
-from harmony4.h4mk.growth import prove_growth, verify_growth
 from harmony4.h4mk.layout import head_bytes
-from harmony4.h4mk.proof import CheckedProof, Proof, check_proof, verify_range, verify_seek
-from harmony4.h4mk.prove import MOST_BLOCKS, Prover, prove_range, prove_seek
-from harmony4.h4mk.signature import CHECKPOINT, FINAL, Signature, Signer
-from harmony4.h4mk.trust import Trust
+from harmony4.h4mk.proofs.growth import prove_growth, verify_growth
+from harmony4.h4mk.proofs.proof import CheckedProof, Proof, check_proof, verify_range, verify_seek
+from harmony4.h4mk.proofs.prove import MOST_BLOCKS, Prover, prove_range, prove_seek
+from harmony4.h4mk.proofs.signature import CHECKPOINT, FINAL, Signature, Signer
+from harmony4.h4mk.proofs.trust import Trust
 from needs import ORIGINAL
 from samples import Counting, track_of
 

@@ -12,11 +12,11 @@ import independent_proof
 from harmony4.crypto import SealError, sha256
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader
-from harmony4.h4mk.proof import Proof, check_proof, verify_range, verify_seek
-from harmony4.h4mk.prove import MOST_BLOCKS
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.signing import sign_file
-from harmony4.h4mk.trust import Trust
+from harmony4.h4mk.proofs.proof import Proof, check_proof, verify_range, verify_seek
+from harmony4.h4mk.proofs.prove import MOST_BLOCKS
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.signing import sign_file
+from harmony4.h4mk.proofs.trust import Trust
 from needs import ORIGINAL
 from serving import VIDEO, Server, running
 

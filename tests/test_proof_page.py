@@ -1,4 +1,4 @@
-"""static/proof.js against h4mk/proof.py: one answer to each document, in Debian's Chromium (H4MK 22)."""
+"""static/proof.js against harmony4.h4mk.proofs: one answer to each document, in a Chromium (H4MK 22)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from harmony4.crypto import HEADER, KEY, LAST, HarmonyError, sha256
 from harmony4.crypto.merkle import inclusion_root, leaf_hash
 from harmony4.crypto.signing import ORDER
 from harmony4.h4mk import H4MKReader
-from harmony4.h4mk.proof import Proof, verify_range, verify_seek
-from harmony4.h4mk.prove import prove_range, prove_seek
-from harmony4.h4mk.signature import CHECKPOINT, FINAL, Signer
-from harmony4.h4mk.trust import Trust, TrustedKey
+from harmony4.h4mk.proofs.proof import Proof, verify_range, verify_seek
+from harmony4.h4mk.proofs.prove import prove_range, prove_seek
+from harmony4.h4mk.proofs.signature import CHECKPOINT, FINAL, Signer
+from harmony4.h4mk.proofs.trust import Trust, TrustedKey
 from needs import needs_chromium
 from serving import running
 

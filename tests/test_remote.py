@@ -1,4 +1,4 @@
-"""server/remote.py: a container on another server as a source of the reader."""
+"""server/upstream/remote.py: a container on another server as a source of the reader."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from harmony4.crypto.errors import LimitError, SourceChangedError, SourceError, UsageError
 from harmony4.h4mk import H4MKReader
-from harmony4.server.remote import HTTPSource
+from harmony4.server.upstream.remote import HTTPSource
 from serving import running, write_container
 
 DATA = random.Random(1).randbytes(100_000)

@@ -20,11 +20,12 @@ from commands import here, refused
 from commands import run as harmony4
 from harmony4.crypto.errors import HarmonyError, LimitError, MediaError, SourceChangedError, UsageError
 from harmony4.h4mk import H4MKReader, verify
-from harmony4.server import bundling, remux, remuxing, sandbox
-from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import ExportOptions, export
-from harmony4.server.sandbox import Limits, Sandbox
-from harmony4.server.sources import open_source
+from harmony4.server.exporting import bundling, remux, remuxing
+from harmony4.server.exporting.bundling import bundle_files
+from harmony4.server.exporting.ingest import ExportOptions, export
+from harmony4.server.exporting.sources import open_source
+from harmony4.server.sandboxing import sandbox
+from harmony4.server.sandboxing.sandbox import Limits, Sandbox
 from media_factory import key_times, media, probe
 from needs import needs_ffmpeg, program
 from processes import demuxers

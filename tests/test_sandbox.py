@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from harmony4.crypto.errors import MediaError, SourceError
-from harmony4.server import sandbox, sandbox_worker
-from harmony4.server.sandbox import Limits, Sandbox, default_demuxer
+from harmony4.server.sandboxing import sandbox, sandbox_worker
+from harmony4.server.sandboxing.sandbox import Limits, Sandbox, default_demuxer
 from harmony4.tokenize import packet
 from harmony4.tokenize.demux import demux
 from harmony4.tokenize.video import VideoTransportTokenizer
@@ -350,12 +350,12 @@ def test_leaving_while_the_source_hangs() -> None:
 def test_the_worker_dies_with_its_parent(tmp_path: Path) -> None:
     code = (
         "import os, sys, signal\n"
-        "from harmony4.server.sandbox import Sandbox\n"
+        "from harmony4.server.sandboxing.sandbox import Sandbox\n"
         "class Slow:\n"
         "    def read(self, n):\n"
         "        print(worker._process.pid, flush=True)\n"
         "        sys.stdin.read()\n"
-        "import harmony4.server.sandbox as s\n"
+        "import harmony4.server.sandboxing.sandbox as s\n"
         "class W(s._Demuxer):\n"
         "    def _start(self, fd):\n"
         "        global worker\n"

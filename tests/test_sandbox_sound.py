@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 from harmony4.crypto.errors import HarmonyError, LimitError, MediaError, SourceError
-from harmony4.server import sandbox, sandbox_sound, sandbox_worker
-from harmony4.server.sandbox import Limits
-from harmony4.server.sandbox_sound import SoundSandbox, default_decoder
+from harmony4.server.sandboxing import sandbox, sandbox_sound, sandbox_worker
+from harmony4.server.sandboxing.sandbox import Limits
+from harmony4.server.sandboxing.sandbox_sound import SoundSandbox, default_decoder
 from harmony4.tokenize.decode import decode
 from harmony4.tokenize.sound import Sound, SoundFormat, open_sound
 from media_factory import media

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from harmony4.server.config import Config
+from harmony4.server.folder.library import Library
+from harmony4.server.folder.scrubbing import Scrubber
 from harmony4.server.insight.tally import Tally
-from harmony4.server.library import Library
-from harmony4.server.scrubbing import Scrubber
 from harmony4.server.state import FOLDER, State, hold, open_private
 from processes import until
 from serving import running, write_container

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from harmony4.crypto.errors import HarmonyError, LimitError, UsageError
 from harmony4.h4mk import H4MKBuilder, H4MKReader
 from harmony4.h4mk import opening as opening_module
-from harmony4.server.facts import range_url, seek_card, seek_facts, seek_text
+from harmony4.server.folder.facts import range_url, seek_card, seek_facts, seek_text
 from harmony4.server.reading import resource
 from harmony4.server.reading.seeking import MAX_TARGETS, parse_targets
 from serving import LOOPS, VIDEO, Answer, Server, running, write_container

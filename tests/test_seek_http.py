@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import pytest
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader
-from harmony4.server.facts import seek_facts
+from harmony4.server.folder.facts import seek_facts
 from needs import ORIGINAL
 from serving import VIDEO, Server, running, write_container
 

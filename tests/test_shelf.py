@@ -24,10 +24,10 @@ from hypothesis import strategies as st
 from harmony4.crypto.errors import NotFoundError, StorageError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import PROBLEMS, Problem
+from harmony4.server.folder.library import Library, check_name
+from harmony4.server.folder.listing import scan
 from harmony4.server.intake import moving
 from harmony4.server.intake.shelf import Match, Shelf, check_new_name
-from harmony4.server.library import Library, check_name
-from harmony4.server.listing import scan
 from harmony4.server.reading.ranges import matcher
 from harmony4.server.state import FOLDER, State
 from limits import run_python
@@ -851,7 +851,7 @@ import resource, sys
 from pathlib import Path
 from harmony4.crypto.errors import StorageError
 from harmony4.server.intake.shelf import Shelf
-from harmony4.server.library import Library
+from harmony4.server.folder.library import Library
 from harmony4.server.state import State
 root, state, made = map(Path, sys.argv[1:])
 shelf = Shelf(Library(root), State(state))
@@ -1066,7 +1066,7 @@ from pathlib import Path
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server.errors import Problem
 from harmony4.server.intake.shelf import Shelf
-from harmony4.server.library import Library
+from harmony4.server.folder.library import Library
 from harmony4.server.reading.ranges import matcher
 from harmony4.server.state import State
 root, state = map(Path, sys.argv[1:])
@@ -1229,7 +1229,7 @@ CRASH = """
 import os, shutil, sys, traceback
 from pathlib import Path
 from harmony4.server.intake.shelf import Shelf
-from harmony4.server.library import Library
+from harmony4.server.folder.library import Library
 from harmony4.server.state import State
 
 template, work, far, operation, number = sys.argv[1:]

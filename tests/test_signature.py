@@ -34,11 +34,18 @@ from harmony4.h4mk import (
     verify,
 )
 from harmony4.h4mk.layout import chunk_header, head_bytes
-from harmony4.h4mk.proof import verify_seek
-from harmony4.h4mk.prove import prove_seek
-from harmony4.h4mk.signature import CHECKPOINT, FINAL, Signature, Signer, final_signatures, subject_hash
-from harmony4.h4mk.signing import sign_container, sign_file
-from harmony4.h4mk.trust import SignatureAudit, Trust, TrustedKey
+from harmony4.h4mk.proofs.proof import verify_seek
+from harmony4.h4mk.proofs.prove import prove_seek
+from harmony4.h4mk.proofs.signature import (
+    CHECKPOINT,
+    FINAL,
+    Signature,
+    Signer,
+    final_signatures,
+    subject_hash,
+)
+from harmony4.h4mk.proofs.signing import sign_container, sign_file
+from harmony4.h4mk.proofs.trust import SignatureAudit, Trust, TrustedKey
 from needs import ORIGINAL
 from test_signing import SECRET, certificate
 from test_spec import _values as spec_values

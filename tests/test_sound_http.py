@@ -14,7 +14,7 @@ import pytest
 
 from commands import here
 from harmony4.h4mk import H4MKReader
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.keys import LIBRARY, STATE, STATUS
 from harmony4.server.streams import computed
 from harmony4.tokenize.audio import AudioFFTTokenizer, AudioToken

@@ -25,7 +25,7 @@ import independent
 from harmony4.crypto import errors, token
 from harmony4.h4mk import H4MKBuilder, H4MKReader, canonical, layout, recover, verify
 from harmony4.h4mk.documents import HistoryEntry, Start, TrackInfo
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import BUNNY, needs_ffmpeg
 
 ROOT = Path(__file__).parent.parent

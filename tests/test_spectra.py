@@ -31,15 +31,15 @@ from harmony4.crypto.errors import (
 )
 from harmony4.crypto.token import KEY
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, recover, verify
-from harmony4.h4mk.bundle import bundle
-from harmony4.h4mk.edit import concat, cut, keep_tracks
-from harmony4.server.bundling import bundle_files
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.h4mk.edits.bundle import bundle
+from harmony4.h4mk.edits.edit import concat, cut, keep_tracks
+from harmony4.server.exporting.bundling import bundle_files
+from harmony4.server.exporting.ingest import ExportOptions, export
+from harmony4.server.exporting.sources import described
+from harmony4.server.exporting.spectra import SPECTRUM_TYPE, SpectrumInput, read_tokens, stored_tokens
 from harmony4.server.intake import desk
-from harmony4.server.sandbox import Limits
-from harmony4.server.sandbox_sound import default_decoder
-from harmony4.server.sources import described
-from harmony4.server.spectra import SPECTRUM_TYPE, SpectrumInput, read_tokens, stored_tokens
+from harmony4.server.sandboxing.sandbox import Limits
+from harmony4.server.sandboxing.sandbox_sound import default_decoder
 from harmony4.tokenize.audio import DETAIL, PROFILES, STRUCTURE, AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.samples import SoundFormat
 from media_factory import media

@@ -18,7 +18,7 @@ from httpx_sse import connect_sse
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
-from harmony4.server.facts import token_facts
+from harmony4.server.folder.facts import token_facts
 from harmony4.server.keys import LIBRARY, STATE
 from media_factory import media
 from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx, needs_node, needs_npm

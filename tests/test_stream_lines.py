@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harmony4.crypto import HEADER, KEY, LAST, MASKED, NONE, TokenRecord
 from harmony4.h4mk import TOKEN_DTYPE
-from harmony4.server.facts import token_facts
+from harmony4.server.folder.facts import token_facts
 from harmony4.server.streams.lines import token_lines
 
 NUMBER = st.one_of(

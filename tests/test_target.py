@@ -12,8 +12,8 @@ import pytest
 
 from harmony4.crypto import StorageError, TokenSequencer, sha256
 from harmony4.h4mk import H4MKBuilder, target
+from harmony4.h4mk.edits.target import AtomicFile, write_all
 from harmony4.h4mk.tables import Spill, Tables
-from harmony4.h4mk.target import AtomicFile, write_all
 from limits import file_size_limit, needs_rlimit
 from samples import VIDEO
 

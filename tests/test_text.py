@@ -16,9 +16,9 @@ import independent
 from commands import here
 from harmony4.crypto.token import HEADER, KEY
 from harmony4.h4mk import H4MKReader, HistoryEntry, verify
-from harmony4.server.bundling import bundle_files
-from harmony4.server.facts import content_type, extension
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.bundling import bundle_files
+from harmony4.server.exporting.ingest import ExportOptions, export
+from harmony4.server.folder.facts import content_type, extension
 from harmony4.tokenize.text import CUE_LINE, JSON_LINE, Cues, Entry, Records, TextScanner, record
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import media

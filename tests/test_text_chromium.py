@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chromium import chromium
-from harmony4.server.bundling import bundle_files
+from harmony4.server.exporting.bundling import bundle_files
 from needs import BUNNY, needs_chromium
 from serving import running
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from harmony4.crypto.errors import MediaError
-from harmony4.server import thinning
-from harmony4.server.sandbox import Sandbox
-from harmony4.server.thinning import Thinner
+from harmony4.server.exporting import thinning
+from harmony4.server.exporting.thinning import Thinner
+from harmony4.server.sandboxing.sandbox import Sandbox
 from harmony4.tokenize.demux import clock_of, demux
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import media

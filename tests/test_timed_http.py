@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, recover
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.keys import LIBRARY
 from harmony4.server.reading import timed
 from media_factory import media, probe

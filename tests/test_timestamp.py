@@ -25,9 +25,9 @@ from harmony4.crypto.signing import SigningKey
 from harmony4.crypto.timestamp import TimeStamp, imprint_of, read_authorities, request_for
 from harmony4.h4mk import BytesSource, H4MKReader, verify
 from harmony4.h4mk.layout import chunk_header
-from harmony4.h4mk.signature import Signer, final_signatures
-from harmony4.h4mk.signing import sign_file, stamp_container, stamp_file
-from harmony4.h4mk.trust import Trust
+from harmony4.h4mk.proofs.signature import Signer, final_signatures
+from harmony4.h4mk.proofs.signing import sign_file, stamp_container, stamp_file
+from harmony4.h4mk.proofs.trust import Trust
 from needs import needs_openssl
 from samples import track_of
 
@@ -435,7 +435,7 @@ def test_the_commands(authority: Authority, tmp_path: Path, capsys: pytest.Captu
 def test_only_so_many_signatures_are_looked_at(
     authority: Authority, signed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harmony4.h4mk.signature.MOST_SIGNS", 1)
+    monkeypatch.setattr("harmony4.h4mk.proofs.signature.MOST_SIGNS", 1)
     stamp = TimeStamp.parse(authority.stamp(sign_of(signed, 0)[:144]))
     for change in (lambda: None, lambda: stamp_file(signed, stamp)):
         change()

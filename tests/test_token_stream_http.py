@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo
-from harmony4.server.facts import token_facts
+from harmony4.server.folder.facts import token_facts
 from harmony4.server.keys import STATUS, TURNS
 from harmony4.server.streams import stored
 from harmony4.tokenize.video import VideoTransportTokenizer

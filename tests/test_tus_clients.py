@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import Page
 
 from chromium import chromium
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from media_factory import media
 from needs import BUNNY, ROOT, needs_chromium, needs_ffmpeg, needs_nginx
 from processes import until

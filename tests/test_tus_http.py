@@ -20,7 +20,7 @@ import pytest
 
 from harmony4.crypto.errors import StorageError
 from harmony4.server.errors import Problem
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.intake import finishing
 from harmony4.server.intake.uploads import Uploads
 from harmony4.server.keys import DESK

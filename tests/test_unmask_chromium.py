@@ -19,7 +19,7 @@ import independent
 from chromium import QUIET, chromium
 from harmony4.crypto.mask import MaskSpec, MasterKey
 from harmony4.h4mk import H4MKReader, recover
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
 from masking import keyring
 from media_factory import media
 from needs import needs_chromium, needs_ffmpeg, needs_nginx, program

@@ -1,4 +1,4 @@
-"""h4mk/unmasked.py: streams of masked containers as they were, checked block by block."""
+"""h4mk/masks/unmasked.py: streams of masked containers as they were, checked block by block."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from chromium import chromium
 from harmony4.crypto.mask import MaskSpec, MasterKey
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader
-from harmony4.h4mk.signature import Signer
+from harmony4.h4mk.proofs.signature import Signer
 from lying import Lie, lying
 from masking import masked_container
 from needs import needs_chromium

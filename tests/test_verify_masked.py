@@ -9,8 +9,8 @@ import pytest
 
 from harmony4.crypto import LAST, HarmonyError, KeyRefusedError, MasterKey, SealError, TruncatedError, crc32
 from harmony4.h4mk import H4MKReader, Unmasked, verify
-from harmony4.h4mk.keyslots import pack_slots
 from harmony4.h4mk.layout import CHUNK_SIZE
+from harmony4.h4mk.masks.keyslots import pack_slots
 from harmony4.server.cli.extracting import extract
 from masked import KEY, OTHER, Block, forged, masked, plain_container, tiny_container, unmasked
 

@@ -10,7 +10,7 @@ import av
 import av.error
 import pytest
 
-from harmony4.server.ingest import export
+from harmony4.server.exporting.ingest import export
 from media_factory import key_times, media
 from needs import needs_ffmpeg, program
 from serving import Server, running

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from harmony4.crypto.errors import SourceError, StorageError, UsageError
-from harmony4.h4mk.bundle import parts, split
+from harmony4.h4mk.edits.bundle import parts, split
 from harmony4.server.cli.extracting import extract
 from harmony4.server.cli.heap import keep_heap
 from harmony4.server.cli.options import (
@@ -72,8 +72,8 @@ def bundle_command(
     Nothing is decoded or changed: `harmony4 split` gives every input back, bit for bit. Media and text are
     cut as `harmony4 export` cuts them, and containers are checked on the way.
     """
-    from harmony4.server.bundling import bundle_files  # loads PyAV: not for `--help`
-    from harmony4.server.ingest import ExportOptions
+    from harmony4.server.exporting.bundling import bundle_files  # loads PyAV: not for `--help`
+    from harmony4.server.exporting.ingest import ExportOptions
 
     for source in sources:
         if source == STANDARD:
@@ -109,7 +109,7 @@ def split_command(
     Containers come out as 00.h4mk, 01.h4mk, …, media under the extension of their type (00.mp4); the numbers
     are those of the inputs. Everything is checked on its way; a file appears complete or not at all.
     """
-    from harmony4.server.facts import extension
+    from harmony4.server.folder.facts import extension
 
     keep_heap()
     made: list[dict[str, object]] = []

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from harmony4.crypto.token import LAST, TokenRecord
-from harmony4.h4mk.diff import Diff, Parting, diff
-from harmony4.h4mk.growth import prove_growth
+from harmony4.h4mk.edits.diff import Diff, Parting, diff
+from harmony4.h4mk.proofs.growth import prove_growth
 from harmony4.server.cli.options import EPILOG, Json, prose, source_name, target_name
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, put
 from harmony4.server.cli.values import format_count, format_duration
-from harmony4.server.facts import token_facts
+from harmony4.server.folder.facts import token_facts
 
 __all__ = ["register"]
 

@@ -9,7 +9,7 @@ import typer
 
 from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.h4mk import H4MKReader
-from harmony4.h4mk.edit import Span, concat, cut, keep_tracks
+from harmony4.h4mk.edits.edit import Span, concat, cut, keep_tracks
 from harmony4.server.cli.options import (
     EPILOG,
     File,

@@ -13,7 +13,7 @@ from harmony4.crypto.errors import KeyRefusedError, NotFoundError, SealError, St
 from harmony4.crypto.mask import MasterKey
 from harmony4.crypto.token import LAST, TokenRecord
 from harmony4.h4mk import H4MKReader, Unmasked
-from harmony4.h4mk.target import AtomicFile, Writable
+from harmony4.h4mk.edits.target import AtomicFile, Writable
 
 __all__ = ["Extracted", "extract"]
 

@@ -76,7 +76,7 @@ def fetch_command(
 
     Exit status 0: all of it is there and proven. 3: the server lied, or proves nothing. 1: refused.
     """
-    from harmony4.server.fetching import fetch_container, fetch_stream
+    from harmony4.server.upstream.fetching import fetch_container, fetch_stream
 
     wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked)
     if wanted is None:

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from harmony4.crypto.errors import HarmonyError, SourceError, StorageError, UsageError
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.trust import Accepted, Trust, TrustedKey
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.trust import Accepted, Trust, TrustedKey
 from harmony4.server.cli.options import usage
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.streams import STANDARD

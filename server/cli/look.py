@@ -23,7 +23,7 @@ from harmony4.server.cli.output import (
 )
 from harmony4.server.cli.streams import open_container, shown
 from harmony4.server.cli.values import format_count, format_duration, format_size, hole_text, parse_pts
-from harmony4.server.facts import info_facts, mask_facts, seek_facts, token_facts
+from harmony4.server.folder.facts import info_facts, mask_facts, seek_facts, token_facts
 
 __all__ = ["register", "state_text"]
 
@@ -294,7 +294,10 @@ def tokens(
 
 
 def _spectral(reader: H4MKReader, track: int) -> Iterator[object]:
-    from harmony4.server.spectra import read_tokens, stored_tokens  # with tokenizers: a third of the start
+    from harmony4.server.exporting.spectra import (  # with tokenizers: a third of the start
+        read_tokens,
+        stored_tokens,
+    )
 
     found = track or stored_tokens(reader, None)
     if found is None:

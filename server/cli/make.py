@@ -184,8 +184,8 @@ def export_command(
 
     With --mask it is what `harmony4 mask` makes of the container that would come out without.
     """
-    from harmony4.server.facts import export_facts
-    from harmony4.server.ingest import ExportOptions, export  # loads PyAV: not for `--help`
+    from harmony4.server.exporting.ingest import ExportOptions, export  # loads PyAV: not for `--help`
+    from harmony4.server.folder.facts import export_facts
 
     check_not_same(source, output)
     if not mask and (key_file or random_salt or keep_plaintext):

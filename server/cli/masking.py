@@ -13,7 +13,7 @@ import typer
 from harmony4.crypto.errors import UsageError
 from harmony4.crypto.mask import SALT_SIZE, MaskSpec, MasterKey, xor_mask
 from harmony4.h4mk import MaskReport, mask_container, rekey_container, unmask_container
-from harmony4.h4mk.target import AtomicFile, Writable, write_all
+from harmony4.h4mk.edits.target import AtomicFile, Writable, write_all
 from harmony4.server.cli.keyfiles import KeyFiles, need_masters, read_masters
 from harmony4.server.cli.options import (
     EPILOG,

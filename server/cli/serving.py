@@ -281,7 +281,7 @@ def _make_library(folder: Path, *, quiet: bool) -> list[str]:
     if there - names or there == names:
         return []
     from harmony4.server.cli.demo_media import make_media
-    from harmony4.server.ingest import ExportOptions, export
+    from harmony4.server.exporting.ingest import ExportOptions, export
 
     made = []
     with tempfile.TemporaryDirectory(prefix="harmony4-demo-") as scratch:

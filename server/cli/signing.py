@@ -10,13 +10,13 @@ import typer
 
 from harmony4.crypto.errors import FormatError, HarmonyError, LimitError, UsageError
 from harmony4.crypto.token import TokenRecord
-from harmony4.h4mk.growth import GROWTH_FORMAT, Grown, verify_growth
-from harmony4.h4mk.proof import CheckedProof, check_proof
-from harmony4.h4mk.prove import Prover
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.signing import SignReport, sign_container, sign_file, stamp_container, stamp_file
+from harmony4.h4mk.edits.target import AtomicFile, Writable
+from harmony4.h4mk.proofs.growth import GROWTH_FORMAT, Grown, verify_growth
+from harmony4.h4mk.proofs.proof import CheckedProof, check_proof
+from harmony4.h4mk.proofs.prove import Prover
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.signing import SignReport, sign_container, sign_file, stamp_container, stamp_file
 from harmony4.h4mk.source import ReadAt
-from harmony4.h4mk.target import AtomicFile, Writable
 from harmony4.server.cli.check import problem_facts
 from harmony4.server.cli.keys import (
     Authorities,
@@ -39,7 +39,7 @@ from harmony4.server.cli.output import fields, say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, put, shown, sink, spooled
 from harmony4.server.cli.values import format_duration, parse_pts, plain
-from harmony4.server.facts import token_facts
+from harmony4.server.folder.facts import token_facts
 
 if TYPE_CHECKING:
     from harmony4.crypto.timestamp import TimeStamp

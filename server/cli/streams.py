@@ -19,7 +19,7 @@ from typing import BinaryIO, Final, cast
 
 from harmony4.crypto.errors import SourceError, StorageError
 from harmony4.h4mk import FileSource, H4MKReader
-from harmony4.h4mk.target import AtomicFile
+from harmony4.h4mk.edits.target import AtomicFile
 
 __all__ = [
     "STANDARD",

@@ -17,7 +17,7 @@ from typing import Final
 
 from harmony4.crypto.errors import StorageError
 from harmony4.server.errors import Problem
-from harmony4.server.listing import scan
+from harmony4.server.folder.listing import scan
 from harmony4.server.state import State, hold
 
 __all__ = ["LOOK", "Room", "place"]

@@ -19,7 +19,7 @@ from harmony4.crypto.errors import UsageError
 from harmony4.crypto.token import DEFAULT_BLOCK
 from harmony4.server.cli.values import parse_block_size, parse_fps
 from harmony4.server.errors import Problem
-from harmony4.server.ingest import ExportOptions
+from harmony4.server.exporting.ingest import ExportOptions
 from harmony4.server.intake.shelf import check_new_name
 from harmony4.server.masking.asked import FIELDS as MASK_FIELDS
 from harmony4.server.masking.asked import MaskAsked, parse_mask, switch

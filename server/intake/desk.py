@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from harmony4.crypto.errors import HarmonyError, LimitError, StorageError
-from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem, describe
-from harmony4.server.ingest import ExportOptions, ExportResult, export
+from harmony4.server.exporting.ingest import ExportOptions, ExportResult, export
+from harmony4.server.folder import facts
+from harmony4.server.folder.library import Library
 from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.jobs import Job, Jobs
 from harmony4.server.intake.shelf import Match, Shelf
-from harmony4.server.library import Library
 from harmony4.server.masking.asked import MaskAsked
 from harmony4.server.masking.keys import Keyring
-from harmony4.server.sandbox import Limits, default_demuxer
-from harmony4.server.sandbox_sound import default_decoder
+from harmony4.server.sandboxing.sandbox import Limits, default_demuxer
+from harmony4.server.sandboxing.sandbox_sound import default_decoder
 from harmony4.server.state import Spool, State, sweep_spools, sweep_streams
 from harmony4.tokenize.pipe import Pipe
 

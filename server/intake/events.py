@@ -30,12 +30,12 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server import sse
+from harmony4.server.folder.library import SUFFIX, Identity, Library, is_inside
+from harmony4.server.folder.listing import scan
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.intake.exports import shown
 from harmony4.server.intake.jobs import Jobs
 from harmony4.server.keys import DESK, EVENTS, GUARD
-from harmony4.server.library import SUFFIX, Identity, Library, is_inside
-from harmony4.server.listing import scan
 
 __all__ = ["Events", "routes"]
 

@@ -13,9 +13,9 @@ import aiofiles
 from aiohttp import web
 
 from harmony4.crypto.errors import LimitError, StorageError
-from harmony4.server import facts
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
+from harmony4.server.folder import facts
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.guard.scopes import MASK
 from harmony4.server.guard.throttle import network

@@ -17,6 +17,7 @@ from typing import Final
 from harmony4.crypto.errors import HarmonyError, NotFoundError, StorageError
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
+from harmony4.server.folder.library import Library
 from harmony4.server.intake.admission import place
 from harmony4.server.intake.body import Asked
 from harmony4.server.intake.desk import Closing, Desk, Export, passes
@@ -24,7 +25,6 @@ from harmony4.server.intake.jobs import ACTIVE, new_id
 from harmony4.server.intake.shelf import Match
 from harmony4.server.intake.tusfields import asked_for, parse_metadata
 from harmony4.server.intake.uploads import Held, Uploads
-from harmony4.server.library import Library
 from harmony4.server.reading.ranges import matcher
 from harmony4.server.state import State
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from harmony4.h4mk.target import sync_folder
-from harmony4.server.library import Identity
+from harmony4.h4mk.edits.target import sync_folder
+from harmony4.server.folder.library import Identity
 from harmony4.server.state import State, held, hold
 
 __all__ = [

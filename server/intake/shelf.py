@@ -30,6 +30,7 @@ from harmony4.crypto.errors import HarmonyError, NotFoundError, StorageError, Us
 from harmony4.h4mk import H4MKReader
 from harmony4.server.audit import AuditLog
 from harmony4.server.errors import Problem
+from harmony4.server.folder.library import SUFFIX, Library, check_name
 from harmony4.server.intake.moving import (
     ApartError,
     Copies,
@@ -42,7 +43,6 @@ from harmony4.server.intake.moving import (
     sync_after,
     take_place,
 )
-from harmony4.server.library import SUFFIX, Library, check_name
 from harmony4.server.state import State, write_whole
 
 __all__ = ["Shelf", "Trashed", "check_new_name"]

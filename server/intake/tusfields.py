@@ -13,8 +13,8 @@ from email.utils import formatdate
 from typing import Final
 
 from harmony4.crypto.errors import UsageError
+from harmony4.server.folder.library import SUFFIX
 from harmony4.server.intake.body import OPTIONS, Asked, parse_asked
-from harmony4.server.library import SUFFIX
 
 __all__ = [
     "ALGORITHMS",

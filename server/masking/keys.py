@@ -24,7 +24,7 @@ from typing import Final
 from harmony4.crypto.errors import HarmonyError, KeyRefusedError, SourceError, StorageError
 from harmony4.crypto.mask import MasterKey
 from harmony4.crypto.passphrase import Stretch, lock_key, unlock_key
-from harmony4.h4mk.target import sync_folder
+from harmony4.h4mk.edits.target import sync_folder
 
 __all__ = [
     "KEY",

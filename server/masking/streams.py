@@ -34,8 +34,8 @@ from harmony4.crypto.errors import (
 )
 from harmony4.crypto.mask import SALT_SIZE, MaskSpec, MasterKey, xor_mask
 from harmony4.h4mk import H4MKReader, unmask_container
-from harmony4.server import facts
-from harmony4.server.ingest import ExportOptions, export
+from harmony4.server.exporting.ingest import ExportOptions, export
+from harmony4.server.folder import facts
 from harmony4.server.intake.body import (
     Options,
     check_head,
@@ -51,7 +51,7 @@ from harmony4.server.masking.asked import key_names, masters_named, parse_master
 from harmony4.server.masking.sending import send_what_comes
 from harmony4.server.masking.sink import Sink
 from harmony4.server.reading.fields import attachment
-from harmony4.server.sandbox import Limits, default_demuxer
+from harmony4.server.sandboxing.sandbox import Limits, default_demuxer
 from harmony4.server.state import Spool
 from harmony4.server.streams.arriving import counted
 from harmony4.server.streams.spill import Spill

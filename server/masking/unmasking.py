@@ -15,10 +15,10 @@ from harmony4.crypto.errors import UsageError
 from harmony4.crypto.mask import MasterKey
 from harmony4.h4mk import Unmasked
 from harmony4.server.errors import Problem
+from harmony4.server.folder.library import Container
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.guard.scopes import MASK
 from harmony4.server.keys import CONFIG, KEYRING
-from harmony4.server.library import Container
 from harmony4.server.masking.keys import Keyring
 
 __all__ = ["can_unmask", "is_opened_by", "may_use_keys", "shows_unmasked", "unmasked_for", "wants_masked"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from harmony4.server.facts import CONTAINER_TYPE
+from harmony4.server.folder.facts import CONTAINER_TYPE
 from harmony4.server.intake.tusfields import CHUNK_TYPE
 from harmony4.server.openapi.parts import (
     CUT,

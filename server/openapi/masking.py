@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harmony4.server.facts import CONTAINER_TYPE, OPAQUE
+from harmony4.server.folder.facts import CONTAINER_TYPE, OPAQUE
 from harmony4.server.masking.streams import FORMATS, MASTER, SALT
 from harmony4.server.openapi.parts import CUT, HEADER, TEXT, operation, problems, query, request_header
 

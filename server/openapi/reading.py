@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harmony4.server.catalogue import SORTS
+from harmony4.server.folder.catalogue import SORTS
 from harmony4.server.openapi.parts import (
     DOWNLOAD,
     HEADER,

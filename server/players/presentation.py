@@ -8,7 +8,7 @@ from typing import Final
 
 from harmony4.crypto.errors import FormatError, HarmonyError
 from harmony4.h4mk import H4MKReader, Step
-from harmony4.server import facts
+from harmony4.server.folder import facts
 from harmony4.server.players.codecs import Coded, mp4_streams, ts_streams, webm_streams
 from harmony4.server.players.segments import Segments, clock_steps, find_segments
 

@@ -15,11 +15,11 @@ from aiohttp import web
 
 from harmony4.crypto.digest import sha256
 from harmony4.h4mk import H4MKReader
-from harmony4.server import facts
 from harmony4.server.errors import Problem
+from harmony4.server.folder import facts
+from harmony4.server.folder.library import Container, Library
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import GUARD, LIBRARY, PLAYLISTS
-from harmony4.server.library import Container, Library
 from harmony4.server.players import dash, hls
 from harmony4.server.players.presentation import (
     DASH_TYPES,

@@ -33,7 +33,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk.source import impatient
-from harmony4.server.facts import SeekCard, seek_template
+from harmony4.server.folder.facts import SeekCard, seek_template
 from harmony4.server.insight.tally import Cell, Tally
 from harmony4.server.reading.push import begin, push
 from harmony4.server.serving.access import client_fields, escape, without_signature
@@ -42,7 +42,7 @@ from harmony4.server.serving.front import route_name
 
 if TYPE_CHECKING:
     from harmony4.h4mk import H4MKReader
-    from harmony4.server.library import Container, Library
+    from harmony4.server.folder.library import Container, Library
     from harmony4.server.reading.resource import Resource
     from harmony4.server.serving.connection import Connection
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from aiohttp import web
 
 from harmony4.crypto.errors import UsageError
-from harmony4.server.library import SUFFIX
+from harmony4.server.folder.library import SUFFIX
 from harmony4.server.reading.ranges import ByteRange, Decision, digest_field
 from harmony4.server.reading.resource import Resource
 

@@ -11,12 +11,12 @@ from aiohttp import web
 
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import NotFoundError, UsageError
-from harmony4.h4mk.proof import Proof
-from harmony4.server import facts
+from harmony4.h4mk.proofs.proof import Proof
 from harmony4.server.errors import Problem
-from harmony4.server.facts import SeekCard
+from harmony4.server.folder import facts
+from harmony4.server.folder.facts import SeekCard
+from harmony4.server.folder.library import Container
 from harmony4.server.keys import LIBRARY
-from harmony4.server.library import Container
 from harmony4.server.query import REVALIDATE, asked_track, cache_control, container_name, natural
 from harmony4.server.reading.ranges import Representation, decide
 

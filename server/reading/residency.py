@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 
 from harmony4.crypto.errors import SourceError
-from harmony4.h4mk.openfile import OpenFile
+from harmony4.h4mk.edits.openfile import OpenFile
 
 __all__ = ["bring_in", "is_cut_short", "is_resident", "let_go", "mapped_bytes", "read_resident"]
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from harmony4.h4mk import Unmasked
 from harmony4.h4mk.layout import COPY_LIMIT, RMAP_ENTRY, RMAP_HEAD
-from harmony4.server import facts
-from harmony4.server.library import Container
+from harmony4.server.folder import facts
+from harmony4.server.folder.library import Container
 from harmony4.server.reading.ranges import Representation
 
 __all__ = [

@@ -14,11 +14,11 @@ from aiohttp import web
 from harmony4.crypto.errors import LimitError, NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.h4mk.source import NotResidentError, impatient
-from harmony4.server import facts
 from harmony4.server.errors import Problem
-from harmony4.server.facts import SeekCard
+from harmony4.server.folder import facts
+from harmony4.server.folder.facts import SeekCard
+from harmony4.server.folder.library import Container
 from harmony4.server.keys import CONFIG, GUARD, LIBRARY
-from harmony4.server.library import Container
 from harmony4.server.masking.unmasking import shows_unmasked
 from harmony4.server.query import (
     REVALIDATE,

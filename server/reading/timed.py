@@ -17,10 +17,10 @@ from aiohttp import web
 from harmony4.crypto.digest import sha256
 from harmony4.crypto.errors import UsageError
 from harmony4.h4mk import TimeRange, Unmasked
-from harmony4.server import facts
 from harmony4.server.errors import Problem
+from harmony4.server.folder import facts
+from harmony4.server.folder.library import Container
 from harmony4.server.keys import GUARD
-from harmony4.server.library import Container
 from harmony4.server.query import integer
 from harmony4.server.reading.resource import Fill, Resource, in_memory
 

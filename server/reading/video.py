@@ -10,7 +10,7 @@ from aiohttp import web
 
 from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
-from harmony4.server import facts
+from harmony4.server.folder import facts
 from harmony4.server.keys import GUARD, LIBRARY
 from harmony4.server.masking.unmasking import can_unmask, shows_unmasked, unmasked_for, wants_masked
 from harmony4.server.players.presentation import player_urls

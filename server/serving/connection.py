@@ -31,7 +31,7 @@ from harmony4.server.serving.forwarded import ADDRESS, Crowd
 from harmony4.server.serving.front import STARTED, request_id, route_name
 
 if TYPE_CHECKING:
-    from harmony4.server.library import Container
+    from harmony4.server.folder.library import Container
 
 __all__ = ["Connection"]
 

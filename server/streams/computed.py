@@ -14,13 +14,13 @@ from aiohttp import web
 
 from harmony4.crypto.digest import sha256
 from harmony4.h4mk import H4MKReader, Unmasked
-from harmony4.server import facts
+from harmony4.server.exporting.spectra import stored_tokens
+from harmony4.server.folder import facts
 from harmony4.server.intake.admission import LOOK, Room
 from harmony4.server.intake.exports import admitted
 from harmony4.server.keys import CONFIG, DESK, LIBRARY, STATE, STATUS
 from harmony4.server.masking.unmasking import unmasked_for
 from harmony4.server.query import asked_track, container_name, integer
-from harmony4.server.spectra import stored_tokens
 from harmony4.server.state import Spool
 from harmony4.server.streams.forms import END, Records, chosen
 from harmony4.server.streams.kept import get_kept

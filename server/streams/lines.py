@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.token import HEADER, KEY, LAST, MASKED, NONE
-from harmony4.server.facts import SAFE_INTEGER
+from harmony4.server.folder.facts import SAFE_INTEGER
 
 if TYPE_CHECKING:
     import numpy as np

@@ -17,7 +17,7 @@ from aiohttp import web
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk import TOKEN_DTYPE, H4MKReader
 from harmony4.h4mk.source import NotResidentError, impatient
-from harmony4.server import facts
+from harmony4.server.folder import facts
 from harmony4.server.keys import LIBRARY
 from harmony4.server.query import asked_track, container_name, integer
 from harmony4.server.streams.forms import END, Form, chosen

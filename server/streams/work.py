@@ -13,15 +13,15 @@ from typing import Any, Final, Generic, TypeVar
 
 from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.h4mk import H4MKReader
-from harmony4.server import facts
 from harmony4.server.config import Config
-from harmony4.server.ingest import ExportOptions, export_note, make_tokenizer, track_info
+from harmony4.server.exporting.ingest import ExportOptions, export_note, make_tokenizer, track_info
+from harmony4.server.exporting.sources import make_spool
+from harmony4.server.exporting.spectra import read_tokens
+from harmony4.server.folder import facts
 from harmony4.server.intake.body import Options, check_names, parse_asked, switch
 from harmony4.server.query import natural
-from harmony4.server.sandbox import Limits, default_demuxer
-from harmony4.server.sandbox_sound import default_decoder
-from harmony4.server.sources import make_spool
-from harmony4.server.spectra import read_tokens
+from harmony4.server.sandboxing.sandbox import Limits, default_demuxer
+from harmony4.server.sandboxing.sandbox_sound import default_decoder
 from harmony4.tokenize.audio import PROFILES, STRUCTURE, AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
 from harmony4.tokenize.tokens import Token

@@ -17,10 +17,10 @@ from bench.servers import cores, ours
 from big_container import SECOND, build
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import FileSource, H4MKReader
-from harmony4.h4mk.proof import verify_seek
-from harmony4.h4mk.prove import Prover
-from harmony4.h4mk.signature import Signer
-from harmony4.h4mk.trust import Trust
+from harmony4.h4mk.proofs.proof import verify_seek
+from harmony4.h4mk.proofs.prove import Prover
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.trust import Trust
 
 PLANS = ((4_000_000, 2000, 9, 1024), (100_000, 500, 3, 128), (3000, 20, 1, 8))
 """Blocks; proofs; rounds; MiB that are exported and fetched."""

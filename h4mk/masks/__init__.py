@@ -1,0 +1,1 @@
+"""Masked containers: masking and unmasking them, their keys, their tags."""

@@ -1,0 +1,1 @@
+"""Signatures over a container, and proofs of what it holds."""

@@ -1,0 +1,1 @@
+"""From media to containers, and back."""

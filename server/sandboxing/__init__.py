@@ -1,0 +1,1 @@
+"""FFmpeg in processes of its own, which may do nothing else."""

@@ -1,0 +1,1 @@
+"""Containers that another server holds."""
