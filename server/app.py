@@ -44,6 +44,7 @@ from harmony4.server.keys import (
     KEEPING,
     KEYRING,
     LIBRARY,
+    OUTLETS,
     PLAYLISTS,
     SCRUB,
     SHARES,
@@ -104,6 +105,7 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app[STATE] = state
     app[STATUS] = Status()
     app[TURNS] = Turns()
+    app[OUTLETS] = set()
     app[BUFFERS] = Buffers()
     app[KEEPING] = set()
     app[PLAYLISTS] = Playlists()

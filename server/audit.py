@@ -30,7 +30,7 @@ from harmony4.server.folder.library import SUFFIX
 from harmony4.server.logs import rfc3339
 from harmony4.server.state import FOLDER, State, open_private, write_whole
 
-__all__ = ["ACTOR", "AuditLog", "Head", "command_line", "note_command", "note_keys"]
+__all__ = ["ACTOR", "AuditLog", "Head", "by_command", "command_line", "note_command", "note_keys"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
 ACTOR: ContextVar[str] = ContextVar("actor", default="server")
@@ -192,8 +192,16 @@ def note_command(action: str, path: Path) -> None:
     found = _library_of(path)
     if found is not None and path.suffix == SUFFIX:
         root, state = found
-        ACTOR.set(command_line())
-        AuditLog(state).record(action, name=str(path.relative_to(root)))
+        by_command(state, action, name=str(path.relative_to(root)))
+
+
+def by_command(state: State, action: str, **facts: object) -> None:
+    """Note what the user of this machine did who runs the command."""
+    token = ACTOR.set(command_line())
+    try:
+        AuditLog(state).record(action, **facts)
+    finally:
+        ACTOR.reset(token)
 
 
 def _library_of(path: Path) -> tuple[Path, State] | None:
