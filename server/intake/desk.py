@@ -347,6 +347,10 @@ class Desk:
                 one.stop(CancelledProblem())
 
     def _unwanted(self, running: list[Export]) -> list[Export]:
+        for one in running:
+            # Where nothing more comes for the moment, nobody else says how far it is.
+            with suppress(StorageError):
+                one.job.catch_up(one.received)
         return [one for one in running if self.jobs.is_unwanted(one.job.id)]
 
     def _sweep(self) -> None:
