@@ -240,8 +240,11 @@ def test_what_is_counted_by_whichever_worker(tmp_path: Path) -> None:
                     assert server.get("/video/range?name=bad.h4mk")[0] == 500
                     assert len(server.get("/video/range?name=a.h4mk")[1]) == len(film)
                     line = stack.enter_context(server.connect())
-                    head = f"POST /video/export?name=new{number}.h4mk&raw=1 HTTP/1.1\r\nHost: localhost\r\n"
-                    line.send(f"{head}Content-Length: 3000000\r\n\r\n".encode() + film[:2_000_000])
+                    head = f"POST /video/export?name=new{number}.h4mk&raw=1&block_size=64KiB HTTP/1.1\r\n"
+                    line.send(
+                        f"{head}Host: localhost\r\nContent-Length: 3000000\r\n\r\n".encode()
+                        + film[:2_000_000]
+                    )
 
             def exports() -> tuple[float, float, float]:
                 found = all_of(server)
