@@ -83,8 +83,8 @@ get "$url/video/range?name=a.h4mk" | cmp - /mnt/film
 test "$(get -r 1000-1999 "$url/video/range?name=a.h4mk" | cksum)" = \
   "$(tail -c +1001 /mnt/film | head -c 1000 | cksum)"
 plain=http://media.example.org
-test "$(get -o /dev/null -w '%{http_code} %{redirect_url}' --resolve media.example.org:80:127.0.0.1 $plain/)" \
-  = "308 $url/"
+moved() { get -o /dev/null -w '%{http_code} %{redirect_url}' --resolve media.example.org:80:127.0.0.1 "$@"; }
+test "$(moved $plain/)" = "308 $url/"
 wrong=wrong.example.org
 test "$(code -k --resolve $wrong:443:127.0.0.1 https://$wrong/)" = 421
 grep -q '"action": "token-add"' /var/lib/harmony4/audit.log
