@@ -90,7 +90,7 @@ def streams(place: Place) -> Table:
                 median(rates[name]) >= EVENTS,
             )
         table.add("the same as records of 128 bytes", f"{whole(rates['records'])} tokens/s")
-        first = [_first(server) for _ in range(firsts)]
+        first = [first_token(server) for _ in range(firsts)]
         table.add(
             "first token, from the request on a new connection",
             micros(first),
@@ -121,7 +121,7 @@ def streams(place: Place) -> Table:
             (dense(place.cache, DENSE[place.quick]), "fragmented MP4 of 30 Mbit/s"),
         ):
             size = path.stat().st_size
-            found = [_arriving(server, path) for _ in range(min(rounds, 3))]
+            found = [arriving(server, path) for _ in range(min(rounds, 3))]
             speed = [size / took for took, _ in found]
             peak = max(memory for _, memory in found)
             table.add(
@@ -138,10 +138,11 @@ def streams(place: Place) -> Table:
                 "",
                 peak < ARRIVING,
             )
-        sound = _sound(place.cache, SOUND[place.quick])
+        recording = sound(place.cache, SOUND[place.quick])
         for profile in ("structure", "detail"):
             took = [
-                _arriving(server, sound, f"/audio/stream?profile={profile}")[0] for _ in range(min(rounds, 3))
+                arriving(server, recording, f"/audio/stream?profile={profile}")[0]
+                for _ in range(min(rounds, 3))
             ]
             times = [SOUND[place.quick] / one for one in took]
             table.add(
@@ -175,14 +176,14 @@ def dense(cache: Path, times: int) -> Path:
     return path
 
 
-def _ask(server: Server, path: str, accept: str = "text/event-stream") -> socket.socket:
+def get(server: Server, path: str, accept: str = "text/event-stream") -> socket.socket:
     one = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     fields = f"Host: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
     one.sendall(f"GET {path} HTTP/1.1\r\n{fields}".encode())
     return one
 
 
-def _all_of(one: socket.socket) -> float:
+def all_of(one: socket.socket) -> float:
     """Read an answer to its end; seconds since the last byte of the request."""
     began, last = time.perf_counter(), b""
     with one:
@@ -204,15 +205,15 @@ def _rates(server: Server, ready: Server, blocks: int, rounds: int) -> dict[str,
     rates: dict[str, list[float]] = {name: [] for name in asked}
     for turn in range(rounds + 1):
         for name, (one, path, count, accept) in asked.items():
-            took = _all_of(_ask(one, path, accept))
+            took = all_of(get(one, path, accept))
             if turn:  # the first round opens the containers
                 rates[name].append(count / took)
     return rates
 
 
-def _first(server: Server) -> float:
+def first_token(server: Server) -> float:
     began = time.perf_counter()
-    with _ask(server, "/video/stream?name=near.h4mk") as one:
+    with get(server, "/video/stream?name=near.h4mk") as one:
         received = b""
         while b"event: token" not in received:
             received += one.recv(2**16)
@@ -230,7 +231,7 @@ def _thousand(server: Server, count: int, blocks: int) -> tuple[int, float, int]
     served = 0
     with _watched(server) as marks, selector:
         began = time.perf_counter()
-        waiting = [_ask(server, path) for _ in range(count)]
+        waiting = [get(server, path) for _ in range(count)]
         seen: dict[int, bytes] = {}
         for one in waiting:
             selector.register(one, selectors.EVENT_READ)
@@ -269,7 +270,7 @@ def _watched(server: Server) -> Iterator[list[int]]:
         thread.join()
 
 
-def _sound(cache: Path, seconds: int) -> Path:
+def sound(cache: Path, seconds: int) -> Path:
     """Noise and a tone, made once."""
     path = cache / f"{seconds}-seconds.wav"
     if not path.exists():
@@ -282,14 +283,19 @@ def _sound(cache: Path, seconds: int) -> Path:
     return path
 
 
-def _arriving(server: Server, source: Path, path: str = "/video/stream") -> tuple[float, int]:
-    """Seconds for all of it, with the answer read meanwhile, and the most memory."""
+def arriving(
+    server: Server, source: Path, path: str = "/video/stream", fields: str = ""
+) -> tuple[float, int]:
+    """Seconds for all of it, with the answer read meanwhile, and the most memory.
+
+    `fields`: more header fields, with their line ends.
+    """
     size = source.stat().st_size
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\nConnection: close\r\n"
     with _watched(server) as marks:
         one = socket.create_connection(("127.0.0.1", server.port), timeout=120)
         began = time.perf_counter()
-        one.sendall(head.encode())
+        one.sendall(f"{head}{fields}\r\n".encode())
 
         def send() -> None:
             with source.open("rb") as file:
@@ -297,7 +303,7 @@ def _arriving(server: Server, source: Path, path: str = "/video/stream") -> tupl
 
         thread = threading.Thread(target=send)
         thread.start()
-        _all_of(one)
+        all_of(one)
         took = time.perf_counter() - began
         thread.join()
-    return took, max(marks)
+    return took, max(marks, default=0)
