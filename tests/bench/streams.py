@@ -35,12 +35,15 @@ REAL = 150
 """How many times as fast as it is played."""
 SOUND = (1800, 120, 10)
 """Seconds of sound."""
-DENSE = (36, 4, 1)
-"""How often a clip of eight seconds is repeated."""
 NOISE = (
     "-f lavfi -i testsrc2=s=640x360:r=25:d=8,noise=alls=25:allf=t:all_seed=1,format=yuv420p "
-    "-f lavfi -i sine=f=440:r=48000:d=8 -c:v libx264 -preset ultrafast -qp 22 -g 25 -c:a aac"
+    "-f lavfi -i sine=f=440:r=48000:d=8 -c:v libx264 -preset ultrafast {rate} -g 25 -c:a aac"
 )
+FILMS = {
+    "30 Mbit/s": ("dense", "-qp 22", (36, 4, 1)),
+    "4 Mbit/s": ("usual", "-b:v 4M -maxrate 4M -bufsize 4M", (270, 30, 1)),
+}
+"""What to call the file, how it is coded, and how often the clip of eight seconds is repeated."""
 
 
 def streams(place: Place) -> Table:
@@ -118,7 +121,7 @@ def streams(place: Place) -> Table:
         os.sched_setaffinity(0, {pair[1]})
         for path, title in (
             (source, f"{minutes / 60:.3g} hours of fragmented MP4"),
-            (dense(place.cache, DENSE[place.quick]), "fragmented MP4 of 30 Mbit/s"),
+            *((film(place.cache, rate, place.quick), f"fragmented MP4 of {rate}") for rate in FILMS),
         ):
             size = path.stat().st_size
             found = [arriving(server, path) for _ in range(min(rounds, 3))]
@@ -159,13 +162,15 @@ def streams(place: Place) -> Table:
     return table
 
 
-def dense(cache: Path, times: int) -> Path:
-    """A film of many bytes for each of its packets, made once."""
-    path, clip = cache / f"dense-{times}.mp4", cache / "dense.mp4"
+def film(cache: Path, rate: str, quick: int) -> Path:
+    """One of `FILMS`, made once."""
+    name, coded, repeats = FILMS[rate]
+    times = repeats[quick]
+    path, clip = cache / f"{name}-{times}.mp4", cache / f"{name}.mp4"
     quiet = ["ffmpeg", "-v", "error", "-y"]
     if not clip.exists():
         part = clip.with_suffix(".part")
-        subprocess.run([*quiet, *NOISE.split(), "-f", "mp4", part], check=True)
+        subprocess.run([*quiet, *NOISE.format(rate=coded).split(), "-f", "mp4", part], check=True)
         part.rename(clip)
     if not path.exists():
         part = path.with_suffix(".part")
