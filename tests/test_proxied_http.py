@@ -116,8 +116,8 @@ def test_past_the_bound_the_client_waits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "body", "status"),
     [
-        ("/audio/stream", b"no sound at all" * 1000, 415),
-        ("/audio/stream?pcm=s16le&rate=8000&channels=2", b"x" * 1001, 400),
+        ("/audio/stream", b"no sound at all" * 1000, 422),
+        ("/audio/stream?pcm=s16le&rate=8000&channels=2", b"x" * 1001, 422),
         ("/audio/mask?format=raw", b"no key", 400),
     ],
 )
