@@ -80,8 +80,9 @@ class Front:
                 request[ADDRESS] = self._proxies.client(
                     peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ())
                 )
-            shown = request.headers.get(_NAME, "")
-            name = request[_ID] = shown if _FORM.fullmatch(shown) else next(self._names)
+            shown = request.headers.get(_NAME)
+            name = next(self._names) if shown is None or not _FORM.fullmatch(shown) else shown
+            request[_ID] = name
             REQUEST_ID.set(name)
             self._active += 1
             try:
