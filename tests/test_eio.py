@@ -174,9 +174,7 @@ def test_pages_that_went_away_after_they_were_looked_at(disk: Disk, tmp_path: Pa
             line.ask(FILM)
             status, _ = line.head()
             assert status == 200
-            body = bytearray(
-                line.body(2**16)
-            )  # what follows waits as slices of the mapping
+            body = bytearray(line.body(2**16))  # what follows waits as slices of the mapping
             disk.forget("film.h4mk")
             for start in range(0, len(DATA), BLOCK):
                 disk.fail("film.h4mk", place(disk, start), place(disk, start) + BLOCK)
