@@ -319,6 +319,14 @@ class Talker:
             self.close()
         return Reply(int(first.split()[1]), headers, bytes(body))
 
+    async def leave(self) -> None:
+        """Close the connection for good."""
+        writer = self._writer
+        self.close()
+        if writer is not None:
+            with suppress(OSError):
+                await writer.wait_closed()
+
     def close(self) -> None:
         """Close the connection; the next request opens another one."""
         if self._writer is not None:

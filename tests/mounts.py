@@ -1,7 +1,7 @@
 """Disks of a test's own: one that is small, one that becomes read only.
 
-As root they are file systems that are mounted. Others cannot mount; for them the server's own limit stands for
-the disk's end, and permissions for a disk that takes nothing.
+As root they are file systems that are mounted. Others cannot mount; for them the server's own limit stands
+for the disk's end, and permissions for a disk that takes nothing.
 """
 
 from __future__ import annotations

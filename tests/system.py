@@ -187,7 +187,7 @@ async def _talk_while_it_dies(server: Served, films: list[Film], victim: int) ->
 
     await asyncio.gather(kill(), *map(talk, range(len(talkers))))
     for one in talkers:
-        one.close()
+        await one.leave()
     print(
         f"killed: {len(waiting)} waited for it, {len(cut)} were cut off; {counted} answers before and after"
     )
@@ -297,7 +297,7 @@ async def _talk_while_it_changes(
                 assert (await me.get(fresh[0], fields[0])).body == film.data[start:stop]
                 answers["fresh"] += 1
         assert not me.left, f"{kind}: the connection was dropped"
-        me.close()
+        await me.leave()
 
     async def listen() -> None:
         """One of those who wait for events: told that it ends, or goes on; never cut off within an event."""
