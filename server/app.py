@@ -59,7 +59,7 @@ from harmony4.server.players.routes import Playlists
 from harmony4.server.reading import proving, seeking, timed, video
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
-from harmony4.server.serving import descriptors, workers
+from harmony4.server.serving import allocator, descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
 from harmony4.server.serving.access import AccessLog
 from harmony4.server.serving.connection import Connection
@@ -251,6 +251,7 @@ def run(
         with listen(config.host, config.port) as listener:
             workers.Supervisor(config, listener, count, again if reload else None).run(ready=ready)
         return
+    allocator.few_arenas()
     app = create_app(config)
     with listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(app, listener, ready=ready))

@@ -1,7 +1,9 @@
-"""Requests that two servers may read in two ways (RFC 9112 §11.2), through the real nginx and straight at ours.
+"""Requests that two servers may read in two ways (RFC 9112 §11.2), through the real nginx and straight at
+ours.
 
 Each one carries a second request for a path of its own. What nginx has not logged as a request, ours must not
-have answered: then nobody gets the answer to somebody else's request, and no cache keeps it under a wrong name.
+have answered: then nobody gets the answer to somebody else's request, and no cache keeps it under a wrong
+name.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def attacks(n: int) -> dict[str, str]:
     inner = INNER.format(n=n)
     size = len(inner)
     te = "Transfer-Encoding: chunked"
-    found = {
+    tail = f"Content-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}"
+    return {
         # Which of two lengths holds (RFC 9112 §6.3).
         "CL.TE": f"{POST}Content-Length: {size + 5}\r\n{te}\r\n\r\n0\r\n\r\n{inner}",
         "TE.CL": f"{POST}{te}\r\nContent-Length: 4\r\n\r\n{chunked(inner)}",
@@ -59,28 +62,30 @@ def attacks(n: int) -> dict[str, str]:
         "body of a GET": f"{GET}Content-Length: {size}\r\n\r\n{inner}",
         "chunks of a GET": f"{GET}{te}\r\n\r\n{chunked(inner)}",
         # Names and values that one of them may not see as what they are.
-        "TE with a space before the colon": f"{POST}Transfer-Encoding : chunked\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE with a tab": f"{POST}Transfer-Encoding:\tchunked\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE with a vertical tab": f"{POST}Transfer-Encoding:\x0bchunked\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE quoted": f'{POST}Transfer-Encoding: "chunked"\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}',
-        "TE xchunked": f"{POST}Transfer-Encoding: xchunked\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE identity": f"{POST}Transfer-Encoding: identity\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE chunked, identity": f"{POST}{te}, identity\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE twice": f"{POST}{te}\r\nTransfer-Encoding: x\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
+        "TE with a space before the colon": f"{POST}Transfer-Encoding : chunked\r\n{tail}",
+        "TE with a tab": f"{POST}Transfer-Encoding:\tchunked\r\n{tail}",
+        "TE with a vertical tab": f"{POST}Transfer-Encoding:\x0bchunked\r\n{tail}",
+        "TE quoted": f'{POST}Transfer-Encoding: "chunked"\r\n{tail}',
+        "TE xchunked": f"{POST}Transfer-Encoding: xchunked\r\n{tail}",
+        "TE identity": f"{POST}Transfer-Encoding: identity\r\n{tail}",
+        "TE chunked, identity": f"{POST}{te}, identity\r\n{tail}",
+        "TE twice": f"{POST}{te}\r\nTransfer-Encoding: x\r\n{tail}",
         "TE twice chunked": f"{POST}{te}\r\n{te}\r\n\r\n0\r\n\r\n{inner}",
-        "TE_": f"{POST}Transfer_Encoding: chunked\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE behind a name with a space": f"{POST}X y\r\n{te}\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE in HTTP/1.0": f"{POST.replace('1.1', '1.0')}{te}\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "TE with a NUL": f"{POST}Transfer-Encoding: chunked\0\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "a NUL in a name": f"{POST}X\0: 1\r\n{te}\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
+        "TE_": f"{POST}Transfer_Encoding: chunked\r\n{tail}",
+        "TE behind a name with a space": f"{POST}X y\r\n{te}\r\n{tail}",
+        "TE in HTTP/1.0": f"{POST.replace('1.1', '1.0')}{te}\r\n{tail}",
+        "TE with a NUL": f"{POST}Transfer-Encoding: chunked\0\r\n{tail}",
+        "a NUL in a name": f"{POST}X\0: 1\r\n{te}\r\n{tail}",
         # Where a line ends.
-        "obs-fold": f"{POST}X: 1\r\n {te}\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "obs-fold of TE": f"{POST}Transfer-Encoding:\r\n chunked\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "obs-fold at the first line": f"POST / HTTP/1.1\r\n Content-Length: 0\r\nHost: localhost\r\n\r\n{inner}",
-        "bare LF": f"{POST}X: 1\n{te}\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
+        "obs-fold": f"{POST}X: 1\r\n {te}\r\n{tail}",
+        "obs-fold of TE": f"{POST}Transfer-Encoding:\r\n chunked\r\n{tail}",
+        "obs-fold at the first line": (
+            f"POST / HTTP/1.1\r\n Content-Length: 0\r\nHost: localhost\r\n\r\n{inner}"
+        ),
+        "bare LF": f"{POST}X: 1\n{te}\r\n{tail}",
         "bare LF everywhere": (f"{POST}Content-Length: {size}\r\n\r\n".replace("\r\n", "\n")) + inner,
-        "bare CR": f"{POST}X: 1\r{te}\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
-        "CR CR LF": f"{POST}X: 1\r\r\n{te}\r\nContent-Length: {size + 5}\r\n\r\n0\r\n\r\n{inner}",
+        "bare CR": f"{POST}X: 1\r{te}\r\n{tail}",
+        "CR CR LF": f"{POST}X: 1\r\r\n{te}\r\n{tail}",
         "LF ends the head": f"{GET}X: 1\n\nGET /smuggled-{n} HTTP/1.1\r\nHost: localhost\r\n\r\n",
         # What a chunk is (RFC 9112 §7.1).
         "a chunk's extension": f"{POST}{te}\r\n\r\n0;x={'a' * 40}\r\n\r\n",
@@ -97,7 +102,9 @@ def attacks(n: int) -> dict[str, str]:
         "trailers": f"{POST}{te}\r\n\r\n0\r\nContent-Length: {size}\r\nX: 1\r\n\r\n",
         "a trailer that splits": f"{POST}{te}\r\n\r\n0\r\nX: 1\n\n{inner}\r\n",
         # Where a request leads.
-        "CRLF in the path": f"GET /x%0d%0a%0d%0aGET%20/smuggled-{n}%20HTTP/1.1 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        "CRLF in the path": (
+            f"GET /x%0d%0a%0d%0aGET%20/smuggled-{n}%20HTTP/1.1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        ),
         "LF in the query": f"GET /media?x=%0aGET%20/smuggled-{n} HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "a space in the path": f"GET /x HTTP/1.1 /smuggled-{n} HTTP/1.1\r\nHost: localhost\r\n\r\n",
         "CRLF in Host": f"GET /health HTTP/1.1\r\nHost: localhost%0d%0aGET /smuggled-{n}\r\n\r\n",
@@ -108,13 +115,16 @@ def attacks(n: int) -> dict[str, str]:
         f"Content-Length: {size}\r\n\r\n{inner}",
         "a tunnel": f"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n{inner}",
         # A body that nobody wants, with something behind it.
-        "behind a body that is refused": f"{POST}Content-Type: text/x\r\nContent-Length: {size}\r\n\r\n{inner}",
+        "behind a body that is refused": (
+            f"{POST}Content-Type: text/x\r\nContent-Length: {size}\r\n\r\n{inner}"
+        ),
         "behind Expect": f"{POST}Expect: 100-continue\r\nContent-Length: {size}\r\n\r\n{inner}",
         "behind another Expect": f"{POST}Expect: 200-ok\r\nContent-Length: {size}\r\n\r\n{inner}",
-        "Content-Length in Connection": f"{POST}Connection: Content-Length\r\nContent-Length: {size}\r\n\r\n{inner}",
+        "Content-Length in Connection": (
+            f"{POST}Connection: Content-Length\r\nContent-Length: {size}\r\n\r\n{inner}"
+        ),
         "TE in Connection": f"{POST}Connection: Transfer-Encoding\r\n{te}\r\n\r\n{chunked(inner)}",
     }
-    return found
 
 
 NAMES: Final = list(attacks(0))
