@@ -291,6 +291,8 @@ async def serve(
         loop=loop,
         keepalive_timeout=config.keepalive_timeout,
         read_bufsize=_READ,
+        # Nobody here takes compressed bodies, and one that nobody reads would be expanded all the same.
+        auto_decompress=False,
         express=app[EXPRESS],
         access=access,
         tally=app[TALLY],
