@@ -95,7 +95,8 @@ def test_two_hundred_clients(place: Place, films: list[Film]) -> None:
     print(json.dumps(figures, indent=1))
     assert not seen.wrong
     assert place.server.workers() == workers  # none of them died
-    assert growth < 16 * 2**20
+    # So much is warming up, of two workers, at any length of the load; a leak would go on with it.
+    assert growth < 8 * 2**20
     # nginx keeps 64 connections; containers stay open.
     until(
         lambda: sum(map(descriptors, workers)) <= before + 64 + 40 * len(workers),

@@ -1,8 +1,8 @@
 """The C library's memory: kept from growing by habit.
 
-glibc gives each thread an arena of its own, up to eight for each processor, and lets blocks of up to 32 MiB
-come out of arenas once somebody has freed one of that size. Threads that take turns with uploads then leave
-holes in all of them: a worker grew by 12 MiB within a quarter of an hour, though nothing of that was in use.
+glibc gives each thread an arena of its own, up to eight for each processor. Threads that take turns with
+uploads leave holes in all of them: a worker went on growing, by 12 MiB within a quarter of an hour, though no
+object of Python's was more than before.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ from typing import Final
 
 __all__ = ["few_arenas"]
 
-_MMAP_THRESHOLD: Final = -3
 _ARENA_MAX: Final = -8
-"""M_MMAP_THRESHOLD and M_ARENA_MAX (malloc.h, mallopt(3))."""
+"""M_ARENA_MAX (malloc.h, mallopt(3))."""
 _ARENAS: Final = 2
-_LARGE: Final = 2**20
-"""Bytes of a block that is asked of the system, and given back to it as soon as it is free."""
 
 
 def few_arenas() -> None:
-    """Let all threads share two arenas, and large blocks stay out of them; nothing where that is not glibc.
+    """Let all threads share two arenas; does nothing where the library is not glibc.
 
     Python's own lock lets one thread at a time allocate, nearly always, so nobody waits. Call it before
     threads are started.
@@ -31,6 +28,4 @@ def few_arenas() -> None:
     if sys.platform != "linux":
         return
     with suppress(AttributeError, OSError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_ARENA_MAX, _ARENAS)
-        mallopt(_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, _ARENAS)
