@@ -34,9 +34,9 @@ from harmony4.h4mk import (
     SeekEntry,
     SeekResult,
     TrackInfo,
-    openfile,
 )
 from harmony4.h4mk import opening as opening_module
+from harmony4.h4mk.edits import openfile
 from make_vectors.parts import TWO, TWO_BLOCKS, TWO_ENDS, container, framed
 from needs import ORIGINAL
 from samples import VIDEO, Counting, track_of

@@ -30,9 +30,9 @@ from harmony4.h4mk import (
     H4MKReader,
     TrackInfo,
     recover,
-    target,
     verify,
 )
+from harmony4.h4mk.edits import target
 from harmony4.h4mk.layout import chunk_header, head_bytes
 from harmony4.h4mk.proofs.proof import verify_seek
 from harmony4.h4mk.proofs.prove import prove_seek

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harmony4.crypto import StorageError, TokenSequencer, sha256
-from harmony4.h4mk import H4MKBuilder, target
+from harmony4.h4mk import H4MKBuilder
+from harmony4.h4mk.edits import target
 from harmony4.h4mk.edits.target import AtomicFile, write_all
 from harmony4.h4mk.tables import Spill, Tables
 from limits import file_size_limit, needs_rlimit
