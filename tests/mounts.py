@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from harmony4.server.state import FOLDER
+
 __all__ = ["Folder", "folder_that_can_be_locked", "small_disk"]
 
 _RDONLY: Final = 1
@@ -34,7 +36,8 @@ class Folder:
 
     @property
     def _ballast(self) -> Path:
-        return self.path / ".ballast"
+        # In the server's own folder, which its limit counts.
+        return self.path / (".ballast" if self.mounted else f"{FOLDER}/ballast")
 
     def fill(self) -> None:
         """Write to it until nothing more fits."""

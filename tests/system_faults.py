@@ -363,10 +363,10 @@ def test_a_container_is_deleted(tmp_path: Path) -> None:
     """What had begun is finished; who comes later finds nothing, and the room is given back."""
     library = tmp_path / "library"
     films = films_in(library)
-    victim = make_film(library / "victim.h4mk", 50, 24)
+    victim = make_film(library / "victim.h4mk", 50, 16)
     with behind_nginx(library, tmp_path) as place:
         workers = place.server.workers()
-        lines = [place.server.connect(small=True) for _ in range(20)]
+        lines = [place.server.connect(small=True) for _ in range(8)]
         for line in lines:
             line.ask("/video/range?name=victim.h4mk")
             assert line.head()[0] == 200
