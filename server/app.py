@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from harmony4.server import health, media, openapi, pages
+from harmony4.server.audit import note_keys
 from harmony4.server.config import Config
 from harmony4.server.errors import problems
 from harmony4.server.folder.catalogue import Catalogue
@@ -43,6 +44,7 @@ from harmony4.server.keys import (
     KEEPING,
     KEYRING,
     LIBRARY,
+    OUTLETS,
     PLAYLISTS,
     SCRUB,
     SHARES,
@@ -103,6 +105,7 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app[STATE] = state
     app[STATUS] = Status()
     app[TURNS] = Turns()
+    app[OUTLETS] = set()
     app[BUFFERS] = Buffers()
     app[KEEPING] = set()
     app[PLAYLISTS] = Playlists()
@@ -151,11 +154,16 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
 async def _keys(app: web.Application) -> AsyncIterator[None]:
     """Look whether keys come and go."""
 
+    async def note() -> None:
+        await asyncio.to_thread(note_keys, app[DESK].audit, app[STATE], app[KEYRING].names())
+
     async def look() -> None:
+        await note()
         while True:
             await asyncio.sleep(_LOOKS)
             if app[KEYRING].due and await asyncio.to_thread(app[KEYRING].reload):
                 app[EXPRESS].drop()  # answers say whether somebody may unmask
+                await note()
 
     task = asyncio.create_task(look())
     yield

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harmony4.server.folder.scrubbing import Findings
     from harmony4.server.intake.events import Events
     from harmony4.server.players.routes import Playlists
+    from harmony4.server.streams.outlet import Outlet
 
 __all__ = [
     "BUFFERS",
@@ -40,6 +41,7 @@ __all__ = [
     "KEEPING",
     "KEYRING",
     "LIBRARY",
+    "OUTLETS",
     "PLAYLISTS",
     "SCRUB",
     "SHARES",
@@ -80,5 +82,7 @@ KEYRING: Final = web.AppKey("keyring", Keyring)
 SCRUB: Final[web.AppKey[Findings]] = web.AppKey("scrub")
 SHARES: Final = web.AppKey("shares", Shares)
 TALLY: Final = web.AppKey("tally", Tally)
+OUTLETS: Final[web.AppKey[set[Outlet]]] = web.AppKey("outlets")
+"""Clients of streams of tokens."""
 TURNS: Final = web.AppKey("turns", Turns)
 PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")
