@@ -3,7 +3,6 @@
 import { $ } from "./dom.js";
 import * as player from "./player.js";
 
-const FRAME = 1 / 25; // s, where the media do not say how long a picture stands
 const KEPT = "harmony4-keys";
 
 /** Whoever uses single keys for something else (speech, say) can turn these off (WCAG 2.1.4). */
@@ -33,8 +32,7 @@ function press(event) {
   if (/^[0-9]$/.test(key)) player.tenth(Number(key));
   else if (key === "j") player.by(-10);
   else if (key === "l") player.by(10);
-  else if (key === ",") player.by(-FRAME);
-  else if (key === ".") player.by(FRAME);
+  else if (key === "," || key === ".") player.step(key === "," ? -1 : 1, event.repeat);
   else if (key === "k" || (key === " " && target === document.body)) toggle();
   // The element's own keys do the rest where it has the focus.
   else if (!target.closest("video, audio, [role=tablist], .items") && ["ArrowLeft", "ArrowRight"].includes(key)) {

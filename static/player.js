@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
 import { bytes, clock, sentence } from "./format.js";
+import { neighbour, shownBy } from "./frames.js";
 import { href } from "./library.js";
 import * as panels from "./panels.js";
 import { Timeline, before } from "./timeline.js";
@@ -112,14 +113,14 @@ function scrub(pts) {
   if (open?.media && !open.media.seeking) open.media.currentTime = pts / 1e6;
 }
 
-/** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player. */
-export async function jump(pts) {
+/** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player, if it is not there already. */
+export async function jump(pts, there = null) {
   const mine = open;
   if (!mine?.track) return;
   const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
   mine.wanted = pts;
   const began = performance.now();
-  const shown = mine.media ? picture(mine, pts) : null;
+  const shown = there ?? (mine.media ? picture(mine, pts) : null);
   if (!mine.media) {
     timeline.position = pts;
     timeline.draw();
@@ -162,6 +163,23 @@ export async function jump(pts) {
   $("numbers").dataset.ms = frame.now - began;
 }
 
+/** One picture back (-1) or on (1). Key repeats wait for nobody: what comes while a step is under way is left out. */
+export function step(direction, repeated = false) {
+  const mine = open;
+  if (mine?.track?.kind !== "video" || !mine.media || (repeated && mine.stepping)) return;
+  const { media } = mine;
+  media.pause();
+  const stepped = (async () => {
+    await mine.stepping;
+    const pts = open === mine && mine.media === media ? await neighbour(media, direction, (time) => picture(mine, time)) : null;
+    if (pts === null || open !== mine || mine.media !== media) return;
+    // Going back ends at the picture's end, and its own time is its beginning.
+    await jump(pts, direction > 0 ? { mediaTime: pts / 1e6, now: performance.now() } : null);
+  })();
+  mine.stepping = stepped;
+  stepped.finally(() => mine.stepping === stepped && (mine.stepping = null));
+}
+
 /** Move the media element; resolves to the picture that it shows then: {mediaTime, now}, or null. */
 function picture(mine, pts) {
   const { media } = mine;
@@ -184,14 +202,8 @@ function picture(mine, pts) {
 }
 
 function looked(media, now) {
-  try {
-    const frame = new VideoFrame(media);
-    const mediaTime = frame.timestamp / 1e6;
-    frame.close();
-    return { mediaTime, now };
-  } catch {
-    return null; // no WebCodecs here, or no picture
-  }
+  const picture = shownBy(media);
+  return picture && { mediaTime: picture.pts / 1e6, now };
 }
 
 /** The keyframe before (-1) or behind (1) the position. */
@@ -221,9 +233,13 @@ function stage(mine, track, start) {
   const playable = track.kind === "audio" || track.kind === "video";
   if (start) $("pts").value = String(Math.round(start * 1e6));
   if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
+  else if (holes(mine, track)) unplayable(mine, track, "Blocks of this track are lost");
   else if (hidden(mine, track)) unlock(mine, track, start);
   else play(mine, track, api.local(track.range_url), start);
 }
+
+/** Whether bytes are missing inside of a track's stream: browsers ask for all that follows, which nobody has. */
+const holes = (mine, track) => mine.facts.lost.some((one) => one.track === track.track && one.count);
 
 /** Whether the server gives us a track's masked bytes only. */
 const hidden = (mine, track) => track.masked && !mine.facts.mask?.unmaskable;
@@ -290,9 +306,9 @@ function settle(mine) {
 function unplayable(mine, track, lead) {
   stop(mine);
   $("stage").className = "stage";
-  const masked = hidden(mine, track);
-  const address = masked ? `${api.containerUrl(mine.name)}&download=1` : api.local(track.range_url);
-  const link = element("a", { href: address, download: true }, masked ? "Download the container" : "Download them");
-  const line = masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
+  const [masked, broken] = [hidden(mine, track), holes(mine, track)];
+  const address = masked || broken ? `${api.containerUrl(mine.name)}&download=1` : api.local(track.range_url);
+  const link = element("a", { href: address, download: true }, masked || broken ? "Download the container" : "Download them");
+  const line = broken ? ["There are no bytes in their place, and browsers play no stream with holes. ", link, "."] : masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
   $("stage").replaceChildren(element("div", { class: "note" }, ...note(lead[0].toUpperCase() + lead.slice(1), line)));
 }

@@ -6,10 +6,18 @@ import { $ } from "./dom.js";
 
 let scopes = ["read", "write"]; // until the server has said which
 let named = false;
+let lying = null;
+let looked = null; // when the server has said so for the first time
 let changed = () => {};
 
 /** Whether the server would let us do what needs this scope. */
 export const may = (scope) => scopes.includes(scope);
+
+/** Where the server lies about a track's bytes, if it is one that is made for that ("/demo/lies"); null. */
+export const lies = async () => {
+  await looked;
+  return lying;
+};
 
 /** Learn who we are; `done` is called whenever that becomes another one. */
 export async function start(done) {
@@ -18,7 +26,8 @@ export async function start(done) {
   $("sign-in").addEventListener("close", () => ($("token").value = ""));
   $("sign-in-form").addEventListener("submit", enter);
   $("sign-in-cancel").addEventListener("click", () => $("sign-in").close());
-  await look();
+  looked = look();
+  await looked;
   if (!may("read")) ask();
 }
 
@@ -42,6 +51,7 @@ export function ask(why = "") {
 function show(session) {
   scopes = session.scopes;
   named = session.name !== null;
+  lying = session.lies ?? null;
   $("session").hidden = session.mode === "open";
   $("session").textContent = named ? `Sign out ${session.name}` : "Sign in";
   $("add").hidden = !may("write");
