@@ -98,8 +98,8 @@ export async function open(context, root) {
       const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
       if (found.faults) tell(`${count(found.faults, "block is", "blocks are")} not what the root says. First at ${clock(found.first.pts)}: block ${found.first.index}.`, "fault");
       else {
-        const right = found.blocks === 1 ? "The only block is right" : `All ${count(found.blocks, "block")}${lost.length ? " that are left" : ""} are right`;
-        tell(`${right}, ${whom}.${gone(found.holes, facts.duration)}`, lost.length ? "holes" : "good");
+        const right = found.blocks === 1 ? "The only block is right" : `All ${count(found.blocks, "block")}${found.holes.length ? " that are left" : ""} are right`;
+        tell(`${right}, ${whom}.${gone(found.holes, facts.duration)}`, found.holes.length ? "holes" : "good");
         if (print && facts.tracks.length === 1) seen.remember(facts.head);
       }
     } catch (error) {

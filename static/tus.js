@@ -8,7 +8,39 @@ const FIRST = 500; // ms until the first try to go on, then twice as long, up to
 const LONGEST = 15_000;
 const PREFIX = "harmony4-upload:";
 const PASSING = [0, 408, 423, 425, 429, 500, 502, 503, 504, 507];
+const WAITS = {
+  423: "Another page sends this file: going on when it is done",
+  429: "The server takes no more at once: going on when it does",
+  503: "The server is busy: going on when it is not",
+  507: "The server's disk is full: going on when there is room",
+};
+const OLD = 86_400_000; // ms: unfinished uploads are kept so long, unless the server says otherwise
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
+
+/** What was not sent to its end before a page was left: `[{key, url, file}]`, the file's name; not what is too old to go on. */
+export function unfinished() {
+  const found = [];
+  for (let number = 0; number < localStorage.length; number += 1) {
+    const key = localStorage.key(number);
+    if (key.startsWith(PREFIX)) found.push({ key, ...kept(key) });
+  }
+  for (const { key, begun } of found) if (!(Date.now() - begun < OLD)) localStorage.removeItem(key);
+  return found.filter(({ begun }) => Date.now() - begun < OLD).sort((a, b) => a.begun - b.begun);
+}
+
+function kept(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key)) ?? {};
+  } catch {
+    return {}; // somebody else's
+  }
+}
+
+/** Give one of them up, here and on the server. */
+export function forget({ key, url }) {
+  localStorage.removeItem(key);
+  fetch(url, { method: "DELETE", headers: VERSION }).catch(() => null);
+}
 
 export class Transfer {
   #request = null;
@@ -42,9 +74,9 @@ export class Transfer {
           this.url = null; // it has expired: from the beginning
           localStorage.removeItem(this.key);
         } else if (error.status === 409 && error.code === "offset") before = -1; // asked again, it says where it stands
-        else if (!PASSING.includes(error.status) || (!this.url && error.status)) throw error;
+        else if (!PASSING.includes(error.status) || (!this.url && ![0, 429, 503].includes(error.status))) throw error;
+        this.waits(WAITS[error.status] ?? "The connection was lost: going on as soon as it is there");
       }
-      this.waits("The connection was lost: going on as soon as it is there");
       await new Promise((resolve) => {
         this.#wake = resolve;
         addEventListener("online", resolve, { once: true });
@@ -66,7 +98,7 @@ export class Transfer {
 
   /** Where to go on: a new upload's 0, or what the server has of an earlier one; `made` is the job, if it has all. */
   async #begin() {
-    this.url ??= this.replace ? null : localStorage.getItem(this.key);
+    this.url ??= this.replace ? null : (kept(this.key).url ?? null);
     if (this.url) {
       const answer = await this.#ask("HEAD", this.url);
       const offset = Number(answer.headers.get("Upload-Offset"));
@@ -79,7 +111,7 @@ export class Transfer {
     // The server's paths begin at its root, this page may lie below a prefix.
     this.url = `uploads/${answer.headers.get("Location").split("/").pop()}`;
     try {
-      localStorage.setItem(this.key, this.url);
+      localStorage.setItem(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: Date.now() }));
     } catch {
       // A browser that keeps nothing cannot go on after a reload; everything else works.
     }

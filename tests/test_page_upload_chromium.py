@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from harmony4.server.exporting.ingest import ExportOptions, export
-from needs import BUNNY, needs_chromium
+from harmony4.server.guard.tokens import TokenFile, new_token
+from harmony4.server.state import State
+from needs import BUNNY, ROOT, needs_chromium
 from pagelib import LOST, SHOWN, page_on
 from processes import until
 from serving import Server, running
@@ -22,15 +25,30 @@ pytestmark = needs_chromium
 UPLOAD = re.compile(r"/uploads/\w+$")
 
 
-@pytest.fixture(scope="module")
-def server(page_library: Path) -> Iterator[Server]:
-    with running(page_library) as one:
+WATCH = """() => {
+  window.seen = [[], []];
+  new MutationObserver(() => {
+    const says = document.querySelector("#uploads .more-facts").innerText;
+    const bar = document.querySelector("#uploads progress");
+    if (window.seen[0].at(-1) !== says) window.seen[0].push(says);
+    if (window.seen[1].at(-1) !== bar.position) window.seen[1].push(bar.position);
+  }).observe(document.querySelector("#uploads"), { subtree: true, childList: true, attributes: true });
+}"""
+"""Note what the first row says, and how full its bar is."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    (tmp_path / "served").mkdir()
+    export(ROOT / "LICENSE", tmp_path / "served" / "licence.h4mk", ExportOptions())
+    with running(tmp_path / "served") as one:
         yield one
 
 
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
-    with page_on(browser, server.url) as one:
+    # That a name is taken is an answer like any other to the page, but Chromium logs it as an error.
+    with page_on(browser, server.url, ("409 (",)) as one:
         yield one
 
 
@@ -129,9 +147,144 @@ def test_an_upload_goes_on_after_a_reload(browser: Browser, tmp_path: Path) -> N
         page.unroute(UPLOAD)
         page.reload()
         page.wait_for_selector("text=The library is empty")
+        # The page remembers it; only the person has the file.
+        assert "film.mp4" in page.inner_text("#uploads")
+        assert "Choose the same file again" in page.inner_text("#uploads")
         methods: list[str] = []
         page.on("request", lambda one: methods.append(one.method) if "/uploads/" in one.url else None)
         page.set_input_files("#files", media)
         page.wait_for_selector("#uploads .upload a")
         assert methods == ["HEAD", "PATCH"]
+        assert page.locator("#uploads li").count() == 1
+        page.reload()
+        page.wait_for_selector("#items a.item")
+        assert page.locator("#uploads li").count() == 0
         assert server.get("/video/range?name=film.mp4.h4mk").body == BUNNY.read_bytes()
+
+
+# -- what is refused
+
+
+def choose(page: Page, *files: Path) -> str:
+    """Choose files as a person would; gives back what the last one's row says once it is refused."""
+    page.set_input_files("#files", files)
+    row = "#uploads .upload:last-child .more-facts.bad"
+    page.wait_for_selector(row)
+    return page.inner_text(row)
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    path = tmp_path / "film.mp4"
+    path.write_bytes(BUNNY.read_bytes())
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "library").mkdir()
+    return tmp_path / "library"
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "text"),
+    [
+        ({"max_upload": 1000}, 413, "It is larger than the server takes"),
+        ({"min_free": 2**62}, 507, "The server has no room for it."),
+        ({"quota": 1}, 507, "The server has no room for it."),
+    ],
+)
+def test_what_the_server_does_not_take(
+    browser: Browser, root: Path, film: Path, settings: dict[str, int], status: int, text: str
+) -> None:
+    with running(root, **settings) as server, page_on(browser, server.url, LOST) as page:
+        answers: list[int] = []
+        page.on("response", lambda one: answers.append(one.status) if "/uploads/" in one.url else None)
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        assert choose(page, film).startswith(text)
+        assert answers == [status]
+        assert page.query_selector("#uploads progress:not([hidden])") is None
+        page.click("#uploads button")
+        if status == 413:  # that does not change
+            page.wait_for_selector("#uploads:empty", state="attached")
+            assert page.evaluate("document.activeElement.id") == "files"
+        else:
+            page.wait_for_selector("#uploads .bad")
+            assert server.get("/media").json["items"] == []
+
+
+def test_room_that_comes_back(browser: Browser, root: Path, film: Path) -> None:
+    """What stood in the way is gone: the same row goes on, and nobody has to choose the file again."""
+    with running(root, quota=2**23) as server, page_on(browser, server.url, LOST) as page:
+        filler = root / "filler.h4mk"
+        filler.write_bytes(bytes(2**23))
+        page.goto(server.url)
+        page.wait_for_selector("#items li")
+        assert choose(page, film) == "The server has no room for it."
+        filler.unlink()
+        page.click("#uploads button:text('Try again')")
+        page.wait_for_selector("#uploads .upload a")
+        assert server.get("/video/range?name=film.mp4.h4mk").body == BUNNY.read_bytes()
+
+
+def test_media_that_are_none(browser: Browser, root: Path, tmp_path: Path) -> None:
+    """A film that ends too early, and a container: each row says what is wrong."""
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes(BUNNY.read_bytes()[:5000])
+    ready = tmp_path / "film.h4mk"
+    ready.write_bytes(b"H4MK")
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        said = choose(page, cut)
+        assert "sealed" not in said
+        assert len(said) > 10
+        assert "a container already" in choose(page, ready)
+        assert server.get("/media").json["items"] == []
+        assert not any(one["state"] == "receiving" for one in server.get("/jobs").json["jobs"])
+
+
+def test_without_the_right_to_it(browser: Browser, root: Path, film: Path) -> None:
+    """The token is revoked while the page is open: the page says so and asks for another one."""
+    tokens = TokenFile(State(root / ".harmony4"))
+    made, text = new_token("writer", ("write",), 0)
+    tokens.add(made)
+    with running(root, auth=True) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.fill("#token", text)
+        page.press("#token", "Enter")
+        page.wait_for_selector("text=The library is empty")
+        tokens.revoke(made.id)
+        until(lambda: server.get("/media", Authorization=f"Bearer {text}").status == 401, "it is revoked")
+        assert choose(page, film) == "Adding media needs a token that may write: sign in."
+        page.wait_for_selector("#sign-in[open]")
+        made, text = new_token("another", ("write",), 0)
+        tokens.add(made)
+        until(lambda: server.get("/media", Authorization=f"Bearer {text}").status == 200, "the new one holds")
+        page.fill("#token", text)
+        page.press("#token", "Enter")
+        page.click("#uploads button:text('Try again')")
+        page.wait_for_selector("#uploads .upload a")
+
+
+def test_what_the_progress_says(browser: Browser, root: Path, tmp_path: Path) -> None:
+    """Bytes are counted by the upload, as they go out on a slow line; blocks as the job says."""
+    large = tmp_path / "large.bin"
+    large.write_bytes(os.urandom(3 * 2**20))
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.evaluate(WATCH)
+        line = page.context.new_cdp_session(page)
+        line.send("Network.enable")
+        slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**20}
+        line.send("Network.emulateNetworkConditions", slow)
+        page.set_input_files("#files", large)
+        page.wait_for_selector("#uploads .upload a")
+        said, bars = page.evaluate("window.seen")
+        sent = [one for one in said if " of 3.00 MiB sent" in one]
+        assert len(sent) > 2, said
+        assert bars == sorted(bars)
+        assert len([one for one in bars if 0 < one < 1]) > 1
+        assert re.fullmatch(r"3 blocks sealed · 3\.\d\d MiB", page.inner_text("#uploads .more-facts"))

@@ -232,7 +232,7 @@ def test_what_the_library_says(page: Page, server: Server) -> None:
           return found.size;
         })"""
     )
-    # bigbuckbunny, corrupt, masked, recovered, signed, sound, ten-hours; the pictures of the grey films are grey.
+    # In the order of their names; the pictures of the grey films are grey.
     assert [count > least for count, least in zip(colours, (100, 0, 1, 1, 0, 10, 1), strict=True)] == [
         True
     ] * 7
