@@ -9,6 +9,7 @@ import { bytes, clock, count, sentence } from "./format.js";
 import { LAST, equal, hex, need } from "./h4mk.js";
 import { sha256 } from "./masking.js";
 import { Trust, checkProof } from "./proof.js";
+import { renew } from "./library.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
 import { before } from "./timeline.js";
@@ -96,17 +97,19 @@ export async function open(context, root) {
       await check(context, trust, typed ? [typed] : [], source(track, lying && lies, context.name), found, AbortSignal.any([mine.signal, signal]), say);
       say();
       const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
+      if (found.faults && !lying) seen.forget(context.name, facts.head);
       if (found.faults) tell(`${count(found.faults, "block is", "blocks are")} not what the root says. First at ${clock(found.first.pts)}: block ${found.first.index}.`, "fault");
       else {
         const right = found.blocks === 1 ? "The only block is right" : `All ${count(found.blocks, "block")}${found.holes.length ? " that are left" : ""} are right`;
         tell(`${right}, ${whom}.${gone(found.holes, facts.duration)}`, found.holes.length ? "holes" : "good");
-        if (print && facts.tracks.length === 1) seen.remember(facts.head);
+        if (print && facts.tracks.length === 1 && !lying) seen.remember(context.name, facts.head);
       }
     } catch (error) {
       if (signal.aborted) return;
       if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
       else tell(sentence(error.message), "fault");
     } finally {
+      renew(context.name);
       stop.hidden = true;
     }
   });

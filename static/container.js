@@ -38,6 +38,7 @@ export async function open({ name, signal }, root) {
     element("div", { class: "live" }, element("span", {}, `${bytes(chunks.length)} · ${count(chunks.count, "chunk")}`), element("span", { class: "spread" }), scale),
     map,
     tip,
+    element("p", { class: "legend" }, element("span", { class: "other" }, "media"), element("span", { class: "key" }, "tokens"), element("span", { class: "ink" }, "TRAK, META, KEYS"), element("span", { class: "rest" }, "tables, seal, signatures")),
     element("div", { class: "columns" },
       element("section", { "aria-label": "Chunks of the file" },
         element("div", { class: "chunkhead", "aria-hidden": "true" }, ...["tag", "offset", "size", "CRC"].map((one) => element("span", {}, one))),
@@ -54,6 +55,8 @@ export async function open({ name, signal }, root) {
     chunks.row(global).then((chunk) => {
       if (selected === chunk.offset) button.setAttribute("aria-current", "true");
       button.title = KINDS[chunk.tag] ?? "ancillary";
+      const about = chunk.block === undefined ? button.title : `${button.title}, block ${number(chunk.block)}`;
+      button.setAttribute("aria-label", `${chunk.tag}, ${about}: at ${number(chunk.offset)}, ${number(chunk.size)} bytes, CRC ${hex8(chunk.crc)}`);
       button.dataset.tag = chunk.tag;
       const more = chunk.block === undefined ? KINDS[chunk.tag] ?? "" : `block ${number(chunk.block)}`;
       const cells = [number(chunk.offset), number(chunk.size), hex8(chunk.crc)].map((one) => element("span", {}, one));

@@ -2,6 +2,7 @@
 // until the page is left; they are in no request, no address and no storage.
 
 import { element } from "./dom.js";
+import { sentence } from "./format.js";
 import { Container, Harmony4Error, MasterKey } from "./harmony4.js";
 import { publish } from "./unmask.js";
 
@@ -54,7 +55,7 @@ function asked(stage, signal, unlock) {
           reject(error);
           return;
         }
-        problem.textContent = error.message;
+        problem.textContent = sentence(error.message);
         problem.hidden = false;
         field.setAttribute("aria-invalid", "true");
         field.focus();

@@ -1,7 +1,7 @@
 // One container: the media element on its range URL, the seek's numbers, and the panels below.
 
 import * as api from "./api.js";
-import { $, element, note } from "./dom.js";
+import { $, element, note, tell } from "./dom.js";
 import { bytes, clock, sentence } from "./format.js";
 import { neighbour, shownBy } from "./frames.js";
 import { href } from "./library.js";
@@ -26,6 +26,7 @@ export async function show(name, start) {
   $("player").hidden = false;
   $("player").setAttribute("aria-busy", "true");
   $("title").textContent = name;
+  $("view").setAttribute("aria-label", name);
   $("stage").className = "stage";
   $("stage").replaceChildren(element("div", { class: "opening" }, element("p", { role: "status" }, "Opening")));
   document.title = `${name} · HarmonyØ4`;
@@ -39,17 +40,21 @@ export async function show(name, start) {
     $("view-note").hidden = false;
     $("view-note").classList.remove("idle");
     const missing = error.code === "not-found";
-    $("view-note").replaceChildren(...note(missing ? "There is no such container" : "This container cannot be opened", missing ? name : `${name}: ${sentence(error.message)}`));
+    const what = missing ? "There is no such container" : "This container cannot be opened";
+    $("view-note").replaceChildren(...note(what, missing ? name : `${name}: ${sentence(error.message)}`));
+    tell(what);
     return;
   } finally {
     $("player").removeAttribute("aria-busy");
   }
   mine.facts = facts;
   $("title").textContent = facts.title ?? name.split("/").pop().replace(/\.h4mk$/, "");
+  $("view").setAttribute("aria-label", $("title").textContent);
   const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
   const masked = facts.mask ? "masked" : null;
-  $("state").textContent = [facts.state, signers, masked].filter(Boolean).join(" · ");
-  $("state").className = facts.state === "sealed" ? "state" : "state warn";
+  const lost = facts.lost.length ? "parts are lost" : null;
+  $("state").textContent = [facts.state, lost, signers, masked].filter(Boolean).join(" · ");
+  $("state").className = facts.state === "sealed" && !lost ? "state" : "state warn";
   $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`)));
   $("track").hidden = facts.tracks.length < 2;
   await choose(mine, 0, start);
@@ -148,6 +153,7 @@ export async function jump(pts, there = null) {
   $("numbers").replaceChildren(
     ...Object.entries(rows).map(([name, value]) => element("div", { "data-fact": name }, element("dt", {}, name), element("dd", {}, value))),
   );
+  if (document.activeElement?.closest("#jump")) tell(`At ${rows.asked}, from the keyframe at ${rows["keyframe found"]}.`);
   $("numbers").dataset.asked = found.asked;
   $("numbers").hidden = false;
   const cells = $("numbers").querySelectorAll('[data-fact^="picture"] dd');

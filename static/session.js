@@ -3,6 +3,7 @@
 
 import * as api from "./api.js";
 import { $ } from "./dom.js";
+import { sentence } from "./format.js";
 
 let scopes = ["read", "write"]; // until the server has said which
 let named = false;
@@ -64,7 +65,7 @@ async function enter(event) {
     if (!/^[!-~]+$/.test(token)) throw new Error("the token is not valid"); // and no header could hold it
     show(await api.signIn(token));
   } catch (error) {
-    $("sign-in-problem").textContent = error.message;
+    $("sign-in-problem").textContent = sentence(error.message);
     $("sign-in-problem").hidden = false;
     $("token").select();
     return;

@@ -1,7 +1,7 @@
 // Files that are dropped on the page become containers: a row for each, with what was sent and what is sealed.
 
 import { Problem, jobUrl, listen } from "./api.js";
-import { $, element } from "./dom.js";
+import { $, element, tell } from "./dom.js";
 import { bytes, count, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as session from "./session.js";
@@ -162,6 +162,7 @@ class Upload {
     this.bar.value = this.bar.max;
     this.label.replaceChildren(element("a", { href: href(job.name) }, this.file.name));
     this.says.textContent = `${count(job.blocks, "block")} sealed · ${bytes(job.result.size)}`;
+    tell(`${this.file.name}: ${this.says.textContent}`);
     finished(job.name);
   }
 
@@ -172,6 +173,7 @@ class Upload {
     this.says.classList.remove("waits");
     this.says.classList.add("bad");
     this.bar.hidden = true; // nothing goes on
+    tell(`${this.file.name}: ${this.says.textContent}`);
     if (problem.code === "unauthorized") session.ask(REFUSED.unauthorized);
   }
 

@@ -110,6 +110,19 @@ GREEN = """() => {
 }"""
 """Where the timeline is green, as parts of its width."""
 
+LISTEN: Final = """(selector) => {
+  window.said = [];
+  const told = (node) => {
+    const from = node.nodeType === 1 ? node : node.parentElement;
+    const region = from?.closest("[role=status], [role=alert], [aria-live]");
+    const text = region?.innerText.trim();
+    if (text && window.said.at(-1) !== text) window.said.push(text);
+  };
+  const all = { subtree: true, childList: true, characterData: true, attributes: true };
+  new MutationObserver((found) => found.forEach((one) => told(one.target)))
+    .observe(document.querySelector(selector), all);
+}"""
+"""Note what live regions below an element say, as screen readers would."""
 UNTIL = """([selector, text]) => new Promise((resolve, reject) => {
   const said = () => document.querySelector(selector)?.innerText;
   const check = () => said()?.includes(text) ? resolve() : setTimeout(check, 20);

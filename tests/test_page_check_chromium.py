@@ -17,6 +17,7 @@ from pagelib import (
     BAD_BLOCK,
     FRAME,
     GREEN,
+    LISTEN,
     LOST,
     MASTER,
     PEM,
@@ -42,19 +43,6 @@ STROKES = """([from, to]) => {
   return found;
 }"""
 """How many pixels have something in the middle of the timeline's height, between two parts of its width."""
-LISTEN = """() => {
-  window.said = [];
-  const told = (node) => {
-    const from = node.nodeType === 1 ? node : node.parentElement;
-    const region = from?.closest("[role=status], [role=alert], [aria-live]");
-    const text = region?.innerText.trim();
-    if (text && window.said.at(-1) !== text) window.said.push(text);
-  };
-  const all = { subtree: true, childList: true, characterData: true, attributes: true };
-  new MutationObserver((found) => found.forEach((one) => told(one.target)))
-    .observe(document.querySelector("#panel"), all);
-}"""
-"""Note what live regions of the panel say, as screen readers would."""
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +239,7 @@ def test_the_result_is_said_once(page: Page, server: Server) -> None:
     open_container(page, server, "signed.h4mk")
     page.click("#tab-check")
     page.fill("#pem", PEM)
-    page.evaluate(LISTEN)
+    page.evaluate(LISTEN, "#panel")
     page.click("#check-go")
     says(page, "#verdict", "All 11 blocks")
     said = page.evaluate("window.said")

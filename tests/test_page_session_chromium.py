@@ -56,7 +56,7 @@ def test_a_token_opens_the_library_until_one_signs_out(root: Path, page: Page) -
         assert not page.is_visible("#add")
         sign_in(page, "h4_0123456789abcdef_" + "A" * 43)
         page.wait_for_selector("#sign-in-problem:not([hidden])")
-        assert page.inner_text("#sign-in-problem") == "the token is not valid"
+        assert page.inner_text("#sign-in-problem") == "The token is not valid."
         sign_in(page, text)
         page.wait_for_selector("#sign-in:not([open])", state="attached")
         page.wait_for_selector('#items a[data-name="bunny.h4mk"]')

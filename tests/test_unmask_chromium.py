@@ -231,8 +231,8 @@ def test_wrong_keys(page: Page, server: Server) -> None:
     page.wait_for_selector("#unlock")
     assert page.get_by_label("Key", exact=True).get_attribute("type") == "password"
     for text, words in [
-        (OTHER.reveal().hex(), "this key does not open the container"),
-        ("hello", "this is no key: it must be 64 hexadecimal digits"),
+        (OTHER.reveal().hex(), "This key does not open the container"),
+        ("hello", "This is no key: it must be 64 hexadecimal digits"),
         ("h4mk-key-v1-scrypt:15:8:1:00:00", "locked by a passphrase"),
     ]:
         unlock(page, text)
