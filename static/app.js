@@ -92,6 +92,10 @@ $("link").addEventListener("click", async () => {
 
 addEventListener("popstate", () => follow(true)); // new fragments come here too
 
+// Whoever comes back to the page sees what has come meanwhile.
+document.addEventListener("visibilitychange", () => document.hidden || library.refresh());
+addEventListener("focus", () => library.refresh());
+
 function everything() {
   shown = null;
   follow();

@@ -101,6 +101,12 @@ export function renew(name) {
   thumbs?.look($("items"));
 }
 
+/** Show the list anew where nobody would be disturbed: not while somebody scrolls or moves in it. */
+export async function refresh() {
+  const busy = !running || $("items").hasAttribute("aria-busy") || $("library").scrollTop || scrollY || $("items").contains(document.activeElement);
+  if (!busy) await load();
+}
+
 /** Give the focus to a container's row, or to the first one. */
 export function enter(name) {
   const number = running?.items.findIndex((one) => one.name === name) ?? -1;

@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { $, element, note, tell } from "./dom.js";
 import { bytes, clock, sentence } from "./format.js";
 import { neighbour, shownBy } from "./frames.js";
-import { href } from "./library.js";
+import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
 import { Timeline, before } from "./timeline.js";
 
@@ -41,7 +41,9 @@ export async function show(name, start) {
     $("view-note").classList.remove("idle");
     const missing = error.code === "not-found";
     const what = missing ? "There is no such container" : "This container cannot be opened";
-    $("view-note").replaceChildren(...note(what, missing ? name : `${name}: ${sentence(error.message)}`));
+    const again = element("button", { type: "button", class: "quiet", hidden: error.status > 0 && error.status < 500 }, "Try again");
+    again.addEventListener("click", () => show(name, start));
+    $("view-note").replaceChildren(...note(what, missing ? name : `${name}: ${sentence(error.message)}`), again);
     tell(what);
     return;
   } finally {
@@ -67,7 +69,7 @@ async function choose(mine, number, start) {
   stop(mine);
   const { facts, name } = mine;
   const track = (mine.track = facts.tracks[number]);
-  const version = track.etag?.slice(0, 16);
+  const version = (mine.version = track.etag?.slice(0, 16));
   timeline.reset();
   stage(mine, track, start);
   timeline.show(facts.duration, []);
@@ -133,9 +135,12 @@ export async function jump(pts, there = null) {
   }
   let found;
   try {
-    found = await api.seek(mine.name, pts, mine.track.track);
+    found = await api.seek(mine.name, pts, mine.track.track, mine.version);
   } catch (error) {
-    if (open === mine && mine.turn === turn) fail(error.message);
+    if (open !== mine || mine.turn !== turn) return;
+    fail(error.message);
+    mine.away = error.status === 0;
+    if (["stale", "not-found"].includes(error.code)) await gone(mine);
     return;
   }
   const took = performance.now() - began;
@@ -229,10 +234,31 @@ export function by(seconds) {
 
 export const tenth = (digit) => jump(Math.round((timeline.duration * digit) / 10));
 
-export function fail(message) {
+export function fail(message, ...more) {
   $("numbers").hidden = true;
-  $("seek-problem").textContent = sentence(message);
+  $("seek-problem").replaceChildren(sentence(message), ...more);
   $("seek-problem").hidden = false;
+}
+
+/** Whether the container that is open is there no more, or another one; then that is said. */
+async function gone(mine) {
+  let now;
+  try {
+    now = await api.info(mine.name, mine.abort.signal);
+  } catch (error) {
+    now = error;
+  }
+  const missing = now.code === "not-found";
+  if (open !== mine || now.name === "AbortError" || (!missing && (now.status !== undefined || now.head === mine.facts.head))) return false;
+  const again = element("button", { type: "button", class: "quiet" }, "Open it again");
+  again.addEventListener("click", () => {
+    const place = position();
+    show(mine.name, place).then(() => $("view").focus({ preventScroll: true }));
+  });
+  if (missing) fail("The container was deleted or moved meanwhile");
+  else fail("The container was replaced by another one meanwhile", again);
+  refresh();
+  return true;
 }
 
 function stage(mine, track, start) {
@@ -292,12 +318,36 @@ function play(mine, track, url, start) {
     });
   }
   for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
-  media.addEventListener("error", () => {
-    if (!current()) return;
-    unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
-  });
+  media.addEventListener("error", () => current() && failed(mine, track, media));
+  media.addEventListener("playing", () => current() && mine.away && fine(mine));
+  media.addEventListener("seeked", () => current() && mine.away && fine(mine));
   if (start) media.addEventListener("loadedmetadata", () => (media.currentTime = start), { once: true });
   $("stage").replaceChildren(media);
+}
+
+/** What a media element could not do is the fault of the file, or of the way to it: the server is asked which. */
+async function failed(mine, track, media) {
+  const place = media.currentTime || mine.wanted / 1e6;
+  const there = await api.info(mine.name, mine.abort.signal).catch((error) => error);
+  if (open !== mine || mine.media !== media) return;
+  if (there.status === undefined && there.head === mine.facts.head && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
+    unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
+    return;
+  }
+  const again = element("button", { type: "button" }, "Try again");
+  again.addEventListener("click", () => (there.head && there.head !== mine.facts.head ? show(mine.name, place) : choose(mine, track.track, place)));
+  stop(mine);
+  mine.wanted = place * 1e6;
+  const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : there.head && there.head !== mine.facts.head ? "It was replaced by another one meanwhile." : "The connection to the server was lost.";
+  $("stage").className = "stage";
+  $("stage").replaceChildren(element("div", { class: "note" }, ...note("Playing was interrupted", why), again));
+  tell(`Playing was interrupted. ${why}`);
+}
+
+/** What was said of a server that could not be reached holds no more. */
+function fine(mine) {
+  mine.away = false;
+  $("seek-problem").hidden = true;
 }
 
 /** The address says where one is, so that it can be copied, kept and come back to. */
