@@ -30,7 +30,7 @@ export async function open(context, root) {
     root.replaceChildren(element("p", { class: "verdict" }, lost.length ? "All of this track is lost: there is nothing to check." : "This track is empty: there is nothing to check."));
     return;
   }
-  const pem = element("textarea", { id: "pem", rows: 4, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
+  const pem = element("textarea", { id: "pem", rows: 5, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
   pem.value = localStorage.getItem(KEY) ?? "";
   const file = element("input", { type: "file", class: "aside", accept: ".pem" });
   const lies = await session.lies();

@@ -55,12 +55,11 @@ export async function open({ name, signal }, root) {
     chunks.row(global).then((chunk) => {
       if (selected === chunk.offset) button.setAttribute("aria-current", "true");
       button.title = KINDS[chunk.tag] ?? "ancillary";
-      const about = chunk.block === undefined ? button.title : `${button.title}, block ${number(chunk.block)}`;
-      button.setAttribute("aria-label", `${chunk.tag}, ${about}: at ${number(chunk.offset)}, ${number(chunk.size)} bytes, CRC ${hex8(chunk.crc)}`);
       button.dataset.tag = chunk.tag;
       const more = chunk.block === undefined ? KINDS[chunk.tag] ?? "" : `block ${number(chunk.block)}`;
-      const cells = [number(chunk.offset), number(chunk.size), hex8(chunk.crc)].map((one) => element("span", {}, one));
-      button.replaceChildren(element("span", { class: "tag" }, chunk.tag), ...cells, element("span", { class: "what" }, more));
+      // The heads of the columns, for those who do not see them.
+      const cells = [[" at ", number(chunk.offset)], [" bytes ", number(chunk.size)], [" CRC ", hex8(chunk.crc)]].map(([name, value]) => element("span", {}, element("i", { class: "heads" }, name), value));
+      button.replaceChildren(element("span", { class: "tag" }, chunk.tag), ...cells, element("span", { class: "what" }, ` ${more}`));
       button.onclick = () => select(chunk);
     }, (error) => {
       if (!signal.aborted) button.replaceChildren(element("span", { class: "tag bad" }, "?"), element("span", { class: "bad" }, error.message));

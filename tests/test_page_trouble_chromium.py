@@ -130,6 +130,7 @@ def test_a_container_that_is_deleted_while_it_is_open(browser: Browser, root: Pa
         says(page, "#seek-problem", "The container was deleted or moved meanwhile.")
         page.wait_for_selector("#items a[data-name='signed.h4mk']", state="detached")
         page.click("#items a[data-name='bigbuckbunny.h4mk']")
+        page.wait_for_selector("#stage video")
         page.evaluate(SHOWN)
         jump(page, "2s", 2_000_000)
         assert page.is_hidden("#seek-problem")

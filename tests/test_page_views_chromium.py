@@ -327,7 +327,12 @@ def test_chunks(page: Page, server: Server, page_library: Path) -> None:
         button = f"#chunks li[aria-posinset='{len(seen) + 1}'] button"
         page.wait_for_selector(f"{button}[data-tag]")
         cells = page.locator(f"{button} span").all_inner_texts()
-        assert cells[:4] == [chunk.tag, f"{chunk.offset:,}", f"{chunk.size:,}", f"{chunk.crc:08x}"]
+        assert cells[:4] == [
+            chunk.tag,
+            f"at {chunk.offset:,}",
+            f"bytes {chunk.size:,}",
+            f"CRC {chunk.crc:08x}",
+        ]
         seen.append(chunk.tag)
         page.keyboard.press("ArrowDown")
     assert "SIGN" in seen
