@@ -123,6 +123,8 @@ LISTEN: Final = """(selector) => {
     .observe(document.querySelector(selector), all);
 }"""
 """Note what live regions below an element say, as screen readers would."""
+NUMBERS: Final = """() => Object.fromEntries([...document.querySelectorAll("#numbers div")].map(
+  (one) => [one.dataset.fact, one.querySelector("dd").innerText]))"""
 UNTIL = """([selector, text]) => new Promise((resolve, reject) => {
   const said = () => document.querySelector(selector)?.innerText;
   const check = () => said()?.includes(text) ? resolve() : setTimeout(check, 20);
@@ -258,8 +260,8 @@ def jump(page: Page, text: str, pts: int) -> dict[str, str]:
     page.fill("#pts", text)
     page.press("#pts", "Enter")
     sought(page, pts)
-    rows = page.query_selector_all("#numbers div")
-    return {str(row.get_attribute("data-fact")): row.query_selector("dd").inner_text() for row in rows}  # type: ignore[union-attr]
+    found: dict[str, str] = page.evaluate(NUMBERS)
+    return found
 
 
 def open_container(page: Page, server: Server, name: str, at: str = "") -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -443,6 +444,17 @@ def test_several_tracks(browser: Browser, tmp_path: Path) -> None:
 
 
 # -- everybody
+
+
+def test_what_the_page_begins_with_is_asked_for_at_once() -> None:
+    """No module waits until another one that imports it is there."""
+    static, wanted = ROOT / "static", ["app.js"]
+    for name in wanted:
+        found = re.findall(r'^import .*?from "\./(.+?)";$', (static / name).read_text(encoding="utf-8"), re.M)
+        wanted += [one for one in dict.fromkeys(found) if one not in wanted]
+    page = (static / "index.html").read_text(encoding="utf-8")
+    asked = re.findall(r'<link rel="modulepreload" href="static/(.+?)">', page)
+    assert asked == sorted(set(wanted) - {"app.js"})
 
 
 def test_weight(server: Server) -> None:
