@@ -37,7 +37,7 @@ function asked(stage, signal, unlock) {
     { class: "note unlock", id: "unlock", "aria-labelledby": "unlock-title" },
     element("h2", { class: "lead", id: "unlock-title" }, "This container is masked"),
     element("label", { for: "key" }, "Key"),
-    element("div", { class: "entry" }, field, element("label", { class: "add outline" }, "Key file", file), button),
+    element("div", { class: "entry" }, field, button, element("label", { class: "add outline" }, "Key file", file)),
     problem,
     element("p", { class: "help", id: "key-help" }, "64 hexadecimal digits, or a file that harmony4 keygen made. The key stays in this page: it is not sent, and forgotten when the page is closed."),
   );

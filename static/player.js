@@ -41,7 +41,7 @@ export async function show(name, start) {
     $("view-note").classList.remove("idle");
     const missing = error.code === "not-found";
     const what = missing ? "There is no such container" : "This container cannot be opened";
-    const again = element("button", { type: "button", class: "quiet", hidden: error.status > 0 && error.status < 500 }, "Try again");
+    const again = element("button", { type: "button", class: "quiet", hidden: ![0, 429, 502, 503, 504].includes(error.status) }, "Try again");
     again.addEventListener("click", () => show(name, start));
     $("view-note").replaceChildren(...note(what, missing ? name : `${name}: ${sentence(error.message)}`), again);
     tell(what);

@@ -15,9 +15,15 @@ const WAITS = {
   507: "The server's disk is full: going on when there is room",
 };
 const OLD = 86_400_000; // ms: unfinished uploads are kept so long, unless the server says otherwise
+const ALIVE = 2000; // ms between two signs of life
+const SILENT = 20_000; // ms without one: the other tab is gone
+const TAB = (sessionStorage["harmony4-tab"] ??= Math.random().toString(36).slice(2)); // the same after a reload
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 
-/** What was not sent to its end before a page was left: `[{key, url, file}]`, the file's name; not what is too old to go on. */
+/**
+ * What was not sent to its end before a page was left: `[{key, url, file}]`, the file's name; not what is too old to go on, and not
+ * what another tab is sending.
+ */
 export function unfinished() {
   const found = [];
   for (let number = 0; number < localStorage.length; number += 1) {
@@ -25,7 +31,8 @@ export function unfinished() {
     if (key.startsWith(PREFIX)) found.push({ key, ...kept(key) });
   }
   for (const { key, begun } of found) if (!(Date.now() - begun < OLD)) localStorage.removeItem(key);
-  return found.filter(({ begun }) => Date.now() - begun < OLD).sort((a, b) => a.begun - b.begun);
+  const left = ({ begun, tab, alive }) => Date.now() - begun < OLD && (tab === TAB || Date.now() - alive > SILENT);
+  return found.filter(left).sort((a, b) => a.begun - b.begun);
 }
 
 function kept(key) {
@@ -45,6 +52,8 @@ export function forget({ key, url }) {
 export class Transfer {
   #request = null;
   #stopped = false;
+  #begun = 0;
+  #told = 0;
   #wake = () => {};
 
   /** `progress(bytes)` says how many have gone out, `waits(text)` that something is in the way (null: no longer). */
@@ -77,6 +86,7 @@ export class Transfer {
         else if (!PASSING.includes(error.status) || (!this.url && ![0, 429, 503].includes(error.status))) throw error;
         this.waits(WAITS[error.status] ?? "The connection was lost: going on as soon as it is there");
       }
+      if (this.url) this.#keep();
       await new Promise((resolve) => {
         this.#wake = resolve;
         addEventListener("online", resolve, { once: true });
@@ -102,6 +112,8 @@ export class Transfer {
     if (this.url) {
       const answer = await this.#ask("HEAD", this.url);
       const offset = Number(answer.headers.get("Upload-Offset"));
+      this.#begun = kept(this.key).begun ?? Date.now();
+      this.#keep();
       this.progress(offset);
       return { offset, made: answer.headers.get("Harmony4-Job") };
     }
@@ -110,12 +122,19 @@ export class Transfer {
     const answer = await this.#ask("POST", "uploads/", headers);
     // The server's paths begin at its root, this page may lie below a prefix.
     this.url = `uploads/${answer.headers.get("Location").split("/").pop()}`;
+    this.#begun = Date.now();
+    this.#keep();
+    return { offset: 0, made: answer.headers.get("Harmony4-Job") }; // an empty file is all there
+  }
+
+  /** Note where to go on, and that somebody does. */
+  #keep() {
+    this.#told = Date.now();
     try {
-      localStorage.setItem(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: Date.now() }));
+      localStorage.setItem(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: TAB, alive: this.#told }));
     } catch {
       // A browser that keeps nothing cannot go on after a reload; everything else works.
     }
-    return { offset: 0, made: answer.headers.get("Harmony4-Job") }; // an empty file is all there
   }
 
   async #ask(method, url, headers = {}) {
@@ -137,7 +156,10 @@ export class Transfer {
       const headers = { ...VERSION, "Upload-Offset": offset, "Content-Type": "application/offset+octet-stream" };
       for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
       request.responseType = "json";
-      request.upload.addEventListener("progress", (event) => this.progress(offset + event.loaded));
+      request.upload.addEventListener("progress", (event) => {
+        this.progress(offset + event.loaded);
+        if (Date.now() - this.#told > ALIVE) this.#keep();
+      });
       request.addEventListener("load", () => {
         if (request.status >= 300) reject(new Problem(request.response, request.status));
         else resolve(request.getResponseHeader("Harmony4-Job"));

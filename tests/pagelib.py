@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 from harmony4.crypto.mask import MaskSpec, MasterKey
 from harmony4.crypto.signing import SigningKey
@@ -208,22 +208,29 @@ def ffmpeg(*arguments: str | Path, given: bytes = b"") -> None:
 def page_on(browser: Browser, url: str, expected: Sequence[str] = (), **options: Any) -> Iterator[Page]:
     """A page that must log no error, throw nothing, open no dialog, and ask nobody but the server at `url`.
 
-    Logged errors that contain one of `expected` are answers to the page like any others.
+    So must all other pages and workers of its context. Logged errors that contain one of `expected` are
+    answers to the page like any others.
     """
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-    page = context.new_page()
     faults: list[str] = []
-    page.on(
-        "console",
-        lambda one: (
+
+    def log(one: ConsoleMessage) -> None:
+        if one.type == "error" and not any(text in one.text for text in expected):
             faults.append(one.text)
-            if one.type == "error" and not any(text in one.text for text in expected)
-            else None
-        ),
-    )
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
-    page.on("request", lambda one: None if one.url.startswith(url) else faults.append(one.url))
+
+    def asked(one: Request) -> None:
+        if not one.url.startswith(f"{url}/"):
+            faults.append(one.url)
+
+    def opened(page: Page) -> None:
+        page.on("websocket", lambda one: faults.append(one.url))
+        page.on("dialog", lambda dialog: (faults.append(dialog.message), dialog.dismiss()))
+
+    context.on("console", log)
+    context.on("weberror", lambda one: faults.append(str(one.error)))
+    context.on("request", asked)
+    context.on("page", opened)
+    page = context.new_page()
     page.set_default_timeout(20_000)
     yield page
     context.close()

@@ -281,6 +281,13 @@ def test_what_the_progress_says(browser: Browser, root: Path, tmp_path: Path) ->
         slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2**20}
         line.send("Network.emulateNetworkConditions", slow)
         page.set_input_files("#files", large)
+        says(page, "#uploads", "of 3.00 MiB sent")
+        # Another tab does not take it for one that nobody sends any more.
+        other = page.context.new_page()
+        other.goto(server.url)
+        other.wait_for_selector("text=The library is empty")
+        assert other.locator("#uploads li").count() == 0
+        other.close()
         page.wait_for_selector("#uploads .upload a")
         said, bars = page.evaluate("window.seen")
         sent = [one for one in said if " of 3.00 MiB sent" in one]

@@ -183,6 +183,40 @@ def test_drag_and_what_the_address_says(page: Page, server: Server) -> None:
     assert page.get_attribute("#timeline", "aria-valuenow") == "2"
 
 
+def test_what_was_fetched_is_on_the_timeline(page: Page, server: Server) -> None:
+    """The parts that the browser says it has, and no others."""
+    open_container(page, server, "ten-hours.h4mk", "#t=18000")
+    page.evaluate(SHOWN)
+    page.wait_for_selector("#tab-facts")
+    wrong, there, not_there = page.evaluate(
+        """() => new Promise((resolve) => {
+          const video = document.querySelector("video");
+          const canvas = document.querySelector("#ticks");
+          const paint = document.createElement("canvas").getContext("2d");
+          paint.fillStyle = getComputedStyle(canvas).getPropertyValue("--wash");
+          paint.fillRect(0, 0, 1, 1);
+          const wash = paint.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
+          const check = () => {
+            const row = canvas.getContext("2d").getImageData(0, 8, canvas.width, 1).data;
+            const colour = (x) => row.slice(4 * x, 4 * x + 3).join();
+            const painted = Array.from({ length: canvas.width }, (_, x) => colour(x) === wash);
+            const scale = canvas.width / 36000;
+            const parts = Array.from({ length: video.buffered.length }, (_, n) =>
+              [video.buffered.start(n) * scale, video.buffered.end(n) * scale]);
+            const inside = (x) => parts.some(([from, to]) => from <= x + 1 && x <= to + 1);
+            const wrong = painted.map((one, x) => one && !inside(x)).filter(Boolean).length;
+            const found = painted.filter(Boolean).length;
+            if (parts.length && found) resolve([wrong, found, painted.length - found]);
+            else setTimeout(check, 20);
+          };
+          check();
+        })"""
+    )
+    assert wrong == 0
+    assert there > 0
+    assert not_there > 0
+
+
 # -- the library
 
 
@@ -284,6 +318,45 @@ def test_tokens_come_again_when_the_connection_was_lost(browser: Browser, server
         says(page, ".tokens-panel .live", "all of them are here")
         says(page, ".tokens-panel .live b", "10")  # all but the header; it is painted with the next frame
         assert len(asked) == 2
+
+
+def test_bars(page: Page, server: Server, page_library: Path) -> None:
+    """Blocks are as high as they are large; a click goes to the time below the pointer."""
+    with H4MKReader(page_library / "signed.h4mk") as reader:
+        sizes = [entry.size for entry in list(reader.range_map(0))[1:]]  # but for the header
+    open_container(page, server, "signed.h4mk")
+    page.evaluate(SHOWN)
+    page.click("#tab-tokens")
+    says(page, ".tokens-panel .live", "all of them are here")
+    says(page, ".tokens-panel .live b", str(len(sizes)))
+    heights = page.evaluate(
+        """(count) => {
+          const canvas = document.querySelector("canvas.bars");
+          const paint = document.createElement("canvas").getContext("2d");
+          paint.fillStyle = getComputedStyle(canvas).getPropertyValue("--accent");
+          paint.fillRect(0, 0, 1, 1);
+          const accent = paint.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
+          const blocks = Math.round(canvas.height * 0.62);
+          return Array.from({ length: count }, (_, n) => {
+            const x = Math.round(((n + 0.6) / count) * canvas.width);
+            const column = canvas.getContext("2d").getImageData(x, 0, 1, blocks).data;
+            let high = 0;
+            for (let y = 0; y < blocks; y += 1) high += column.slice(4 * y, 4 * y + 3).join() === accent;
+            return high;
+          });
+        }""",
+        len(sizes),
+    )
+    most = max(heights)
+    assert most > 50
+    for height, size in zip(heights, sizes, strict=True):
+        assert height == pytest.approx(most * size / max(sizes), abs=2)
+    box = page.query_selector("canvas.bars").bounding_box()  # type: ignore[union-attr]
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.8, box["y"] + 40)
+    page.wait_for_selector("#numbers:not([hidden])")
+    page.evaluate(SHOWN)
+    assert time(page) == pytest.approx(16, abs=0.1)
 
 
 def test_spectrum(page: Page, server: Server) -> None:
