@@ -44,10 +44,10 @@ def tokens_of(path: Path) -> list[Any]:
 class Duplex:
     """One request whose body and answer are sent and read at the caller's pace; the answer as JSON lines."""
 
-    def __init__(self, server: Server, target: str, accept: str) -> None:
+    def __init__(self, server: Server, target: str, accept: str, *fields: str) -> None:
         self.socket = socket.create_connection(server.address, timeout=30)
         self._rest = b""
-        head = [f"POST {target} HTTP/1.1", "Host: localhost", f"Accept: {accept}"]
+        head = [f"POST {target} HTTP/1.1", "Host: localhost", f"Accept: {accept}", *fields]
         self.socket.sendall("\r\n".join([*head, "Transfer-Encoding: chunked", "", ""]).encode())
 
     def send(self, data: bytes) -> None:
@@ -71,8 +71,8 @@ class Duplex:
 
 
 @contextmanager
-def duplex(server: Server, target: str, accept: str = LINES) -> Iterator[Duplex]:
-    one = Duplex(server, target, accept)
+def duplex(server: Server, target: str, accept: str = LINES, *fields: str) -> Iterator[Duplex]:
+    one = Duplex(server, target, accept, *fields)
     try:
         yield one
     finally:

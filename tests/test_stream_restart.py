@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Dialog
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
-from needs import needs_chromium, needs_nginx
+from needs import ROOT, needs_chromium, needs_nginx
 from processes import Served, needs_proc, served, until
 from programs import ROOM, documented, nginx
 from samples import track_of
@@ -105,8 +105,12 @@ def test_chromium_waits_for_the_server(browser: Browser, library: Path) -> None:
 @needs_nginx
 @needs_proc
 def test_chromium_waits_behind_nginx(browser: Browser, library: Path, tmp_path: Path) -> None:
-    """nginx would answer 502, after which EventSource never asks again: the example answers with a stream."""
-    with served(library) as server, nginx(tmp_path / "nginx", EXAMPLE, server.address) as proxy:
+    """nginx would answer 502, after which EventSource never asks again: here it answers with a stream."""
+    text = (ROOT / "deploy" / "nginx.conf").read_text("utf-8")
+    away = text[text.index("    location @away {") :].partition("    }\n\n")[0]
+    assert away in EXAMPLE
+    text = text.replace("/var/log/nginx/harmony4.log", str(tmp_path / "access.log"))
+    with served(library) as server, nginx(tmp_path / "nginx", text, server.address) as proxy:
         seen = read_across_a_restart(browser, library, server, proxy.url)
     everything_once(library, seen)
     first, *away, again, last = seen["kinds"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,9 +25,13 @@ _LOOK: Final = 0.5
 
 
 async def send_what_comes(
-    request: web.Request, spill: Spill, making: Coroutine[Any, Any, None], headers: Mapping[str, str]
+    request: web.Request,
+    spill: Spill,
+    making: Coroutine[Any, Any, None],
+    headers: Mapping[str, str],
+    wait: Callable[[asyncio.Task[None]], Awaitable[None]],
 ) -> web.StreamResponse:
-    """Answer with what `making` puts into `spill`, from its first byte on.
+    """Answer with what `making` puts into `spill`, from its first byte on; `wait` until the answer may begin.
 
     Raises HarmonyError and Problem while nothing has been sent; what fails after that breaks the connection
     off, also where the body has no length that a client could miss.
@@ -41,6 +45,7 @@ async def send_what_comes(
 
     task = asyncio.create_task(make())
     try:
+        await wait(task)
         data = await _next(request, spill)
         if not data:
             await _made(task)  # it may raise

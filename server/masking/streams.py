@@ -52,8 +52,10 @@ from harmony4.server.masking.sending import send_what_comes
 from harmony4.server.masking.sink import Sink
 from harmony4.server.reading.fields import attachment
 from harmony4.server.sandboxing.sandbox import Limits, default_demuxer
+from harmony4.server.serving.forwarded import is_forwarded
 from harmony4.server.state import Spool
 from harmony4.server.streams.arriving import counted
+from harmony4.server.streams.proxied import Arrival
 from harmony4.server.streams.spill import Spill
 from harmony4.tokenize.pipe import Pipe
 
@@ -67,14 +69,6 @@ SALT: Final = "Harmony4-Salt"
 _CUT: Final = ("block_size", "raw", "fps_hint", "gop", "title")
 _NAMES: Final = ("key", "master_key", "format", "inverse", *_CUT)
 _HEX: Final = re.compile(r"[0-9A-Fa-f]{64}")
-_FORWARDED: Final = (
-    "Forwarded",
-    "X-Forwarded-For",
-    "X-Forwarded-Proto",
-    "X-Forwarded-Host",
-    "X-Real-IP",
-    "Via",
-)
 _GRACE: Final = 0.25
 """Seconds without a byte that a client takes until what waits for it goes to the disk."""
 
@@ -140,14 +134,17 @@ async def post_mask(request: web.Request) -> web.StreamResponse:
         stack.push_async_callback(asyncio.to_thread, spool.close)
         spill = Spill(spool.path / "unread", config.stream_spill, grace=_GRACE)
         stack.push_async_callback(spill.close)
-        work = _Work(request, counted(request, body.pieces), body.asked, masters, spool.path, spill)
+        pieces = counted(request, body.pieces)
+        arrival = Arrival(request, pieces, spool.path, config.stream_spill)
+        stack.push_async_callback(arrival.close)
+        work = _Work(request, arrival.pieces(), body.asked, masters, spool.path, spill)
         if body.asked.raw:
-            return await send_what_comes(
-                request, spill, work.raw(masters[0].raw_key(salt)), _raw_headers(request, body.asked, salt)
-            )
-        if body.asked.inverse:
-            return await send_what_comes(request, spill, work.unmasked(), _file_headers("unmasked"))
-        return await send_what_comes(request, spill, work.masked(), _file_headers("masked"))
+            making, headers = work.raw(masters[0].raw_key(salt)), _raw_headers(request, body.asked, salt)
+        elif body.asked.inverse:
+            making, headers = work.unmasked(), _file_headers("unmasked")
+        else:
+            making, headers = work.masked(), _file_headers("masked")
+        return await send_what_comes(request, spill, making, headers, arrival.wait)
 
 
 def _file_headers(name: str) -> dict[str, str]:
@@ -200,7 +197,7 @@ def _is_unread(request: web.Request) -> bool:
     # A proxy on this machine speaks for clients elsewhere, and need not say so. Where a server is made for
     # others than this machine, what comes from here may come from anywhere.
     config = request.app[CONFIG]
-    if config.auth or config.public_read or any(name in request.headers for name in _FORWARDED):
+    if config.auth or config.public_read or is_forwarded(request):
         return False
     host = re.sub(r":[0-9]*$", "", request.headers.get("Host", "localhost")).strip("[]")
     return _is_loopback(request.remote or "") and (host.lower() == "localhost" or _is_loopback(host))

@@ -15,10 +15,18 @@ from aiohttp import web
 
 from harmony4.server.guard.throttle import network
 
-__all__ = ["ADDRESS", "Crowd", "Proxies", "client_address"]
+__all__ = ["ADDRESS", "Crowd", "Proxies", "client_address", "is_forwarded"]
 
 ADDRESS: Final = web.RequestKey("address", str)
 """The client's address, where a proxy that is believed says one."""
+_NAMES: Final = (
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Host",
+    "X-Real-IP",
+    "Via",
+)
 _MOST: Final = 32
 """Addresses in a header that are looked at, from the end."""
 _KNOWN: Final = 4096
@@ -27,6 +35,11 @@ _KNOWN: Final = 4096
 def client_address(request: web.BaseRequest) -> str:
     """The address of who sends a request; empty where there is none."""
     return request.get(ADDRESS) or request.remote or ""
+
+
+def is_forwarded(request: web.BaseRequest) -> bool:
+    """Whether a request says that a proxy has passed it on, be it believed or not."""
+    return any(name in request.headers for name in _NAMES)
 
 
 class Proxies:

@@ -21,6 +21,7 @@ from harmony4.server.state import Spool
 from harmony4.server.streams.forms import chosen
 from harmony4.server.streams.kept import Keeper, asked_number, keep
 from harmony4.server.streams.making import Making
+from harmony4.server.streams.proxied import Arrival
 from harmony4.server.streams.work import SOUND, VIDEO, SoundWork, VideoWork, Work
 
 __all__ = ["counted", "routes"]
@@ -81,7 +82,9 @@ async def _answer(
         def arrived() -> None:
             making.patient = True  # the client sends nothing more, so it can wait for what it reads
 
-        return await making.run(_until_the_end(pieces, arrived))
+        arrival = Arrival(request, pieces, spool.path, config.stream_spill)
+        stack.push_async_callback(arrival.close)
+        return await making.run(_until_the_end(arrival.pieces(), arrived), arrival.wait)
 
 
 async def _kept(

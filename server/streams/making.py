@@ -7,7 +7,7 @@ reads nothing until it has sent everything holds up neither of them before the s
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
@@ -71,10 +71,19 @@ class Making(Generic[_T]):
     def patient(self, value: bool) -> None:
         self._spill.patient = value
 
-    async def run(self, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
-        """Answer. Raises HarmonyError and Problem while nothing has been sent."""
+    async def run(
+        self,
+        pieces: AsyncIterator[bytes],
+        wait: Callable[[asyncio.Task[None]], Awaitable[None]] | None = None,
+    ) -> web.StreamResponse:
+        """Answer, after `wait` for the task that makes the tokens.
+
+        Raises HarmonyError and Problem while nothing has been sent.
+        """
         making = asyncio.create_task(self._make(pieces))
         try:
+            if wait is not None:
+                await wait(making)
             # What is wrong with the first bytes is said by a status.
             making.add_done_callback(lambda _: self._begun.set())
             await self._wait_to_begin()

@@ -56,6 +56,10 @@ class Spill:
     def _on_disk(self) -> int:
         return self._written - self._read
 
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes may still be put on the disk."""
+        return self._on_disk + size <= self._most
+
     async def put(self, data: bytes) -> None:
         """Add bytes behind all others. Raises Problem past the bound, StorageError."""
         while self.patient and (self._held >= _MEMORY or self._on_disk):
@@ -77,7 +81,7 @@ class Spill:
         self._changed.set()
 
     async def _write(self, data: bytes) -> None:
-        if self._on_disk + len(data) > self._most:
+        if not self.fits(len(data)):
             raise Problem("unread", f"the client has left {self._most} bytes of the answer unread")
         left = memoryview(data)
         async with self._lock:
@@ -96,8 +100,11 @@ class Spill:
         self._ended = True
         self._changed.set()
 
-    async def take(self, seconds: float) -> bytes | None:
-        """The next bytes; none at the end, None where nothing has come for so long. Raises StorageError."""
+    async def take(self, seconds: float | None) -> bytes | None:
+        """The next bytes; none at the end, None where nothing has come for so long. Raises StorageError.
+
+        `seconds`: None waits for ever.
+        """
         try:
             async with asyncio.timeout(seconds):
                 while not (self._waiting or self._on_disk or self._ended):

@@ -29,6 +29,7 @@ from bench.intake import intake
 from bench.long import long
 from bench.mask import mask
 from bench.measure import ROOT, Others, Place, Table
+from bench.operated import operated
 from bench.page import page
 from bench.playlists import playlists
 from bench.proofs import proofs
@@ -57,6 +58,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "streams": streams,
     "spectrum": spectrum,
     "proofs": proofs,
+    "operated": operated,
 }
 QUICK = (
     "ranges",
@@ -73,6 +75,7 @@ QUICK = (
     "streams",
     "spectrum",
     "proofs",
+    "operated",
 )
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"

@@ -108,15 +108,18 @@ def drive(
     *,
     check: bool = False,
     connections: int = CONNECTIONS,
+    fields: str = "",
 ) -> Rate:
     """Ask for `length` bytes at random places (0: for `path` with a random number behind it).
+
+    `fields`: more header fields, with their line ends.
 
     Raises SystemExit where a connection failed or a status was an error; with `check` also where one was not
     206 (200) or a body had another length.
     """
     program = wrk_program()
     assert program is not None
-    host = f" HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n"
+    host = f" HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n{fields}"
     heads = [f"GET {one.path}" + (f"{host}Range: bytes=" if length else "") for one in targets]
     text = SCRIPT % {
         "heads": ", ".join(map(json.dumps, heads)),

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.measure import harmony4, quietly, tree
+from bench.measure import ROOT, harmony4, quietly, tree
 
 STARTING = 20
 """Seconds that a server gets until it accepts connections."""
@@ -180,6 +180,7 @@ def nginx(name: str, folder: Path, home: Path, core: int, options: str, place: s
     log = home / "access.log"
     user = "user root;" if os.geteuid() == 0 else ""  # else its worker may not read what belongs to root
     text = NGINX.format(user=user, home=home, log=log, options=options, port=port, folder=folder, place=place)
+    text = text.replace("@inner@", str(port))  # of an nginx that asks itself
     (home / "nginx.conf").write_text(text, encoding="utf-8")
     command = [program, "-p", os.fspath(home), "-c", "nginx.conf", "-e", os.fspath(home / "error.log")]
     with (home / "output").open("ab") as output:
@@ -198,3 +199,38 @@ def nginx(name: str, folder: Path, home: Path, core: int, options: str, place: s
                     raise SystemExit(f"error: nginx did not start: {why[-2000:]}") from None
                 time.sleep(0.05)
         yield Server(name, port, process, log)
+
+
+@contextlib.contextmanager
+def behind(
+    name: str, folder: Path, home: Path, core: int, upstream: int | None, *, keep: bool
+) -> Iterator[Server]:
+    """nginx with `deploy/nginx.conf` before the server at a port of loopback.
+
+    Without one it stands before itself, which serves what lies in `folder` under the same URLs: what these
+    settings cost where the bytes cost nothing. `keep`: whether its cache keeps slices. It limits nobody: all
+    clients have one address here.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    inner = "@inner@"
+    text = (ROOT / "deploy" / "nginx.conf").read_text("utf-8")
+    for old, new in (
+        ("listen 80;", f"listen 127.0.0.1:{port};"),
+        ("127.0.0.1:8000", f"127.0.0.1:{upstream or inner}"),
+        ("/var/cache/nginx/harmony4", os.fspath(home / name / "cache")),
+        ("/var/log/nginx/harmony4.log", os.fspath(home / name / "front.log")),
+        ("rate=200r/s", "rate=10000000r/s"),
+        ("rate=50r/s", "rate=10000000r/s"),
+        ("burst=800", "burst=100000"),
+        ("burst=200", "burst=100000"),
+        ("limit_conn harmony4_clients 64;", "limit_conn harmony4_clients 10000;"),
+    ):
+        if old not in text:
+            raise SystemExit(f"error: deploy/nginx.conf has no {old!r} any more")
+        text = text.replace(old, new)
+    if not keep:
+        text = text.replace("proxy_cache harmony4;", "proxy_cache off;")
+    place = "location /video/range { rewrite ^ /$arg_name break; }"
+    with nginx(name, folder, home, core, text, place) as server:
+        yield replace(server, port=port, log=home / name / "front.log")

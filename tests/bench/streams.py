@@ -35,12 +35,15 @@ REAL = 150
 """How many times as fast as it is played."""
 SOUND = (1800, 120, 10)
 """Seconds of sound."""
-DENSE = (36, 4, 1)
-"""How often a clip of eight seconds is repeated."""
 NOISE = (
     "-f lavfi -i testsrc2=s=640x360:r=25:d=8,noise=alls=25:allf=t:all_seed=1,format=yuv420p "
-    "-f lavfi -i sine=f=440:r=48000:d=8 -c:v libx264 -preset ultrafast -qp 22 -g 25 -c:a aac"
+    "-f lavfi -i sine=f=440:r=48000:d=8 -c:v libx264 -preset ultrafast {rate} -g 25 -c:a aac"
 )
+FILMS = {
+    "30 Mbit/s": ("dense", "-qp 22", (36, 4, 1)),
+    "4 Mbit/s": ("usual", "-b:v 4M -maxrate 4M -bufsize 4M", (270, 30, 1)),
+}
+"""What to call the file, how it is coded, and how often the clip of eight seconds is repeated."""
 
 
 def streams(place: Place) -> Table:
@@ -90,7 +93,7 @@ def streams(place: Place) -> Table:
                 median(rates[name]) >= EVENTS,
             )
         table.add("the same as records of 128 bytes", f"{whole(rates['records'])} tokens/s")
-        first = [_first(server) for _ in range(firsts)]
+        first = [first_token(server) for _ in range(firsts)]
         table.add(
             "first token, from the request on a new connection",
             micros(first),
@@ -118,10 +121,10 @@ def streams(place: Place) -> Table:
         os.sched_setaffinity(0, {pair[1]})
         for path, title in (
             (source, f"{minutes / 60:.3g} hours of fragmented MP4"),
-            (dense(place.cache, DENSE[place.quick]), "fragmented MP4 of 30 Mbit/s"),
+            *((film(place.cache, rate, place.quick), f"fragmented MP4 of {rate}") for rate in FILMS),
         ):
             size = path.stat().st_size
-            found = [_arriving(server, path) for _ in range(min(rounds, 3))]
+            found = [arriving(server, path) for _ in range(min(rounds, 3))]
             speed = [size / took for took, _ in found]
             peak = max(memory for _, memory in found)
             table.add(
@@ -138,10 +141,11 @@ def streams(place: Place) -> Table:
                 "",
                 peak < ARRIVING,
             )
-        sound = _sound(place.cache, SOUND[place.quick])
+        recording = sound(place.cache, SOUND[place.quick])
         for profile in ("structure", "detail"):
             took = [
-                _arriving(server, sound, f"/audio/stream?profile={profile}")[0] for _ in range(min(rounds, 3))
+                arriving(server, recording, f"/audio/stream?profile={profile}")[0]
+                for _ in range(min(rounds, 3))
             ]
             times = [SOUND[place.quick] / one for one in took]
             table.add(
@@ -158,13 +162,15 @@ def streams(place: Place) -> Table:
     return table
 
 
-def dense(cache: Path, times: int) -> Path:
-    """A film of many bytes for each of its packets, made once."""
-    path, clip = cache / f"dense-{times}.mp4", cache / "dense.mp4"
+def film(cache: Path, rate: str, quick: int) -> Path:
+    """One of `FILMS`, made once."""
+    name, coded, repeats = FILMS[rate]
+    times = repeats[quick]
+    path, clip = cache / f"{name}-{times}.mp4", cache / f"{name}.mp4"
     quiet = ["ffmpeg", "-v", "error", "-y"]
     if not clip.exists():
         part = clip.with_suffix(".part")
-        subprocess.run([*quiet, *NOISE.split(), "-f", "mp4", part], check=True)
+        subprocess.run([*quiet, *NOISE.format(rate=coded).split(), "-f", "mp4", part], check=True)
         part.rename(clip)
     if not path.exists():
         part = path.with_suffix(".part")
@@ -175,14 +181,14 @@ def dense(cache: Path, times: int) -> Path:
     return path
 
 
-def _ask(server: Server, path: str, accept: str = "text/event-stream") -> socket.socket:
+def get(server: Server, path: str, accept: str = "text/event-stream") -> socket.socket:
     one = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     fields = f"Host: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
     one.sendall(f"GET {path} HTTP/1.1\r\n{fields}".encode())
     return one
 
 
-def _all_of(one: socket.socket) -> float:
+def all_of(one: socket.socket) -> float:
     """Read an answer to its end; seconds since the last byte of the request."""
     began, last = time.perf_counter(), b""
     with one:
@@ -204,15 +210,15 @@ def _rates(server: Server, ready: Server, blocks: int, rounds: int) -> dict[str,
     rates: dict[str, list[float]] = {name: [] for name in asked}
     for turn in range(rounds + 1):
         for name, (one, path, count, accept) in asked.items():
-            took = _all_of(_ask(one, path, accept))
+            took = all_of(get(one, path, accept))
             if turn:  # the first round opens the containers
                 rates[name].append(count / took)
     return rates
 
 
-def _first(server: Server) -> float:
+def first_token(server: Server) -> float:
     began = time.perf_counter()
-    with _ask(server, "/video/stream?name=near.h4mk") as one:
+    with get(server, "/video/stream?name=near.h4mk") as one:
         received = b""
         while b"event: token" not in received:
             received += one.recv(2**16)
@@ -230,7 +236,7 @@ def _thousand(server: Server, count: int, blocks: int) -> tuple[int, float, int]
     served = 0
     with _watched(server) as marks, selector:
         began = time.perf_counter()
-        waiting = [_ask(server, path) for _ in range(count)]
+        waiting = [get(server, path) for _ in range(count)]
         seen: dict[int, bytes] = {}
         for one in waiting:
             selector.register(one, selectors.EVENT_READ)
@@ -269,7 +275,7 @@ def _watched(server: Server) -> Iterator[list[int]]:
         thread.join()
 
 
-def _sound(cache: Path, seconds: int) -> Path:
+def sound(cache: Path, seconds: int) -> Path:
     """Noise and a tone, made once."""
     path = cache / f"{seconds}-seconds.wav"
     if not path.exists():
@@ -282,14 +288,19 @@ def _sound(cache: Path, seconds: int) -> Path:
     return path
 
 
-def _arriving(server: Server, source: Path, path: str = "/video/stream") -> tuple[float, int]:
-    """Seconds for all of it, with the answer read meanwhile, and the most memory."""
+def arriving(
+    server: Server, source: Path, path: str = "/video/stream", fields: str = ""
+) -> tuple[float, int]:
+    """Seconds for all of it, with the answer read meanwhile, and the most memory.
+
+    `fields`: more header fields, with their line ends.
+    """
     size = source.stat().st_size
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\nConnection: close\r\n"
     with _watched(server) as marks:
         one = socket.create_connection(("127.0.0.1", server.port), timeout=120)
         began = time.perf_counter()
-        one.sendall(head.encode())
+        one.sendall(f"{head}{fields}\r\n".encode())
 
         def send() -> None:
             with source.open("rb") as file:
@@ -297,7 +308,7 @@ def _arriving(server: Server, source: Path, path: str = "/video/stream") -> tupl
 
         thread = threading.Thread(target=send)
         thread.start()
-        _all_of(one)
+        all_of(one)
         took = time.perf_counter() - began
         thread.join()
-    return took, max(marks)
+    return took, max(marks, default=0)
