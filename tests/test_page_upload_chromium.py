@@ -16,7 +16,7 @@ from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import State
 from needs import BUNNY, ROOT, needs_chromium
-from pagelib import LOST, SHOWN, page_on
+from pagelib import LOST, SHOWN, page_on, says
 from processes import until
 from serving import Server, running
 

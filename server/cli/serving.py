@@ -261,10 +261,12 @@ def _run(
         elif not quiet:
             say(f"serving {config.library} at {url} (Ctrl-C stops)")
 
-    def again() -> Config:
-        return load_config(file=file, environ=os.environ, flags=flags)
-
-    run(config, ready=ready, reload=again, demo=demo)
+    run(
+        config,
+        ready=ready,
+        reload=lambda: load_config(file=file, environ=os.environ, flags=flags),
+        demo=demo,
+    )
 
 
 def _is_free(host: str, port: int) -> bool:
