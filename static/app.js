@@ -1,6 +1,6 @@
 // The page: the address says what is open (?name=…#t=seconds), everything else follows it.
 
-import { $, note } from "./dom.js";
+import { $ } from "./dom.js";
 import { parseTime } from "./format.js";
 import * as keyboard from "./keyboard.js";
 import * as library from "./library.js";
@@ -37,8 +37,7 @@ function follow(moved = false) {
   document.title = "HarmonyØ4";
   $("player").hidden = true;
   $("view-note").hidden = false;
-  $("view-note").classList.add("idle"); // on a small screen the list alone says it
-  $("view-note").replaceChildren(...note("Choose a container", "Its media plays here, straight out of the container, by byte ranges."));
+  library.idle();
   if (moved && before) library.enter(before);
 }
 

@@ -47,6 +47,8 @@ export async function load() {
   $("library").scrollTop = 0;
   list.show(mine.total);
   $("count").textContent = count(mine.total, "container");
+  mine.empty = !mine.total && !q;
+  if (current === null) idle();
   if (mine.total) show(null);
   else if (q) show(note("Nothing found", `No name contains “${q}”.`));
   else show(note("The library is empty", ["Drop media on this page, or put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
@@ -99,6 +101,14 @@ export function renew(name) {
   const number = running?.items.findIndex((one) => one.name === name) ?? -1;
   if (number >= 0) list.renew(number, number + 1);
   thumbs?.look($("items"));
+}
+
+/** What stands where a container would be, while none is open. */
+export function idle() {
+  const empty = running?.empty;
+  const lines = empty ? ["Drop a film or a sound here", "It becomes a container, and plays straight out of it, by byte ranges."] : ["Choose a container", "Its media plays here, straight out of the container, by byte ranges."];
+  $("view-note").classList.add("idle"); // on a small screen the list alone says it
+  $("view-note").replaceChildren(...note(...lines));
 }
 
 /** Show the list anew where nobody would be disturbed: not while somebody scrolls or moves in it. */

@@ -17,7 +17,6 @@ const WAITS = {
 const OLD = 86_400_000; // ms: unfinished uploads are kept so long, unless the server says otherwise
 const ALIVE = 2000; // ms between two signs of life
 const SILENT = 20_000; // ms without one: the other tab is gone
-const TAB = (sessionStorage["harmony4-tab"] ??= Math.random().toString(36).slice(2)); // the same after a reload
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 
 /**
@@ -31,7 +30,7 @@ export function unfinished() {
     if (key.startsWith(PREFIX)) found.push({ key, ...kept(key) });
   }
   for (const { key, begun } of found) if (!(Date.now() - begun < OLD)) localStorage.removeItem(key);
-  const left = ({ begun, tab, alive }) => Date.now() - begun < OLD && (tab === TAB || Date.now() - alive > SILENT);
+  const left = ({ begun, tab, alive }) => Date.now() - begun < OLD && (tab === tabName() || Date.now() - alive > SILENT);
   return found.filter(left).sort((a, b) => a.begun - b.begun);
 }
 
@@ -48,6 +47,9 @@ export function forget({ key, url }) {
   localStorage.removeItem(key);
   fetch(url, { method: "DELETE", headers: VERSION }).catch(() => null);
 }
+
+/** A name of this tab, the same after a reload. */
+const tabName = () => (sessionStorage["harmony4-tab"] ??= Math.random().toString(36).slice(2));
 
 export class Transfer {
   #request = null;
@@ -131,7 +133,7 @@ export class Transfer {
   #keep() {
     this.#told = Date.now();
     try {
-      localStorage.setItem(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: TAB, alive: this.#told }));
+      localStorage.setItem(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: tabName(), alive: this.#told }));
     } catch {
       // A browser that keeps nothing cannot go on after a reload; everything else works.
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -72,8 +71,8 @@ def test_no_other_server_has_such_a_route(root: Path) -> None:
 
 
 def test_no_setting_is_a_switch_for_it(root: Path) -> None:
-    names = [name for name in Config.__dataclass_fields__ if re.search("demo|lie|lying", name)]
-    assert [name for name in names if name != "public_read"] == []
+    words = {word for name in Config.__dataclass_fields__ for word in name.split("_")}
+    assert not words & {"demo", "lie", "lies", "lying"}
     for key in ("lies", "lying", "demo"):
         with pytest.raises(UsageError):
             load_config(environ={f"HARMONY4_{key.upper()}": "1"})

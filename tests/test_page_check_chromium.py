@@ -73,6 +73,8 @@ def test_check(page: Page, server: Server, key: bool) -> None:
         page.click("#items a[data-name='bigbuckbunny.h4mk']")
         page.reload()
         says(page, "#items a[data-name='signed.h4mk']", "verified")
+        # Another file with that head was not checked: this one is damaged.
+        assert "verified" not in page.inner_text("#items a[data-name='corrupt.h4mk']")
     assert page.query_selector("#lie") is None  # only a demonstration has such a switch
 
 

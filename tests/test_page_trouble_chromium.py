@@ -111,13 +111,24 @@ def test_a_server_that_goes_away_before_a_film_begins(browser: Browser, root: Pa
         page.click("#view-note button")
         page.wait_for_selector("#stage audio")
         page.evaluate(SHOWN)
+
+
+def test_a_film_that_was_interrupted_goes_on(browser: Browser, root: Path) -> None:
+    """Where it was, by one button."""
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+
+        def away(route: Route) -> None:
+            page.route("**/video/info?*", lambda other: other.abort("connectionrefused"))
+            route.abort("connectionrefused")
+
         page.route("**/video/range/**", away)
-        page.click("#items a[data-name='signed.h4mk']")
+        page.goto(f"{server.url}/?name=signed.h4mk#t=4")
         says(page, "#stage", "Playing was interrupted")
         page.unroute_all()
         page.click("#stage button")
         page.wait_for_selector("#stage video")
         page.evaluate(SHOWN)
+        assert page.evaluate("document.querySelector('video').currentTime") == pytest.approx(4, abs=0.1)
 
 
 def test_a_container_that_is_deleted_while_it_is_open(browser: Browser, root: Path) -> None:
