@@ -44,6 +44,7 @@ from harmony4.server.keys import (
     KEEPING,
     KEYRING,
     LIBRARY,
+    LIES,
     OUTLETS,
     PLAYLISTS,
     SCRUB,
@@ -58,10 +59,10 @@ from harmony4.server.masking import streams as masking
 from harmony4.server.masking.keys import Keyring
 from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
-from harmony4.server.reading import proving, seeking, timed, video
+from harmony4.server.reading import lies, proving, seeking, timed, video
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
-from harmony4.server.serving import descriptors, workers
+from harmony4.server.serving import allocator, descriptors, workers
 from harmony4.server.serving.acceptor import Acceptor, drain
 from harmony4.server.serving.access import AccessLog
 from harmony4.server.serving.connection import Connection
@@ -84,11 +85,12 @@ _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
 
-def create_app(config: Config, shared: Path | None = None) -> web.Application:
+def create_app(config: Config, shared: Path | None = None, *, lying: bool = False) -> web.Application:
     """The application for one library. Raises SourceError where the library cannot be read.
 
     `shared`: where the workers of one server put their numbers together, None where there is one process.
     It is the caller's business on which address it is served: `run` refuses one that does not fit the mode.
+    `lying`: this is a demonstration, and may give out wrong bytes where it is asked for them (`lies`).
     """
     room = descriptors.readers_that_fit(descriptors.limit())
     library = Library(config.library, without=config.state, max_open=min(config.max_open, room))
@@ -111,6 +113,7 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express
     app[KEYRING] = Keyring(config.keyring)
+    app[LIES] = lies.ROUTE if lying else None
     app[DESK] = Desk(config, library, state, app[KEYRING])
     app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library, app[DESK].jobs)
@@ -148,6 +151,8 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app.add_routes(session.routes())
     app.add_routes(openapi.routes())
     app.add_routes(pages.routes(pages.load_static()))
+    if lying:
+        app.add_routes(lies.routes())
     return app
 
 
@@ -227,6 +232,7 @@ def run(
     *,
     ready: Callable[[str], None] = _announce,
     reload: Callable[[], Config] | None = None,
+    demo: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
 
@@ -235,6 +241,9 @@ def run(
     workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
     read, UsageError where the address cannot be used or everybody could read and write by it, HarmonyError
     where the workers do not start.
+
+    `demo`: a server for looking at, which may be asked for wrong bytes. That is so only in one process, where
+    everything is open, which is on loopback addresses alone.
     """
 
     def settle(config: Config) -> Config:
@@ -259,7 +268,8 @@ def run(
         with listen(config.host, config.port) as listener:
             workers.Supervisor(config, listener, count, again if reload else None).run(ready=ready)
         return
-    app = create_app(config)
+    allocator.few_arenas()
+    app = create_app(config, lying=demo and config.mode == "open")
     with listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(app, listener, ready=ready))
 
@@ -298,6 +308,8 @@ async def serve(
         loop=loop,
         keepalive_timeout=config.keepalive_timeout,
         read_bufsize=_READ,
+        # Nobody here takes compressed bodies, and one that nobody reads would be expanded all the same.
+        auto_decompress=False,
         express=app[EXPRESS],
         access=access,
         tally=app[TALLY],

@@ -41,6 +41,7 @@ __all__ = [
     "KEEPING",
     "KEYRING",
     "LIBRARY",
+    "LIES",
     "OUTLETS",
     "PLAYLISTS",
     "SCRUB",
@@ -67,6 +68,8 @@ class Status:
 BUFFERS: Final = web.AppKey("buffers", Buffers)
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
+LIES: Final[web.AppKey[str | None]] = web.AppKey("lies")
+"""The route that lies, in a demonstration; None everywhere else."""
 CROWD: Final = web.AppKey("crowd", Crowd)
 DESK: Final = web.AppKey("desk", Desk)
 EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")

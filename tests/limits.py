@@ -31,3 +31,14 @@ def run_python(code, *arguments, feed=None):
     done = subprocess.run(command, input=feed, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
+
+
+@contextmanager
+def many_descriptors():
+    """As many descriptors as the hard limit allows, here and in what is started here."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

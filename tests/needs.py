@@ -37,6 +37,7 @@ PROGRAMS: Final = {
     "node": ("node", "nodejs"),
     "npm": ("npm",),
     "systemd": ("systemd-analyze",),
+    "faketime": ("faketime",),
 }
 # Debian's, where it is not called as its program is.
 PACKAGES: Final = {"aria2c": "aria2", "node": "nodejs", "systemd-analyze": "systemd"}
@@ -53,6 +54,7 @@ needs_openssl: Final = pytest.mark.openssl
 needs_node: Final = pytest.mark.node
 needs_npm: Final = pytest.mark.npm
 needs_systemd: Final = pytest.mark.systemd
+needs_faketime: Final = pytest.mark.faketime
 
 
 def program(marker: str) -> str | None:

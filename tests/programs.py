@@ -14,7 +14,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,7 +72,7 @@ def documented(heading: str, language: str = "nginx") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Proxy:
     """An nginx that runs."""
 
@@ -80,6 +80,21 @@ class Proxy:
     """Without a slash at the end."""
     address: tuple[str, int]
     folder: Path
+    process: subprocess.Popen[Any]
+    _start: Callable[[], subprocess.Popen[Any]]
+
+    def reload(self) -> None:
+        """What `nginx -s reload` does: other workers take over, and the old ones finish."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def restart(self, patience: float) -> None:
+        """What a service manager does: ask it to finish, end it if it takes too long, start it anew."""
+        self.process.send_signal(signal.SIGQUIT)
+        try:
+            self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            _end(self.process)
+        self.process = self._start()
 
     @property
     def errors(self) -> str:
@@ -116,20 +131,25 @@ def nginx(
             f"{text} }}",
         ]
         (folder / "nginx.conf").write_text("\n".join(lines))
-        with (folder / "out").open("wb") as out:
-            process = subprocess.Popen(
-                command("nginx", "-p", folder, "-e", "error.log", "-c", folder / "nginx.conf"),
-                env={**environment(folder), "NGINX": f"{listener.fileno()};"},
-                pass_fds=(listener.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-            )
+
+        def start() -> subprocess.Popen[Any]:
+            with (folder / "out").open("ab") as out:
+                return subprocess.Popen(
+                    command("nginx", "-p", folder, "-e", "error.log", "-c", folder / "nginx.conf"),
+                    env={**environment(folder), "NGINX": f"{listener.fileno()};"},
+                    pass_fds=(listener.fileno(),),
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                )
+
+        url = f"http{'s' * tls}://{address[0]}:{address[1]}"
+        proxy = Proxy(url, address, folder, start(), start)
         try:
-            yield Proxy(f"http{'s' * tls}://{address[0]}:{address[1]}", address, folder)
-            assert process.poll() is None, (folder / "out").read_text()
+            yield proxy
+            assert proxy.process.poll() is None, (folder / "out").read_text()
         finally:
-            _end(process)
+            _end(proxy.process)
 
 
 def _end(process: subprocess.Popen[Any]) -> None:

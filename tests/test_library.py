@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -269,3 +270,35 @@ def test_a_map_as_long_as_may_be_copied(
         await library.close()
 
     asyncio.run(main())
+
+
+def test_a_link_that_takes_the_files_place_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at where a name leads and the opening nobody can put a way out of the library."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    write_container(root / "folder" / "a.h4mk", [b"inside"])
+    write_container(outside / "a.h4mk", [b"secret"])
+    library = Library(root)
+    look = library.resolve
+
+    def exchange_file(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(outside / "a.h4mk")
+
+    def exchange_folder(path: Path) -> None:
+        path.parent.rename(root / "elsewhere")
+        path.parent.symlink_to(outside)
+
+    for exchange in (exchange_file, exchange_folder):
+
+        def resolve(name: str, exchange: Callable[[Path], None] = exchange) -> Path:
+            path = look(name)
+            exchange(path)
+            return path
+
+        monkeypatch.setattr(library, "resolve", resolve)
+        with pytest.raises(NotFoundError):
+            library._read("folder/a.h4mk", None)
+        (root / "folder" / "a.h4mk").unlink()
+        write_container(root / "folder" / "a.h4mk", [b"inside"])

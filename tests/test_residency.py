@@ -122,6 +122,20 @@ def test_where_nothing_tells(descriptor: int, monkeypatch: pytest.MonkeyPatch) -
     assert read(descriptor, 0, 1) is None
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs files that are nothing but memory")
+def test_files_that_are_nothing_but_memory() -> None:
+    descriptor = os.memfd_create("film")
+    try:
+        os.write(descriptor, DATA)
+        assert is_resident(descriptor, [(0, SIZE)])
+        assert read(descriptor, 7, 100) == DATA[7:107]
+        os.ftruncate(descriptor, 2**20)  # a hole: no page is there yet
+        assert not is_resident(descriptor, [(0, 2**20)])
+        assert read(descriptor, 2**19, 100) is None
+    finally:
+        os.close(descriptor)
+
+
 def test_let_go(descriptor: int) -> None:
     """The pages leave this process, and the mapping goes on to show the file."""
     with mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ) as mapping:

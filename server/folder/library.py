@@ -358,11 +358,25 @@ class Library:
             except HarmonyError as error:
                 raise _BrokenError(before, error) from error
             descriptor = reader.fileno()
+            if descriptor is not None and not self._holds(descriptor):
+                reader.close()
+                raise _missing()
             if descriptor is not None and Identity.of(os.fstat(descriptor)) == before:
                 _warm(reader)
                 return reader, before, _key_ids(reader)
             reader.close()
         raise SourceChangedError("the container changes while it is being opened")
+
+    def _holds(self, descriptor: int) -> bool:
+        """Whether an open file is in the library: a link may have taken the place of what was resolved.
+
+        Where the system does not say which file it is, what was resolved has to do.
+        """
+        try:
+            path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        except OSError:
+            return True
+        return is_inside(path, self.root, self.without)
 
     def _unused(self, container: Container) -> None:
         """The last user of a container has left."""

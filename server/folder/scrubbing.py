@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final
 
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError
+from harmony4.crypto.errors import HarmonyError, StorageError
 from harmony4.h4mk import verify
 from harmony4.server.config import Config
 from harmony4.server.folder.library import SUFFIX, Identity, Library
@@ -110,6 +110,7 @@ class Scrubber:
         self._tally = tally
         self._stop = threading.Event()
         self._damaged = 0
+        self._kept = True
         self.findings = Findings(state)
         tally.gauges["damaged_containers"] = lambda: self._damaged
 
@@ -150,10 +151,19 @@ class Scrubber:
                 findings.pop(str(entry.name), None)
             else:
                 findings[str(entry.name)] = found
-            self._damaged = sum(not one["ok"] for one in findings.values())
-            self.findings.write(findings)
+            self._keep(findings)
+        self._keep(findings)
+
+    def _keep(self, findings: dict[str, dict[str, Any]]) -> None:
+        """Say what was found. Where it cannot be written (a full disk), metric and log say it still."""
         self._damaged = sum(not one["ok"] for one in findings.values())
-        self.findings.write(findings)
+        try:
+            self.findings.write(findings)
+            self._kept = True
+        except (OSError, StorageError) as error:
+            if self._kept:
+                _LOG.error("what scrubbing finds cannot be written: %s", error)
+            self._kept = False
 
     def _look(self, entry: Entry) -> dict[str, Any] | None:
         """Verify one container; None where it is gone or was replaced meanwhile."""

@@ -30,6 +30,7 @@ __all__ = [
     "Asked",
     "Body",
     "Options",
+    "check_coding",
     "check_head",
     "check_names",
     "go_on",
@@ -147,7 +148,7 @@ async def go_on(request: web.Request) -> None:
 
 def check_head(request: web.Request, options: Options[_T]) -> _T:
     """What a request asks for, as far as its head says it. Raises UsageError, Problem: 400, 415."""
-    _check_coding(request)
+    check_coding(request)
     kind = request.content_type
     if kind.startswith("multipart/") and kind != "multipart/form-data":
         raise Problem("content-type", "expected the media, or multipart/form-data with a field `file`")
@@ -159,7 +160,8 @@ def check_head(request: web.Request, options: Options[_T]) -> _T:
     return asked
 
 
-def _check_coding(request: web.Request) -> None:
+def check_coding(request: web.Request) -> None:
+    """Raise Problem (415) for a body that is compressed."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("content-type", "media are taken as they are: send no Content-Encoding")
 
@@ -178,7 +180,7 @@ async def open_body(request: web.Request, patience: float, options: Options[_T])
 
     `patience`: seconds without a byte. Raises UsageError, Problem: 400, 408.
     """
-    _check_coding(request)
+    check_coding(request)
     fields = dict(request.query)
     if request.content_type != "multipart/form-data":
         return Body(options.parse(fields), _plain(request, patience))
@@ -192,7 +194,7 @@ def open_pieces(request: web.Request, patience: float) -> AsyncIterator[bytes]:
 
     Raises Problem: 415, and as `Body.pieces` does.
     """
-    _check_coding(request)
+    check_coding(request)
     return _plain(request, patience)
 
 

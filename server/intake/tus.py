@@ -19,7 +19,7 @@ from aiohttp import web
 from harmony4.crypto.errors import HarmonyError, LimitError, StorageError, UsageError
 from harmony4.server.errors import Problem
 from harmony4.server.intake.admission import LOOK, Room
-from harmony4.server.intake.body import go_on, open_pieces, wait_to_go_on
+from harmony4.server.intake.body import check_coding, go_on, open_pieces, wait_to_go_on
 from harmony4.server.intake.exports import admitted, check_keys, match_of
 from harmony4.server.intake.tusfields import (
     ALGORITHMS,
@@ -319,6 +319,7 @@ def _check_version(request: web.Request) -> None:
 def _check_type(request: web.Request) -> None:
     if request.content_type != CHUNK_TYPE:
         raise Problem("content-type", f"expected {CHUNK_TYPE}")
+    check_coding(request)
 
 
 def _check_offset(asked: int, there: int) -> None:

@@ -68,10 +68,11 @@ class Look:
 class Held:
     """An upload in one pair of hands; for threads, one at a time. `release` it in the end."""
 
-    def __init__(self, folder: Path, number: str, lock: int, known: Known) -> None:
+    def __init__(self, folder: Path, number: str, lock: int, known: Known, mark: int) -> None:
+        """`mark`: the lock's time before it was taken."""
         self._folder = folder
         self._lock = lock
-        self._taken = time.time_ns()
+        self._mark = mark
         self.id: Final = number
         """32 hexadecimal digits, not to be guessed."""
         self.data: Final = folder / f"{number}.data"
@@ -113,7 +114,8 @@ class Held:
     def is_wanted(self) -> bool:
         """Whether somebody else has asked for it since it was taken."""
         try:
-            return (self._folder / f"{self.id}.lock").stat().st_mtime_ns > self._taken
+            # Another time, not a later one: clocks are set back.
+            return (self._folder / f"{self.id}.lock").stat().st_mtime_ns != self._mark
         except OSError:
             return False
 
@@ -161,7 +163,8 @@ class Uploads:
         except OSError as error:
             raise StorageError(f"an upload cannot be noted: {error.strerror}") from error
         hold(lock, wait=True)
-        made = Held(folder, number, lock, Known(length, metadata, match))
+        mark = os.fstat(lock).st_mtime_ns
+        made = Held(folder, number, lock, Known(length, metadata, match), mark)
         try:
             try:
                 made.data.touch(mode=0o600, exist_ok=False)
@@ -219,6 +222,7 @@ class Uploads:
         except OSError:
             raise _missing() from None
         try:
+            mark = os.fstat(lock).st_mtime_ns
             if not hold(lock):
                 if want:
                     with suppress(OSError):
@@ -226,7 +230,7 @@ class Uploads:
                         os.utime(path, ns=(now, now))
                 os.close(lock)
                 return None
-            taken = Held(folder, number, lock, self._known(number))
+            taken = Held(folder, number, lock, self._known(number), mark)
             taken.count()
             taken.settle()
         except BaseException:

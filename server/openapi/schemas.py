@@ -170,6 +170,7 @@ SCHEMAS: Final = {
             "name": {"type": ["string", "null"]},
             "scopes": {"type": "array", "items": {"enum": list(SCOPES)}},
             "expires": {"type": ["integer", "null"]},
+            "lies": {"type": ["string", "null"]},
         }
     ),
 }

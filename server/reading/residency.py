@@ -2,7 +2,9 @@
 
 The event loop sends only what is resident; a thread brings everything else in first. On Linux `cachestat`
 (since 6.5) answers for a range of a file that is one's own, and `preadv` with RWF_NOWAIT reads only what is
-there. Where neither exists nothing counts as resident, and threads read.
+there. Where neither exists nothing counts as resident, and threads read. So they do on file systems that do
+not know RWF_NOWAIT (FUSE, for one): there a page that could not be read counts as cached as well, and whoever
+touches it waits for the disk to fail again.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ _fadvise = getattr(os, "posix_fadvise", None)
 _LINUX: Final = sys.platform == "linux"
 _syscall = ctypes.CDLL(None, use_errno=True).syscall if _LINUX else None
 _madvise = ctypes.CDLL(None).madvise if _LINUX else None
+_fstatfs = ctypes.CDLL(None).fstatfs if _LINUX else None
+_MEMORY: Final = frozenset({0x01021994, 0x858458F6})
+"""TMPFS_MAGIC, RAMFS_MAGIC (linux/magic.h)."""
 
 
 class _Range(ctypes.Structure):
@@ -114,7 +119,13 @@ def _reads(descriptor: int, offset: int, size: int, whole: bool) -> bool:
             offset += _STEP
         return os.preadv(descriptor, [_BYTE], end - 1, _NOWAIT) == 1
     except OSError as error:
-        return not whole and error.errno == errno.EOPNOTSUPP  # a file system that cannot say
+        return not whole and error.errno == errno.EOPNOTSUPP and _is_memory(descriptor)
+
+
+def _is_memory(descriptor: int) -> bool:
+    """Whether there is nothing but memory behind a file, so that what is cached is good."""
+    status = (ctypes.c_long * 64)()  # struct statfs begins with its type
+    return _fstatfs is not None and not _fstatfs(descriptor, status) and status[0] in _MEMORY
 
 
 def read_resident(descriptor: int, offset: int, size: int, into: Sequence[memoryview]) -> bool:
@@ -124,8 +135,10 @@ def read_resident(descriptor: int, offset: int, size: int, into: Sequence[memory
     try:
         return os.preadv(descriptor, into, offset, _NOWAIT) == size
     except OSError as error:
-        # A file system that cannot say, such as tmpfs: its pages are there if they are cached.
-        if error.errno != errno.EOPNOTSUPP or not _probe(descriptor, offset, size):
+        # tmpfs does not know RWF_NOWAIT: its pages are there if they are cached.
+        if error.errno != errno.EOPNOTSUPP or not (
+            _is_memory(descriptor) and _probe(descriptor, offset, size)
+        ):
             return False
     try:
         return os.preadv(descriptor, into, offset) == size

@@ -38,11 +38,12 @@ def main() -> int:
         from harmony4.server import logs
         from harmony4.server.app import loop_factory
         from harmony4.server.config import load_config
-        from harmony4.server.serving import descriptors
+        from harmony4.server.serving import allocator, descriptors
 
         listener = socket.socket(fileno=int(sys.argv[1]))
         config = load_config(flags=_settings())
         logs.configure(config)
+        allocator.few_arenas()
         descriptors.raise_limit()
         with listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_serve(config, listener, Path(sys.argv[2])))
