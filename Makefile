@@ -67,6 +67,15 @@ build: $(VENV)/.dev  ## wheel and sdist in dist/
 	$(BIN)/python -c 'from setuptools.build_meta import build_sdist as b; b("dist")' >/dev/null
 	@ls -l dist
 
+# In an environment of its own: what looks at the dependencies is none of them.
+audit: .build/audit/.ready  ## look the pinned packages up in a list of known vulnerabilities (pip-audit)
+	@.build/audit/bin/python .ci/audit.py .build/audit/bin/pip-audit requirements.lock requirements-dev.lock
+
+.build/audit/.ready: | $(BIN)/python
+	@$(BIN)/python -m venv .build/audit
+	@.build/audit/bin/python -m pip --disable-pip-version-check --quiet install pip-audit==2.10.1
+	@touch $@
+
 lock:  ## pin the dependencies anew (Python 3.11; delete the lock files first to upgrade)
 	python3.11 -m venv .build/lock
 	.build/lock/bin/python -m pip --quiet install pip-tools==7.6.2
@@ -117,4 +126,4 @@ $(VENV)/.bench: tests/bench/requirements.txt $(VENV)/.dev
 	@$(PIP) check
 	@touch $@
 
-.PHONY: help demo test test-system soak lint types tiers coverage gate bench big fuzz build lock clean
+.PHONY: help demo test test-system soak lint types tiers coverage gate bench big fuzz audit build lock clean

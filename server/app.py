@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from harmony4.server import health, media, openapi, pages
+from harmony4.server.audit import note_keys
 from harmony4.server.config import Config
 from harmony4.server.errors import problems
 from harmony4.server.folder.catalogue import Catalogue
@@ -43,6 +44,8 @@ from harmony4.server.keys import (
     KEEPING,
     KEYRING,
     LIBRARY,
+    LIES,
+    OUTLETS,
     PLAYLISTS,
     SCRUB,
     SHARES,
@@ -56,7 +59,7 @@ from harmony4.server.masking import streams as masking
 from harmony4.server.masking.keys import Keyring
 from harmony4.server.players import routes as players
 from harmony4.server.players.routes import Playlists
-from harmony4.server.reading import proving, seeking, timed, video
+from harmony4.server.reading import lies, proving, seeking, timed, video
 from harmony4.server.reading.buffers import Buffers
 from harmony4.server.reading.express import Express
 from harmony4.server.serving import allocator, descriptors, workers
@@ -82,11 +85,12 @@ _CUT: Final = 0.1
 """Seconds that aiohttp waits for a handler which outlived `stop_timeout`, and was cancelled."""
 
 
-def create_app(config: Config, shared: Path | None = None) -> web.Application:
+def create_app(config: Config, shared: Path | None = None, *, lying: bool = False) -> web.Application:
     """The application for one library. Raises SourceError where the library cannot be read.
 
     `shared`: where the workers of one server put their numbers together, None where there is one process.
     It is the caller's business on which address it is served: `run` refuses one that does not fit the mode.
+    `lying`: this is a demonstration, and may give out wrong bytes where it is asked for them (`lies`).
     """
     room = descriptors.readers_that_fit(descriptors.limit())
     library = Library(config.library, without=config.state, max_open=min(config.max_open, room))
@@ -103,11 +107,13 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app[STATE] = state
     app[STATUS] = Status()
     app[TURNS] = Turns()
+    app[OUTLETS] = set()
     app[BUFFERS] = Buffers()
     app[KEEPING] = set()
     app[PLAYLISTS] = Playlists()
     app[EXPRESS] = express
     app[KEYRING] = Keyring(config.keyring)
+    app[LIES] = lies.ROUTE if lying else None
     app[DESK] = Desk(config, library, state, app[KEYRING])
     app[FINISHER] = Finisher(config, library, state, app[DESK])
     app[EVENTS] = events.Events(library, app[DESK].jobs)
@@ -145,17 +151,24 @@ def create_app(config: Config, shared: Path | None = None) -> web.Application:
     app.add_routes(session.routes())
     app.add_routes(openapi.routes())
     app.add_routes(pages.routes(pages.load_static()))
+    if lying:
+        app.add_routes(lies.routes())
     return app
 
 
 async def _keys(app: web.Application) -> AsyncIterator[None]:
     """Look whether keys come and go."""
 
+    async def note() -> None:
+        await asyncio.to_thread(note_keys, app[DESK].audit, app[STATE], app[KEYRING].names())
+
     async def look() -> None:
+        await note()
         while True:
             await asyncio.sleep(_LOOKS)
             if app[KEYRING].due and await asyncio.to_thread(app[KEYRING].reload):
                 app[EXPRESS].drop()  # answers say whether somebody may unmask
+                await note()
 
     task = asyncio.create_task(look())
     yield
@@ -219,6 +232,7 @@ def run(
     *,
     ready: Callable[[str], None] = _announce,
     reload: Callable[[], Config] | None = None,
+    demo: bool = False,
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
 
@@ -227,6 +241,9 @@ def run(
     workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
     read, UsageError where the address cannot be used or everybody could read and write by it, HarmonyError
     where the workers do not start.
+
+    `demo`: a server for looking at, which may be asked for wrong bytes. That is so only in one process, where
+    everything is open, which is on loopback addresses alone.
     """
 
     def settle(config: Config) -> Config:
@@ -252,7 +269,7 @@ def run(
             workers.Supervisor(config, listener, count, again if reload else None).run(ready=ready)
         return
     allocator.few_arenas()
-    app = create_app(config)
+    app = create_app(config, lying=demo and config.mode == "open")
     with listen(config.host, config.port) as listener, asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve(app, listener, ready=ready))
 

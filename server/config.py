@@ -12,13 +12,15 @@ sources and names the key, the value and what was expected where one of them is 
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.server.guard.origins import check_host, check_origin
@@ -117,8 +119,8 @@ class Config:
             bounds = setting.metadata.get("range")
             if bounds is not None and not (math.isfinite(value) and bounds[0] <= value <= bounds[1]):
                 raise _wrong(setting.name, f"{bounds[0]} to {bounds[1]}", value)
-        if not self.host:
-            raise _wrong("host", "an address", self.host)
+        if not _PRINTABLE.fullmatch(self.host):
+            raise _wrong("host", "an address, or a name of one", self.host)
         if self.auth and self.public_read:
             raise UsageError("the settings auth and public_read exclude each other", expected="one of them")
         if self.log_format not in ("console", "json"):
@@ -126,7 +128,7 @@ class Config:
         checks = (
             ("allowed_hosts", check_host),
             ("cors_origins", check_origin),
-            ("trusted_proxies", ipaddress.ip_network),
+            ("trusted_proxies", _check_network),
         )
         for name, check in checks:
             for text in getattr(self, name):
@@ -182,7 +184,11 @@ def load_settings(
             sources[key] = f"--{key.replace('_', '-')}"
             merged[key] = _convert(key, value, sources[key])
     settings: dict[str, Any] = merged
-    return Config(**settings), sources
+    try:
+        return Config(**settings), sources
+    except _WrongSettingError as error:
+        where = Path(sources[error.key]).name if error.key in sources else None
+        raise UsageError(error.message, where=where, expected=error.expected, found=error.found) from None
 
 
 def _read(file: Path) -> dict[str, object]:
@@ -201,6 +207,13 @@ def _read(file: Path) -> dict[str, object]:
     return section
 
 
+_WHOLE: Final = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
+_NUMBER: Final = re.compile(
+    r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,3})?", re.ASCII
+)
+_PRINTABLE: Final = re.compile(r"[!-~]+")
+_SHOWN: Final = 80
+"""Characters of a wrong value that a message shows."""
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _TEXTS: Final = "tuple[str, ...]"
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
@@ -211,7 +224,8 @@ def _convert(key: str, value: object, where: str) -> object:
     kinds = {setting.name: setting.type for setting in fields(Config)}
     kind = kinds.get(key)
     if kind is None:
-        raise UsageError(f"unknown setting {key!r}", where=where, expected=", ".join(sorted(kinds)))
+        likely = difflib.get_close_matches(key, kinds, 3) or sorted(kinds)
+        raise UsageError(f"unknown setting {key[:_SHOWN]!r}", where=where, expected=", ".join(likely))
     text = isinstance(value, str)
     try:
         if kind == "bool" and isinstance(value, bool):
@@ -219,9 +233,9 @@ def _convert(key: str, value: object, where: str) -> object:
         if kind == "bool" and isinstance(value, str) and value.lower() in _TRUE | _FALSE:
             return value.lower() in _TRUE
         if kind == "int" and not isinstance(value, bool) and (text or isinstance(value, int)):
-            return int(str(value))
+            return int(str(value)) if not text or _WHOLE.fullmatch(str(value)) else _refuse()
         if kind == "float" and not isinstance(value, bool) and (text or isinstance(value, (int, float))):
-            return float(str(value))
+            return float(str(value)) if not text or _NUMBER.fullmatch(str(value)) else _refuse()
         if kind == "str" and text:
             return value
         if kind in ("Path", "Path | None") and isinstance(value, (str, Path)) and str(value):
@@ -243,5 +257,26 @@ def _convert(key: str, value: object, where: str) -> object:
     raise _wrong(key, named.get(str(kind), "text"), value, where)
 
 
+class _WrongSettingError(UsageError):
+    """A value that its setting cannot have."""
+
+    key = ""
+
+
 def _wrong(key: str, expected: str, found: object, where: str | None = None) -> UsageError:
-    return UsageError(f"the setting {key} is wrong", where=where, expected=expected, found=repr(found))
+    shown = repr(found)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    error = _WrongSettingError(f"the setting {key} is wrong", where=where, expected=expected, found=shown)
+    error.key = key
+    return error
+
+
+def _refuse() -> NoReturn:
+    raise ValueError
+
+
+def _check_network(text: str) -> None:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        raise ValueError("an address, or a network such as 10.0.0.0/8 or fd00::/8") from None

@@ -183,7 +183,10 @@ async def problems(
             request[DAMAGED] = True
         return _from_harmony(error)
     except ConnectionError:
-        raise  # the client has left: aiohttp ends the connection
+        if request.transport is not None:
+            raise
+        # The client has left, which is no error of ours: nobody gets this, and aiohttp logs no traceback.
+        return web.Response(status=499, reason="Client Closed Request")
     except Exception:
         _LOG.exception("unexpected error in %s", request.method)
         return problem_response("http", None, status=500)

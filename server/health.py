@@ -13,7 +13,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.keys import CONFIG, LIBRARY, SHARES, STATUS
 from harmony4.server.query import json_response
 
-__all__ = ["get_health", "get_ready", "routes"]
+__all__ = ["disk_free", "get_health", "get_ready", "routes"]
 
 
 def routes() -> list[web.RouteDef]:
@@ -35,7 +35,7 @@ async def get_ready(request: web.Request) -> web.Response:
     app = request.app
     free = workers = 0
     if not app[STATUS].leaving:
-        free = await asyncio.to_thread(_look, app[LIBRARY].root)
+        free = await asyncio.to_thread(disk_free, app[LIBRARY].root)
         workers = await asyncio.to_thread(app[SHARES].living)
     if app[STATUS].leaving:
         raise Problem("stopping", "the server is stopping")
@@ -49,7 +49,7 @@ async def get_ready(request: web.Request) -> web.Response:
     return json_response(found, "no-store")
 
 
-def _look(root: os.PathLike[str]) -> int:
+def disk_free(root: os.PathLike[str]) -> int:
     """Bytes that are free on the library's disk. Raises SourceError where it cannot be read."""
     try:
         with os.scandir(root):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from harmony4.server.folder.scrubbing import Findings
     from harmony4.server.intake.events import Events
     from harmony4.server.players.routes import Playlists
+    from harmony4.server.streams.outlet import Outlet
 
 __all__ = [
     "BUFFERS",
@@ -40,6 +41,8 @@ __all__ = [
     "KEEPING",
     "KEYRING",
     "LIBRARY",
+    "LIES",
+    "OUTLETS",
     "PLAYLISTS",
     "SCRUB",
     "SHARES",
@@ -65,6 +68,8 @@ class Status:
 BUFFERS: Final = web.AppKey("buffers", Buffers)
 CONFIG: Final = web.AppKey("config", Config)
 LIBRARY: Final = web.AppKey("library", Library)
+LIES: Final[web.AppKey[str | None]] = web.AppKey("lies")
+"""The route that lies, in a demonstration; None everywhere else."""
 CROWD: Final = web.AppKey("crowd", Crowd)
 DESK: Final = web.AppKey("desk", Desk)
 EVENTS: Final[web.AppKey[Events]] = web.AppKey("events")
@@ -80,5 +85,7 @@ KEYRING: Final = web.AppKey("keyring", Keyring)
 SCRUB: Final[web.AppKey[Findings]] = web.AppKey("scrub")
 SHARES: Final = web.AppKey("shares", Shares)
 TALLY: Final = web.AppKey("tally", Tally)
+OUTLETS: Final[web.AppKey[set[Outlet]]] = web.AppKey("outlets")
+"""Clients of streams of tokens."""
 TURNS: Final = web.AppKey("turns", Turns)
 PLAYLISTS: Final[web.AppKey[Playlists]] = web.AppKey("playlists")

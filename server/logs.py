@@ -32,7 +32,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 
 _CUT: Final = b" ...\n"
 _SECRET: Final = re.compile(
-    r"([?&]sig=|Bearer +|h4mk-key-v1[-a-z]*:|harmony4_session=)[^\s&\"';,]+", re.IGNORECASE
+    r"([?&]sig=|Bearer +|h4mk-key-v1[-a-z]*:|harmony4_session=|h4_[0-9a-f]{16}_)[^\s&\"';,]+", re.IGNORECASE
 )
 
 

@@ -25,7 +25,7 @@ async function json(path, query = {}, options = {}) {
 
 export const media = (query, signal) => json("media", query, { signal });
 export const info = (name, signal) => json("video/info", { name }, { signal });
-export const seek = (name, pts, track) => json("video/seek", { name, pts, track });
+export const seek = (name, pts, track, v) => json("video/seek", { name, pts, track, v });
 export const seekMany = (name, times) => json("video/seek", { name, pts: times.join(",") });
 export const proof = (name, track, range, signal) => json("video/proof", { name, track, range }, { signal });
 

@@ -1,6 +1,6 @@
 // The page: the address says what is open (?name=…#t=seconds), everything else follows it.
 
-import { $, note } from "./dom.js";
+import { $ } from "./dom.js";
 import { parseTime } from "./format.js";
 import * as keyboard from "./keyboard.js";
 import * as library from "./library.js";
@@ -17,8 +17,10 @@ function openTime() {
 
 let shown = null;
 
-function follow() {
+/** Show what the address says; `moved`: somebody went there, so the focus goes along. */
+function follow(moved = false) {
   const name = openName();
+  const before = shown;
   if (name && name === shown) {
     if (openTime()) player.jump(Math.round(openTime() * 1e6)); // only the position is another one
     return;
@@ -27,19 +29,21 @@ function follow() {
   library.mark(name);
   if (name) {
     player.show(name, openTime());
+    if (moved) $("view").focus({ preventScroll: true });
     return;
   }
+  $("view").setAttribute("aria-label", "Container");
   player.close();
   document.title = "HarmonyØ4";
   $("player").hidden = true;
   $("view-note").hidden = false;
-  $("view-note").classList.add("idle"); // on a small screen the list alone says it
-  $("view-note").replaceChildren(...note("Choose a container", "Its media plays here, straight out of the container, by byte ranges."));
+  library.idle();
+  if (moved && before) library.enter(before);
 }
 
 function navigate(url) {
   history.pushState(null, "", url);
-  follow();
+  follow(true);
   scrollTo({ top: 0 });
 }
 
@@ -85,7 +89,11 @@ $("link").addEventListener("click", async () => {
   setTimeout(() => ($("link").textContent = "Copy link"), 1500);
 });
 
-addEventListener("popstate", follow); // new fragments come here too
+addEventListener("popstate", () => follow(true)); // new fragments come here too
+
+// Whoever comes back to the page sees what has come meanwhile.
+document.addEventListener("visibilitychange", () => document.hidden || library.refresh());
+addEventListener("focus", () => library.refresh());
 
 function everything() {
   shown = null;
@@ -93,7 +101,7 @@ function everything() {
   library.load();
 }
 
-keyboard.start();
+keyboard.start(() => library.enter(openName()));
 upload.start(() => library.load());
 session.start(everything);
 everything();

@@ -1,13 +1,17 @@
 // The panel that checks what is played, here and block by block: a proof says which bytes a block must have, and leads to a root
-// that is signed with a key the reader trusts, or that is pinned. Nothing the server says is believed.
+// that is signed with a key the reader trusts, or that is pinned. Nothing the server says is believed, and a demonstration's server
+// can be told to lie.
 
 import * as api from "./api.js";
+import { Chunks } from "./chunks.js";
 import { element } from "./dom.js";
 import { bytes, clock, count, sentence } from "./format.js";
-import { equal } from "./h4mk.js";
+import { LAST, equal, hex, need } from "./h4mk.js";
 import { sha256 } from "./masking.js";
 import { Trust, checkProof } from "./proof.js";
+import { renew } from "./library.js";
 import * as seen from "./seen.js";
+import * as session from "./session.js";
 import { before } from "./timeline.js";
 
 const BATCH = 4 * 2 ** 20; // bytes of the stream that one proof is asked for, at most
@@ -15,25 +19,28 @@ const BLOCKS = 500; // about so many blocks; the server proves 1024 at once
 const SAY = 60; // ms between two looks at how far it is
 const KEY = "harmony4-trust"; // the public key that was trusted last; it is no secret
 
-export function open(context, root) {
+export async function open(context, root) {
   const { facts, track, signal, timeline } = context;
   if (facts.state !== "sealed") {
     root.replaceChildren(element("p", { class: "verdict fault" }, "This container is not sealed: there is no root to check it against. ", element("code", {}, "harmony4 recover"), " makes a sealed one of what is there."));
     return;
   }
+  const lost = facts.lost.filter((one) => one.track === track.track);
   if (!track.blocks) {
-    root.replaceChildren(element("p", { class: "verdict" }, "This track is empty: there is nothing to check."));
+    root.replaceChildren(element("p", { class: "verdict" }, lost.length ? "All of this track is lost: there is nothing to check." : "This track is empty: there is nothing to check."));
     return;
   }
-  const pem = element("textarea", { id: "pem", rows: 4, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
+  const pem = element("textarea", { id: "pem", rows: 5, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
   pem.value = localStorage.getItem(KEY) ?? "";
   const file = element("input", { type: "file", class: "aside", accept: ".pem" });
-  const lie = element("input", { type: "checkbox", id: "lie" });
+  const lies = await session.lies();
+  if (signal.aborted) return;
+  const lie = element("input", { type: "checkbox", id: "lie", "aria-describedby": "lie-help" });
   const go = element("button", { id: "check-go" }, "Check what is played");
   const stop = element("button", { type: "button", class: "quiet", hidden: true }, "Stop");
   const bar = element("progress", { max: Math.max(1, Number(track.bytes)), value: 0, "aria-label": "Checked" });
-  const says = element("p", { class: "live", role: "status" });
-  const verdict = element("p", { class: "verdict", id: "verdict", role: "alert", hidden: true });
+  const says = element("p", { class: "live" }); // not to be read out: it changes with every block
+  const verdict = element("p", { class: "verdict", id: "verdict", hidden: true });
   const signers = facts.signed ?? [];
   const form = element("form", {},
     element("div", { class: "field" },
@@ -42,12 +49,16 @@ export function open(context, root) {
       element("span", { class: "help", id: "pem-help" }, signers.length ? `The container says that it is signed by ${signers.join(", ")}` : "The container is not signed: without a key, its bytes are checked against the head the server named when it was opened")),
     element("label", { class: "add outline" }, "Key file", file),
     stop, go);
-  root.replaceChildren(
+  const parts = [
     form,
-    element("label", { class: "check" }, lie, "Flip one bit of what arrives, to see that it is noticed"),
-    bar, says, verdict,
-    element("p", { class: "legend" }, element("span", { class: "good" }, "checked, on the timeline"), element("span", { class: "fault" }, "not what was signed")),
-  );
+    lies && element("label", { class: "check" }, lie, "Let the server lie"),
+    lies && element("p", { class: "help", id: "lie-help" }, "This demonstration sends the same stream at ", element("code", {}, lies.slice(1)), " with one bit wrong. Nothing here knows which one."),
+    bar,
+    says,
+    element("div", { role: "status" }, verdict),
+    element("p", { class: "legend" }, element("span", { class: "good" }, "checked, on the timeline"), element("span", { class: "fault" }, "not what was signed"), lost.length ? element("span", { class: "lost" }, "lost before it was sealed") : null),
+  ];
+  root.replaceChildren(...parts.filter(Boolean));
   file.addEventListener("change", async () => {
     if (file.files[0]?.size < 65536) pem.value = await file.files[0].text();
     file.value = "";
@@ -71,7 +82,8 @@ export function open(context, root) {
     const mine = (running = new AbortController());
     verdict.hidden = true;
     stop.hidden = false;
-    const found = { checked: timeline.checked = [], faults: 0, bytes: 0, blocks: 0 };
+    const found = { checked: timeline.checked = [], faults: 0, bytes: 0, blocks: 0, holes: [] };
+    const lying = Boolean(lies && lie.checked);
     try {
       const typed = pem.value.trim();
       const trust = new Trust(typed ? { keys: [typed] } : { head: facts.head });
@@ -82,41 +94,67 @@ export function open(context, root) {
         says.textContent = `${count(found.blocks, "block")}, ${bytes(found.bytes)} of ${bytes(track.bytes)} checked`;
         timeline.draw();
       };
-      await check(context, trust, typed ? [typed] : [], lie, found, AbortSignal.any([mine.signal, signal]), say);
+      await check(context, trust, typed ? [typed] : [], source(track, lying && lies, context.name), found, AbortSignal.any([mine.signal, signal]), say);
       say();
       const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
+      if (found.faults && !lying) seen.forget(context.name, facts.head);
       if (found.faults) tell(`${count(found.faults, "block is", "blocks are")} not what the root says. First at ${clock(found.first.pts)}: block ${found.first.index}.`, "fault");
       else {
-        tell(`${found.blocks === 1 ? "The only block is" : `All ${count(found.blocks, "block")} are`} right, ${whom}.`, "good");
-        if (print && facts.tracks.length === 1) seen.remember(facts.head);
+        const right = found.blocks === 1 ? "The only block is right" : `All ${count(found.blocks, "block")}${found.holes.length ? " that are left" : ""} are right`;
+        tell(`${right}, ${whom}.${gone(found.holes, facts.duration)}`, found.holes.length ? "holes" : "good");
+        if (print && facts.tracks.length === 1 && !lying) seen.remember(context.name, facts.head);
       }
     } catch (error) {
       if (signal.aborted) return;
       if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
       else tell(sentence(error.message), "fault");
     } finally {
+      renew(context.name);
       stop.hidden = true;
     }
   });
 }
 
-/** Check all blocks of a track, from the position on and then from the beginning; goes along where the player jumps. */
-async function check(context, trust, keys, lie, found, signal, say) {
-  const { name, track, position } = context;
-  const length = Number(track.bytes);
+/** Where the bytes of a track are: where the player has them, or where the server lies about them. */
+function source(track, lies, name) {
+  if (lies) return new URL(`${api.local(lies)}?${new URLSearchParams({ name, track: track.track })}`);
   const url = new URL(api.local(track.range_url), location);
   if (track.masked) url.searchParams.set("masked", "1"); // what is signed are the stored bytes
-  const known = new Set(); // indexes of blocks
-  const done = []; // [from, to) of the stream, in order
+  return url;
+}
+
+/** What is said of holes, with their times; nothing where there are none. */
+function gone(holes, duration) {
+  if (!holes.length) return "";
+  const blocks = holes.reduce((sum, one) => sum + one.count, 0);
+  const places = holes.slice(0, 4).map(({ from, to }) => `${clock(from)} to ${to === null ? clock(duration) : clock(to)}`);
+  const more = holes.length > places.length ? ` and ${holes.length - places.length} more` : "";
+  const what = [blocks && count(blocks, "block"), holes.some((one) => !one.count) && "the end"].filter(Boolean).join(" and ");
+  return ` Lost before it was sealed: ${what}, at ${places.join(", ")}${more}.`;
+}
+
+/**
+ * Check all blocks of a track at `url`, from the position on and then from the beginning; goes along where the player jumps.
+ *
+ * Ends only where all of the track is checked: its last block says that it is the last one, and what is missing before it is what
+ * the container itself, by its root, says is lost.
+ */
+async function check(context, trust, keys, url, found, signal, say) {
+  const { name, track, position } = context;
+  const lost = context.facts.lost.some((one) => one.track === track.track);
+  const chunks = lost ? await Chunks.open(api.containerUrl(name), signal) : null;
+  const { holes, length } = chunks ? await chunks.holes(track.track) : { holes: [], length: Number(track.bytes) };
+  const known = new Map(); // index → token
+  const done = holes.filter((one) => one.count).map((one) => [one.start, one.stop]); // of the stream, in order
   let at = await offsetAt(context);
   let place = position();
   let batch = Math.min(BATCH, Math.ceil((BLOCKS * length) / Math.max(1, track.blocks)));
   let told = 0;
-  while (found.bytes < length) {
-    if (Math.abs(position() - place) > 10e6) at = await offsetAt(context);
+  let meta = null;
+  while ((at = gap(done, at, length)) < length) {
+    if (Math.abs(position() - place) > 10e6) at = gap(done, await offsetAt(context), length);
     place = position();
-    at = gap(done, at, length);
-    const until = Math.min(length, at + batch);
+    const until = Math.min(length, at + batch, ...holes.filter((one) => one.start > at).map((one) => one.start));
     let document;
     try {
       document = await api.proof(name, track.track, `bytes=${at}-${until - 1}`, signal);
@@ -127,21 +165,21 @@ async function check(context, trust, keys, lie, found, signal, say) {
     }
     const proven = await checkProof(document, trust);
     trust = new Trust({ keys, head: proven.head }); // of all proofs the same container
+    meta = proven.meta;
     const tokens = proven.range(at, until, track.track);
+    need(tokens.length, "seal", `the stream ends before byte ${at}, and the server says that it goes on`);
     const run = await payloads(url, tokens, signal);
     for (const [number, token] of tokens.entries()) {
       if (known.has(token.index)) continue;
-      const stored = run[number];
-      if (lie.checked && !found.faults) stored[stored.length >> 1] ^= 1;
-      const good = equal(await sha256(stored), token.digest);
-      known.add(token.index);
+      const good = equal(await sha256(run[number]), token.digest);
+      known.set(token.index, { pts: Number(token.pts), end: Number(token.end), last: Boolean(token.flags & LAST) });
       found.blocks += 1;
       found.bytes += token.size;
       if (!good) {
         found.faults += 1;
         found.first ??= token;
       }
-      paint(found.checked, Number(token.pts), Number(token.end), good);
+      paint(found.checked, Number(token.pts), Number(token.end), good ? "good" : "bad");
       if (performance.now() - told > SAY) {
         say();
         told = performance.now();
@@ -152,6 +190,23 @@ async function check(context, trust, keys, lie, found, signal, say) {
     done.push([first.offset, last.offset + last.size]);
     at = last.offset + last.size;
   }
+  if (chunks) need(hex(await sha256(chunks.metaBytes)) === meta, "seal", "what the server says is lost is not what the container says");
+  complete(known, holes);
+  for (const hole of holes) {
+    const next = known.get(hole.first + hole.count);
+    const [from, to] = [known.get(hole.first - 1)?.end ?? 0, hole.count ? next.pts : null];
+    found.holes.push({ ...hole, from, to });
+    found.checked.push({ start: from, end: to ?? Number(context.facts.duration), kind: "lost" });
+  }
+}
+
+/** Throws `seal` unless these blocks are all of a track's, but for its holes. */
+function complete(known, holes) {
+  const final = [...known.keys()].reduce((most, one) => Math.max(most, one), -1);
+  const missing = holes.reduce((sum, one) => sum + one.count, 0);
+  const ended = known.get(final)?.last ?? false;
+  need(ended !== holes.some((one) => !one.count), "seal", `block ${final} is not the last one: the server holds back the end`);
+  need(known.size + missing === final + 1 && holes.every((one) => !one.count || known.has(one.first + one.count)), "seal", "the server holds blocks back");
 }
 
 /** The bytes of blocks that follow each other, from where the player has them. */
@@ -180,8 +235,8 @@ function gap(done, at, length) {
 }
 
 /** Add a block's time to what is painted; neighbours of one kind become one. */
-function paint(checked, start, end, good) {
+function paint(checked, start, end, kind) {
   const last = checked.at(-1);
-  if (last && last.good === good && last.end === start) last.end = end;
-  else checked.push({ start, end, good });
+  if (last && last.kind === kind && last.end === start) last.end = end;
+  else checked.push({ start, end, kind });
 }

@@ -48,7 +48,8 @@ export class Chunks {
     if (this.trak.mask) this.front.push({ ...(await this.header(START + CHUNK + trak.size)) });
     const meta = await this.header(this.tail.meta);
     need(meta.tag === "META" && meta.size <= MIB, "order", "META is not where it belongs");
-    this.meta = json(await this.payload(meta));
+    this.metaBytes = await this.payload(meta);
+    this.meta = json(this.metaBytes);
     this.blocks = this.tail.blocks;
     for (const [track, place] of this.meta.tracks.entries()) {
       this.#maps.push(await RangeMap.open(this.#source, Number(place.rmap), this.tail.meta, track, place.blocks, TABLE_LIMIT));
@@ -107,6 +108,26 @@ export class Chunks {
     }
     need(false, "order", `no range map knows block ${leaf}`);
     return null;
+  }
+
+  /**
+   * What META says is lost of a track: `[{first, count, start, stop}]`, numbers of blocks and bytes of its stream. `count` 0 is the end of
+   * the track, which is lost from `start` on. `length` is that of the stream, as far as it is known.
+   */
+  async holes(track) {
+    const map = this.#maps[track];
+    let row = 0; // of the first block behind the holes so far
+    let gone = 0;
+    const holes = [];
+    for (const { first, count } of (this.meta.lost ?? []).filter((one) => one.track === track)) {
+      row = first - gone;
+      gone += count;
+      const before = row ? await map.entry(row - 1) : null;
+      const start = before ? before.offset + before.size : 0;
+      holes.push({ first, count, start, stop: count ? (await map.entry(row)).offset : null });
+    }
+    const last = map.count ? await map.entry(map.count - 1) : null;
+    return { holes, length: last ? last.offset + last.size : 0 };
   }
 
   /** What a map of the file draws: chunks, and groups of blocks where there are many: {tag, offset, size, blocks?, row}. */

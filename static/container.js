@@ -38,6 +38,7 @@ export async function open({ name, signal }, root) {
     element("div", { class: "live" }, element("span", {}, `${bytes(chunks.length)} · ${count(chunks.count, "chunk")}`), element("span", { class: "spread" }), scale),
     map,
     tip,
+    element("p", { class: "legend" }, element("span", { class: "other" }, "media"), element("span", { class: "key" }, "tokens"), element("span", { class: "ink" }, "TRAK, META, KEYS"), element("span", { class: "rest" }, "tables, seal, signatures")),
     element("div", { class: "columns" },
       element("section", { "aria-label": "Chunks of the file" },
         element("div", { class: "chunkhead", "aria-hidden": "true" }, ...["tag", "offset", "size", "CRC"].map((one) => element("span", {}, one))),
@@ -56,8 +57,9 @@ export async function open({ name, signal }, root) {
       button.title = KINDS[chunk.tag] ?? "ancillary";
       button.dataset.tag = chunk.tag;
       const more = chunk.block === undefined ? KINDS[chunk.tag] ?? "" : `block ${number(chunk.block)}`;
-      const cells = [number(chunk.offset), number(chunk.size), hex8(chunk.crc)].map((one) => element("span", {}, one));
-      button.replaceChildren(element("span", { class: "tag" }, chunk.tag), ...cells, element("span", { class: "what" }, more));
+      // The heads of the columns, for those who do not see them.
+      const cells = [[" at ", number(chunk.offset)], [" bytes ", number(chunk.size)], [" CRC ", hex8(chunk.crc)]].map(([name, value]) => element("span", {}, element("i", { class: "heads" }, name), value));
+      button.replaceChildren(element("span", { class: "tag" }, chunk.tag), ...cells, element("span", { class: "what" }, ` ${more}`));
       button.onclick = () => select(chunk);
     }, (error) => {
       if (!signal.aborted) button.replaceChildren(element("span", { class: "tag bad" }, "?"), element("span", { class: "bad" }, error.message));

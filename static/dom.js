@@ -13,6 +13,11 @@ export function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+/** Say something to those who hear the page. */
+export function tell(text) {
+  $("told").textContent = text;
+}
+
 /** A note with a headline and lines below it. */
 export function note(lead, ...lines) {
   const nodes = lines.map((line) => element("p", {}, ...(Array.isArray(line) ? line : [line])));

@@ -10,6 +10,14 @@ export function table(rows) {
   return element("table", {}, element("tbody", {}, ...shown.map(([name, value]) => element("tr", {}, element("th", { scope: "row" }, name), element("td", {}, value)))));
 }
 
+/** What is missing of a recovered container, in a few words. */
+function lost(holes) {
+  if (!holes.length) return null;
+  const blocks = holes.reduce((sum, one) => sum + one.count, 0);
+  const ends = holes.filter((one) => !one.count).length;
+  return [blocks && `${count(blocks, "block")} in ${count(holes.length - ends, "place")}`, ends && (ends > 1 ? `the ends of ${ends} tracks` : "the end")].filter(Boolean).join(", ");
+}
+
 /** The panel of facts. */
 export function open({ facts }, root) {
   const tables = [
@@ -19,7 +27,7 @@ export function open({ facts }, root) {
       size: `${bytes(facts.size)} in ${count(facts.blocks, "block")}`,
       head: mono(facts.head),
       root: mono(facts.root),
-      lost: facts.lost.length ? count(facts.lost.length, "hole") : null,
+      lost: lost(facts.lost),
       history: facts.history.length ? facts.history.map((one) => one.op).join(" → ") : null,
     }),
   ];

@@ -2,6 +2,7 @@
 
 import { PAGE } from "./chunks.js";
 import { element } from "./dom.js";
+import { sentence } from "./format.js";
 
 const LINE = 16;
 const hex = (value, digits) => value.toString(16).padStart(digits, "0");
@@ -32,7 +33,7 @@ export function hexdump(chunks, signal) {
       problem.hidden = true;
     } catch (error) {
       if (signal.aborted) return;
-      problem.textContent = error.message;
+      problem.textContent = sentence(error.message);
       problem.hidden = false;
     }
   }

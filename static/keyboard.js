@@ -3,18 +3,18 @@
 import { $ } from "./dom.js";
 import * as player from "./player.js";
 
-const FRAME = 1 / 25; // s, where the media do not say how long a picture stands
 const KEPT = "harmony4-keys";
 
-/** Whoever uses single keys for something else (speech, say) can turn these off (WCAG 2.1.4). */
-export function start() {
+/** Whoever uses single keys for something else (speech, say) can turn these off (WCAG 2.1.4). `back` goes to the library. */
+export function start(back) {
   const box = $("keys-on");
   box.checked = localStorage.getItem(KEPT) !== "off";
   box.addEventListener("change", () => localStorage.setItem(KEPT, box.checked ? "on" : "off"));
   $("keys-button").addEventListener("click", () => $("keys").showModal());
   addEventListener("keydown", (event) => {
-    if (!box.checked || event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (document.querySelector("dialog[open]") || event.target.closest("input, select, textarea")) return;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.key === "Escape" && event.target.closest("#view")) back();
+    if (!box.checked || event.target.closest("input, select, textarea")) return;
     if (press(event)) event.preventDefault();
   });
 }
@@ -33,9 +33,8 @@ function press(event) {
   if (/^[0-9]$/.test(key)) player.tenth(Number(key));
   else if (key === "j") player.by(-10);
   else if (key === "l") player.by(10);
-  else if (key === ",") player.by(-FRAME);
-  else if (key === ".") player.by(FRAME);
-  else if (key === "k" || (key === " " && target === document.body)) toggle();
+  else if (key === "," || key === ".") player.step(key === "," ? -1 : 1, event.repeat);
+  else if (key === "k" || (key === " " && [document.body, $("view")].includes(target))) toggle();
   // The element's own keys do the rest where it has the focus.
   else if (!target.closest("video, audio, [role=tablist], .items") && ["ArrowLeft", "ArrowRight"].includes(key)) {
     const direction = key === "ArrowLeft" ? -1 : 1;

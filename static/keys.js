@@ -2,6 +2,7 @@
 // until the page is left; they are in no request, no address and no storage.
 
 import { element } from "./dom.js";
+import { sentence } from "./format.js";
 import { Container, Harmony4Error, MasterKey } from "./harmony4.js";
 import { publish } from "./unmask.js";
 
@@ -36,7 +37,7 @@ function asked(stage, signal, unlock) {
     { class: "note unlock", id: "unlock", "aria-labelledby": "unlock-title" },
     element("h2", { class: "lead", id: "unlock-title" }, "This container is masked"),
     element("label", { for: "key" }, "Key"),
-    element("div", { class: "entry" }, field, element("label", { class: "add outline" }, "Key file", file), button),
+    element("div", { class: "entry" }, field, button, element("label", { class: "add outline" }, "Key file", file)),
     problem,
     element("p", { class: "help", id: "key-help" }, "64 hexadecimal digits, or a file that harmony4 keygen made. The key stays in this page: it is not sent, and forgotten when the page is closed."),
   );
@@ -54,7 +55,7 @@ function asked(stage, signal, unlock) {
           reject(error);
           return;
         }
-        problem.textContent = error.message;
+        problem.textContent = sentence(error.message);
         problem.hidden = false;
         field.setAttribute("aria-invalid", "true");
         field.focus();

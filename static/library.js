@@ -1,7 +1,7 @@
 // The list of containers: search, order, and as many pages as are looked at.
 
 import * as api from "./api.js";
-import { $, element, note } from "./dom.js";
+import { $, element, note, tell } from "./dom.js";
 import { bytes, clock, count, sentence } from "./format.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
@@ -47,6 +47,8 @@ export async function load() {
   $("library").scrollTop = 0;
   list.show(mine.total);
   $("count").textContent = count(mine.total, "container");
+  mine.empty = !mine.total && !q;
+  if (current === null) idle();
   if (mine.total) show(null);
   else if (q) show(note("Nothing found", `No name contains “${q}”.`));
   else show(note("The library is empty", ["Drop media on this page, or put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
@@ -55,6 +57,7 @@ export async function load() {
 }
 
 function again(error) {
+  tell(`The library cannot be shown: ${error.message}`);
   const button = element("button", { type: "button", class: "quiet" }, "Try again");
   button.addEventListener("click", load);
   return [...note("The library cannot be shown", sentence(error.message)), button];
@@ -93,6 +96,33 @@ async function more(last) {
   }
 }
 
+/** Show a container's row anew: what is known of it has changed. */
+export function renew(name) {
+  const number = running?.items.findIndex((one) => one.name === name) ?? -1;
+  if (number >= 0) list.renew(number, number + 1);
+  thumbs?.look($("items"));
+}
+
+/** What stands where a container would be, while none is open. */
+export function idle() {
+  const empty = running?.empty;
+  const lines = empty ? ["Drop a film or a sound here", "It becomes a container, and plays straight out of it, by byte ranges."] : ["Choose a container", "Its media plays here, straight out of the container, by byte ranges."];
+  $("view-note").classList.add("idle"); // on a small screen the list alone says it
+  $("view-note").replaceChildren(...note(...lines));
+}
+
+/** Show the list anew where nobody would be disturbed: not while somebody scrolls or moves in it. */
+export async function refresh() {
+  const busy = !running || $("items").hasAttribute("aria-busy") || $("library").scrollTop || scrollY || $("items").contains(document.activeElement);
+  if (!busy) await load();
+}
+
+/** Give the focus to a container's row, or to the first one. */
+export function enter(name) {
+  const number = running?.items.findIndex((one) => one.name === name) ?? -1;
+  if (list.count) list.reveal(Math.max(0, number), true);
+}
+
 /** Highlight the container that is open. */
 export function mark(name) {
   current = name;
@@ -125,7 +155,7 @@ function row(number) {
     bytes(item.size),
     track ? count(track.keyframes, "keyframe") : null,
   ];
-  const verified = item.head && seen.verified(item.head) ? element("span", { class: "mark good", title: "every block was checked in this window" }, "verified") : null;
+  const verified = item.head && seen.verified(item.name, item.head) ? element("span", { class: "mark good", title: "every block was checked in this window" }, "verified") : null;
   const signers = item.signed?.length > 1 ? `${item.signed.length} keys` : item.signed?.[0];
   const signed = signers ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, `signed by ${signers}`) : null;
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
@@ -134,8 +164,8 @@ function row(number) {
     { class: "item", href: href(item.name), "data-name": item.name, "aria-current": item.name === current ? "true" : null },
     element("canvas", { class: "thumb", width: 144, height: 80, "aria-hidden": "true" }),
     name,
-    element("span", { class: "time" }, lock, clock(item.duration, 1)),
-    element("span", { class: "more-facts" }, verified, signed, state, facts.filter(Boolean).join(" · ")),
+    element("span", { class: "time" }, lock, " ", clock(item.duration, 1)),
+    element("span", { class: "more-facts" }, ...[verified, signed, state].filter(Boolean).flatMap((one) => [one, " "]), facts.filter(Boolean).join(" · ")),
   );
   const li = element("li", {}, link);
   li.item = item;

@@ -1,9 +1,10 @@
 // One container: the media element on its range URL, the seek's numbers, and the panels below.
 
 import * as api from "./api.js";
-import { $, element, note } from "./dom.js";
+import { $, element, note, tell } from "./dom.js";
 import { bytes, clock, sentence } from "./format.js";
-import { href } from "./library.js";
+import { neighbour, shownBy } from "./frames.js";
+import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
 import { Timeline, before } from "./timeline.js";
 
@@ -25,6 +26,7 @@ export async function show(name, start) {
   $("player").hidden = false;
   $("player").setAttribute("aria-busy", "true");
   $("title").textContent = name;
+  $("view").setAttribute("aria-label", name);
   $("stage").className = "stage";
   $("stage").replaceChildren(element("div", { class: "opening" }, element("p", { role: "status" }, "Opening")));
   document.title = `${name} · HarmonyØ4`;
@@ -38,17 +40,23 @@ export async function show(name, start) {
     $("view-note").hidden = false;
     $("view-note").classList.remove("idle");
     const missing = error.code === "not-found";
-    $("view-note").replaceChildren(...note(missing ? "There is no such container" : "This container cannot be opened", missing ? name : `${name}: ${sentence(error.message)}`));
+    const what = missing ? "There is no such container" : "This container cannot be opened";
+    const again = element("button", { type: "button", class: "quiet", hidden: ![0, 429, 502, 503, 504].includes(error.status) }, "Try again");
+    again.addEventListener("click", () => show(name, start));
+    $("view-note").replaceChildren(...note(what, missing ? name : `${name}: ${sentence(error.message)}`), again);
+    tell(what);
     return;
   } finally {
     $("player").removeAttribute("aria-busy");
   }
   mine.facts = facts;
   $("title").textContent = facts.title ?? name.split("/").pop().replace(/\.h4mk$/, "");
+  $("view").setAttribute("aria-label", $("title").textContent);
   const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
   const masked = facts.mask ? "masked" : null;
-  $("state").textContent = [facts.state, signers, masked].filter(Boolean).join(" · ");
-  $("state").className = facts.state === "sealed" ? "state" : "state warn";
+  const lost = facts.lost.length ? "parts are lost" : null;
+  $("state").textContent = [facts.state, lost, signers, masked].filter(Boolean).join(" · ");
+  $("state").className = facts.state === "sealed" && !lost ? "state" : "state warn";
   $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`)));
   $("track").hidden = facts.tracks.length < 2;
   await choose(mine, 0, start);
@@ -61,7 +69,7 @@ async function choose(mine, number, start) {
   stop(mine);
   const { facts, name } = mine;
   const track = (mine.track = facts.tracks[number]);
-  const version = track.etag?.slice(0, 16);
+  const version = (mine.version = track.etag?.slice(0, 16));
   timeline.reset();
   stage(mine, track, start);
   timeline.show(facts.duration, []);
@@ -112,14 +120,14 @@ function scrub(pts) {
   if (open?.media && !open.media.seeking) open.media.currentTime = pts / 1e6;
 }
 
-/** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player. */
-export async function jump(pts) {
+/** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player, if it is not there already. */
+export async function jump(pts, there = null) {
   const mine = open;
   if (!mine?.track) return;
   const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
   mine.wanted = pts;
   const began = performance.now();
-  const shown = mine.media ? picture(mine, pts) : null;
+  const shown = there ?? (mine.media ? picture(mine, pts) : null);
   if (!mine.media) {
     timeline.position = pts;
     timeline.draw();
@@ -127,9 +135,12 @@ export async function jump(pts) {
   }
   let found;
   try {
-    found = await api.seek(mine.name, pts, mine.track.track);
+    found = await api.seek(mine.name, pts, mine.track.track, mine.version);
   } catch (error) {
-    if (open === mine && mine.turn === turn) fail(error.message);
+    if (open !== mine || mine.turn !== turn) return;
+    fail(error.message);
+    mine.away = error.status === 0;
+    if (["stale", "not-found"].includes(error.code)) await gone(mine);
     return;
   }
   const took = performance.now() - began;
@@ -147,6 +158,7 @@ export async function jump(pts) {
   $("numbers").replaceChildren(
     ...Object.entries(rows).map(([name, value]) => element("div", { "data-fact": name }, element("dt", {}, name), element("dd", {}, value))),
   );
+  if (document.activeElement?.closest("#jump")) tell(`At ${rows.asked}, from the keyframe at ${rows["keyframe found"]}.`);
   $("numbers").dataset.asked = found.asked;
   $("numbers").hidden = false;
   const cells = $("numbers").querySelectorAll('[data-fact^="picture"] dd');
@@ -160,6 +172,23 @@ export async function jump(pts) {
   cells[1].textContent = `${(frame.now - began).toFixed(0)} ms`;
   $("numbers").dataset.shown = frame.mediaTime;
   $("numbers").dataset.ms = frame.now - began;
+}
+
+/** One picture back (-1) or on (1). Key repeats wait for nobody: what comes while a step is under way is left out. */
+export function step(direction, repeated = false) {
+  const mine = open;
+  if (mine?.track?.kind !== "video" || !mine.media || (repeated && mine.stepping)) return;
+  const { media } = mine;
+  media.pause();
+  const stepped = (async () => {
+    await mine.stepping;
+    const pts = open === mine && mine.media === media ? await neighbour(media, direction, (time) => picture(mine, time)) : null;
+    if (pts === null || open !== mine || mine.media !== media) return;
+    // Going back ends at the picture's end, and its own time is its beginning.
+    await jump(pts, direction > 0 ? { mediaTime: pts / 1e6, now: performance.now() } : null);
+  })();
+  mine.stepping = stepped;
+  stepped.finally(() => mine.stepping === stepped && (mine.stepping = null));
 }
 
 /** Move the media element; resolves to the picture that it shows then: {mediaTime, now}, or null. */
@@ -184,14 +213,8 @@ function picture(mine, pts) {
 }
 
 function looked(media, now) {
-  try {
-    const frame = new VideoFrame(media);
-    const mediaTime = frame.timestamp / 1e6;
-    frame.close();
-    return { mediaTime, now };
-  } catch {
-    return null; // no WebCodecs here, or no picture
-  }
+  const picture = shownBy(media);
+  return picture && { mediaTime: picture.pts / 1e6, now };
 }
 
 /** The keyframe before (-1) or behind (1) the position. */
@@ -211,19 +234,44 @@ export function by(seconds) {
 
 export const tenth = (digit) => jump(Math.round((timeline.duration * digit) / 10));
 
-export function fail(message) {
+export function fail(message, ...more) {
   $("numbers").hidden = true;
-  $("seek-problem").textContent = sentence(message);
+  $("seek-problem").replaceChildren(sentence(message), ...more);
   $("seek-problem").hidden = false;
+}
+
+/** Whether the container that is open is there no more, or another one; then that is said. */
+async function gone(mine) {
+  let now;
+  try {
+    now = await api.info(mine.name, mine.abort.signal);
+  } catch (error) {
+    now = error;
+  }
+  const missing = now.code === "not-found";
+  if (open !== mine || now.name === "AbortError" || (!missing && (now.status !== undefined || now.head === mine.facts.head))) return false;
+  const again = element("button", { type: "button", class: "quiet" }, "Open it again");
+  again.addEventListener("click", () => {
+    const place = position();
+    show(mine.name, place).then(() => $("view").focus({ preventScroll: true }));
+  });
+  if (missing) fail("The container was deleted or moved meanwhile");
+  else fail("The container was replaced by another one meanwhile", again);
+  refresh();
+  return true;
 }
 
 function stage(mine, track, start) {
   const playable = track.kind === "audio" || track.kind === "video";
   if (start) $("pts").value = String(Math.round(start * 1e6));
   if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
+  else if (holes(mine, track)) unplayable(mine, track, "Blocks of this track are lost");
   else if (hidden(mine, track)) unlock(mine, track, start);
   else play(mine, track, api.local(track.range_url), start);
 }
+
+/** Whether bytes are missing inside of a track's stream: browsers ask for all that follows, which nobody has. */
+const holes = (mine, track) => mine.facts.lost.some((one) => one.track === track.track && one.count);
 
 /** Whether the server gives us a track's masked bytes only. */
 const hidden = (mine, track) => track.masked && !mine.facts.mask?.unmaskable;
@@ -270,12 +318,36 @@ function play(mine, track, url, start) {
     });
   }
   for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
-  media.addEventListener("error", () => {
-    if (!current()) return;
-    unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
-  });
+  media.addEventListener("error", () => current() && failed(mine, track, media));
+  media.addEventListener("playing", () => current() && mine.away && fine(mine));
+  media.addEventListener("seeked", () => current() && mine.away && fine(mine));
   if (start) media.addEventListener("loadedmetadata", () => (media.currentTime = start), { once: true });
   $("stage").replaceChildren(media);
+}
+
+/** What a media element could not do is the fault of the file, or of the way to it: the server is asked which. */
+async function failed(mine, track, media) {
+  const place = media.currentTime || mine.wanted / 1e6;
+  const there = await api.info(mine.name, mine.abort.signal).catch((error) => error);
+  if (open !== mine || mine.media !== media) return;
+  if (there.status === undefined && there.head === mine.facts.head && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
+    unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
+    return;
+  }
+  const again = element("button", { type: "button" }, "Try again");
+  again.addEventListener("click", () => (there.head && there.head !== mine.facts.head ? show(mine.name, place) : choose(mine, track.track, place)));
+  stop(mine);
+  mine.wanted = place * 1e6;
+  const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : there.head && there.head !== mine.facts.head ? "It was replaced by another one meanwhile." : "The connection to the server was lost.";
+  $("stage").className = "stage";
+  $("stage").replaceChildren(element("div", { class: "note" }, ...note("Playing was interrupted", why), again));
+  tell(`Playing was interrupted. ${why}`);
+}
+
+/** What was said of a server that could not be reached holds no more. */
+function fine(mine) {
+  mine.away = false;
+  $("seek-problem").hidden = true;
 }
 
 /** The address says where one is, so that it can be copied, kept and come back to. */
@@ -290,9 +362,9 @@ function settle(mine) {
 function unplayable(mine, track, lead) {
   stop(mine);
   $("stage").className = "stage";
-  const masked = hidden(mine, track);
-  const address = masked ? `${api.containerUrl(mine.name)}&download=1` : api.local(track.range_url);
-  const link = element("a", { href: address, download: true }, masked ? "Download the container" : "Download them");
-  const line = masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
+  const [masked, broken] = [hidden(mine, track), holes(mine, track)];
+  const address = masked || broken ? `${api.containerUrl(mine.name)}&download=1` : api.local(track.range_url);
+  const link = element("a", { href: address, download: true }, masked || broken ? "Download the container" : "Download them");
+  const line = broken ? ["There are no bytes in their place, and browsers play no stream with holes. ", link, "."] : masked ? [link, " and unmask it with ", element("code", {}, "harmony4 unmask"), "."] : ["The bytes are all there. ", link, "."];
   $("stage").replaceChildren(element("div", { class: "note" }, ...note(lead[0].toUpperCase() + lead.slice(1), line)));
 }

@@ -102,6 +102,8 @@ class CheckedProof {
     this.accepted = accepted;
     /** Whether it is about a whole container, and not about its beginning (a checkpoint). */
     this.final = proof.meta !== ZERO;
+    /** SHA-256 of META, in hex: its directory, what is lost. Zeros for a checkpoint. */
+    this.meta = proof.meta;
     /** Of the container: how many blocks, and µs. */
     this.blocks = proof.blocks;
     this.duration = proof.duration;

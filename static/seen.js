@@ -1,7 +1,16 @@
-// Which containers were checked here, whole and against a signature: until the browser window is closed.
+// Which containers were checked here, whole and against a signature: until the browser window is closed. By their names, too: a head
+// says what a container should be, and another file with that head can be damaged.
 
 const KEPT = "harmony4-verified";
-const heads = () => new Set(JSON.parse(sessionStorage.getItem(KEPT) ?? "[]"));
+const all = () => new Set(JSON.parse(sessionStorage.getItem(KEPT) ?? "[]"));
+const key = (name, head) => `${head} ${name}`;
+const keep = (found) => sessionStorage.setItem(KEPT, JSON.stringify([...found].slice(-1000)));
 
-export const remember = (head) => sessionStorage.setItem(KEPT, JSON.stringify([...heads().add(head)].slice(-1000)));
-export const verified = (head) => heads().has(head);
+export const remember = (name, head) => keep(all().add(key(name, head)));
+export const verified = (name, head) => all().has(key(name, head));
+
+/** It was checked again, and something was wrong. */
+export function forget(name, head) {
+  const found = all();
+  if (found.delete(key(name, head))) keep(found);
+}

@@ -3,13 +3,22 @@
 
 import * as api from "./api.js";
 import { $ } from "./dom.js";
+import { sentence } from "./format.js";
 
 let scopes = ["read", "write"]; // until the server has said which
 let named = false;
+let lying = null;
+let looked = null; // when the server has said so for the first time
 let changed = () => {};
 
 /** Whether the server would let us do what needs this scope. */
 export const may = (scope) => scopes.includes(scope);
+
+/** Where the server lies about a track's bytes, if it is one that is made for that ("/demo/lies"); null. */
+export const lies = async () => {
+  await looked;
+  return lying;
+};
 
 /** Learn who we are; `done` is called whenever that becomes another one. */
 export async function start(done) {
@@ -18,7 +27,8 @@ export async function start(done) {
   $("sign-in").addEventListener("close", () => ($("token").value = ""));
   $("sign-in-form").addEventListener("submit", enter);
   $("sign-in-cancel").addEventListener("click", () => $("sign-in").close());
-  await look();
+  looked = look();
+  await looked;
   if (!may("read")) ask();
 }
 
@@ -42,6 +52,7 @@ export function ask(why = "") {
 function show(session) {
   scopes = session.scopes;
   named = session.name !== null;
+  lying = session.lies ?? null;
   $("session").hidden = session.mode === "open";
   $("session").textContent = named ? `Sign out ${session.name}` : "Sign in";
   $("add").hidden = !may("write");
@@ -54,7 +65,7 @@ async function enter(event) {
     if (!/^[!-~]+$/.test(token)) throw new Error("the token is not valid"); // and no header could hold it
     show(await api.signIn(token));
   } catch (error) {
-    $("sign-in-problem").textContent = error.message;
+    $("sign-in-problem").textContent = sentence(error.message);
     $("sign-in-problem").hidden = false;
     $("token").select();
     return;

@@ -13,7 +13,7 @@ const QUIET = 80; // levels (of 255) below this are not drawn
 export function show(context, box, stored) {
   const { name, track, signal, position } = context;
   const canvas = element("canvas", { class: "spectrum", role: "img", "aria-label": "Spectrum of the sound around the position: frequencies that stand out, from 50 Hz to 16 kHz" });
-  const state = element("span", { role: "status" });
+  const state = element("span");
   box.replaceChildren(element("p", { class: "live" }, element("span", {}, stored === undefined ? "Spectrum, computed from the sound" : "Spectrum, as stored"), element("span", { class: "spread" }), state), canvas);
   let pending = false;
   const draw = () => {

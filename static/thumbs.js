@@ -3,6 +3,7 @@
 
 import * as api from "./api.js";
 import { colours } from "./canvas.js";
+import { $ } from "./dom.js";
 
 const REST = 150; // ms without scrolling
 const PATIENCE = 8000; // ms for one picture
@@ -38,6 +39,12 @@ function soon() {
 
 async function next() {
   if (busy) return;
+  // Whoever opens or seeks something waits for that, and for no small picture.
+  const media = document.querySelector("#stage video, #stage audio");
+  if ($("player").hasAttribute("aria-busy") || (media && !media.error && (media.seeking || media.readyState < 1))) {
+    soon();
+    return;
+  }
   const row = [...list.children].find((one) => one.item && visible(one) && !one.querySelector(".drawn"));
   if (!row) return;
   busy = true;
@@ -77,6 +84,8 @@ async function draw(item, width, height) {
 
 /** A frame from a tenth of the way in, as the media element shows it. */
 async function poster(item, context) {
+  const { lost } = await api.info(item.name);
+  if (lost.some((one) => one.track === 0 && one.count)) throw new Error("no browser plays streams with holes");
   const video = document.createElement("video");
   video.muted = true;
   video.preload = "auto";

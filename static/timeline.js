@@ -54,7 +54,7 @@ export class Timeline {
     this.keyframes = [];
     this.position = 0;
     this.buffered = [];
-    this.checked = []; // {start, end, good} of blocks, µs
+    this.checked = []; // {start, end, kind: "good", "bad" or "lost"} of blocks, µs
     this.pointed = null;
     this.tip.hidden = true;
     this.box.setAttribute("aria-valuemax", 0);
@@ -136,13 +136,18 @@ export class Timeline {
     const drawing = sharp(this.canvas);
     if (!drawing || !this.duration) return;
     const { context, width, height } = drawing;
-    const { accent, wash, tick, good, bad } = colours(this.box);
+    const { accent, wash, tick, good, bad, soft } = colours(this.box);
     const x = (us) => (us / this.duration) * width;
     context.fillStyle = wash;
     for (const [start, stop] of this.buffered) context.fillRect(x(start), 0, Math.max(1, x(stop) - x(start)), height);
-    for (const { start, end, good: sound } of this.checked) {
-      context.fillStyle = sound ? good : bad;
-      context.fillRect(x(start), sound ? height - 4 : 0, Math.max(sound ? 1 : 3, x(end) - x(start)), sound ? 4 : height);
+    for (const { start, end, kind } of this.checked) {
+      const wide = Math.max(kind === "good" ? 1 : 3, x(end) - x(start));
+      if (kind === "lost") {
+        hatch(context, x(start), wide, height, soft);
+        continue;
+      }
+      context.fillStyle = kind === "good" ? good : bad;
+      context.fillRect(x(start), kind === "good" ? height - 4 : 0, wide, kind === "good" ? 4 : height);
     }
     context.fillStyle = tick;
     let last = -2;
@@ -166,4 +171,21 @@ export class Timeline {
     context.fillRect(0, 0, now, 3);
     context.fillRect(Math.max(0, Math.min(width - 2, now - 1)), 0, 2, height);
   }
+}
+
+/** Strokes across an area: there is nothing there. */
+function hatch(context, left, width, height, colour) {
+  context.save();
+  context.beginPath();
+  context.rect(left, 0, width, height);
+  context.clip();
+  context.strokeStyle = colour;
+  context.lineWidth = 1;
+  context.beginPath();
+  for (let at = left - height; at < left + width; at += 5) {
+    context.moveTo(at, height);
+    context.lineTo(at + height, 0);
+  }
+  context.stroke();
+  context.restore();
 }

@@ -15,11 +15,12 @@ export function open(context, root) {
     return;
   }
   const { name, track, signal, position } = context;
+  const video = track.kind === "video";
   const count = element("b", {}, "0");
-  const state = element("span", { role: "status" }, "connecting");
+  const state = element("span", {}, "connecting");
   const spans = element("select", { "aria-label": "Time shown" }, ...SPANS.map((one) => element("option", { value: one }, one < 60 ? `${one} s` : `${one / 60} min`)));
   spans.value = "30";
-  const bars = element("canvas", { class: "bars", role: "img", "aria-label": "Sizes of blocks and of groups of pictures over time; the table below has the numbers" });
+  const bars = element("canvas", { class: "bars", role: "img", "aria-label": "Sizes of blocks and of groups of them over time; the table below has the numbers" });
   const body = element("tbody");
   const head = ["block", "time", "until", "size", "offset", "kind", "SHA-256"].map((one) => element("th", { scope: "col" }, one));
   const table = element("table", { class: "tokens", id: "tokens" }, element("caption", { class: "aside" }, "Tokens around the position"), element("thead", {}, element("tr", {}, ...head)), body);
@@ -27,7 +28,7 @@ export function open(context, root) {
   root.replaceChildren(
     element("p", { class: "live" }, element("span", { class: "dot" }), state, element("span", { class: "spread" }), count, " tokens", spans),
     bars,
-    element("p", { class: "legend" }, element("span", { class: "key" }, "keyframe block"), element("span", { class: "other" }, "other block"), element("span", { class: "group" }, "group of pictures")),
+    element("p", { class: "legend" }, element("span", { class: "key" }, video ? "keyframe block" : "block to begin at"), element("span", { class: "other" }, "other block"), element("span", { class: "group" }, video ? "group of pictures" : "from one such block to the next")),
     element("div", { class: "wide", tabindex: 0, role: "region", "aria-label": "Table of tokens" }, table),
     sound,
   );

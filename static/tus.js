@@ -8,11 +8,54 @@ const FIRST = 500; // ms until the first try to go on, then twice as long, up to
 const LONGEST = 15_000;
 const PREFIX = "harmony4-upload:";
 const PASSING = [0, 408, 423, 425, 429, 500, 502, 503, 504, 507];
+const WAITS = {
+  423: "Another page sends this file: going on when it is done",
+  429: "The server takes no more at once: going on when it does",
+  503: "The server is busy: going on when it is not",
+  507: "The server's disk is full: going on when there is room",
+};
+const OLD = 86_400_000; // ms: unfinished uploads are kept so long, unless the server says otherwise
+const ALIVE = 2000; // ms between two signs of life
+const SILENT = 20_000; // ms without one: the other tab is gone
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
+
+/**
+ * What was not sent to its end before a page was left: `[{key, url, file}]`, the file's name; not what is too old to go on, and not
+ * what another tab is sending.
+ */
+export function unfinished() {
+  const found = [];
+  for (let number = 0; number < localStorage.length; number += 1) {
+    const key = localStorage.key(number);
+    if (key.startsWith(PREFIX)) found.push({ key, ...kept(key) });
+  }
+  for (const { key, begun } of found) if (!(Date.now() - begun < OLD)) localStorage.removeItem(key);
+  const left = ({ begun, tab, alive }) => Date.now() - begun < OLD && (tab === tabName() || Date.now() - alive > SILENT);
+  return found.filter(left).sort((a, b) => a.begun - b.begun);
+}
+
+function kept(key) {
+  try {
+    return JSON.parse(localStorage.getItem(key)) ?? {};
+  } catch {
+    return {}; // somebody else's
+  }
+}
+
+/** Give one of them up, here and on the server. */
+export function forget({ key, url }) {
+  localStorage.removeItem(key);
+  fetch(url, { method: "DELETE", headers: VERSION }).catch(() => null);
+}
+
+/** A name of this tab, the same after a reload. */
+const tabName = () => (sessionStorage["harmony4-tab"] ??= Math.random().toString(36).slice(2));
 
 export class Transfer {
   #request = null;
   #stopped = false;
+  #begun = 0;
+  #told = 0;
   #wake = () => {};
 
   /** `progress(bytes)` says how many have gone out, `waits(text)` that something is in the way (null: no longer). */
@@ -42,9 +85,10 @@ export class Transfer {
           this.url = null; // it has expired: from the beginning
           localStorage.removeItem(this.key);
         } else if (error.status === 409 && error.code === "offset") before = -1; // asked again, it says where it stands
-        else if (!PASSING.includes(error.status) || (!this.url && error.status)) throw error;
+        else if (!PASSING.includes(error.status) || (!this.url && ![0, 429, 503].includes(error.status))) throw error;
+        this.waits(WAITS[error.status] ?? "The connection was lost: going on as soon as it is there");
       }
-      this.waits("The connection was lost: going on as soon as it is there");
+      if (this.url) this.#keep();
       await new Promise((resolve) => {
         this.#wake = resolve;
         addEventListener("online", resolve, { once: true });
@@ -66,10 +110,12 @@ export class Transfer {
 
   /** Where to go on: a new upload's 0, or what the server has of an earlier one; `made` is the job, if it has all. */
   async #begin() {
-    this.url ??= this.replace ? null : localStorage.getItem(this.key);
+    this.url ??= this.replace ? null : (kept(this.key).url ?? null);
     if (this.url) {
       const answer = await this.#ask("HEAD", this.url);
       const offset = Number(answer.headers.get("Upload-Offset"));
+      this.#begun = kept(this.key).begun ?? Date.now();
+      this.#keep();
       this.progress(offset);
       return { offset, made: answer.headers.get("Harmony4-Job") };
     }
@@ -78,12 +124,19 @@ export class Transfer {
     const answer = await this.#ask("POST", "uploads/", headers);
     // The server's paths begin at its root, this page may lie below a prefix.
     this.url = `uploads/${answer.headers.get("Location").split("/").pop()}`;
+    this.#begun = Date.now();
+    this.#keep();
+    return { offset: 0, made: answer.headers.get("Harmony4-Job") }; // an empty file is all there
+  }
+
+  /** Note where to go on, and that somebody does. */
+  #keep() {
+    this.#told = Date.now();
     try {
-      localStorage.setItem(this.key, this.url);
+      localStorage.setItem(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: tabName(), alive: this.#told }));
     } catch {
       // A browser that keeps nothing cannot go on after a reload; everything else works.
     }
-    return { offset: 0, made: answer.headers.get("Harmony4-Job") }; // an empty file is all there
   }
 
   async #ask(method, url, headers = {}) {
@@ -105,7 +158,10 @@ export class Transfer {
       const headers = { ...VERSION, "Upload-Offset": offset, "Content-Type": "application/offset+octet-stream" };
       for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
       request.responseType = "json";
-      request.upload.addEventListener("progress", (event) => this.progress(offset + event.loaded));
+      request.upload.addEventListener("progress", (event) => {
+        this.progress(offset + event.loaded);
+        if (Date.now() - this.#told > ALIVE) this.#keep();
+      });
       request.addEventListener("load", () => {
         if (request.status >= 300) reject(new Problem(request.response, request.status));
         else resolve(request.getResponseHeader("Harmony4-Job"));

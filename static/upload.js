@@ -1,13 +1,23 @@
 // Files that are dropped on the page become containers: a row for each, with what was sent and what is sealed.
 
 import { Problem, jobUrl, listen } from "./api.js";
-import { $, element } from "./dom.js";
+import { $, element, tell } from "./dom.js";
 import { bytes, count, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as session from "./session.js";
-import { Transfer } from "./tus.js";
+import { Transfer, forget, unfinished } from "./tus.js";
 
 const AT_ONCE = 2;
+const REFUSED = {
+  exists: "A container of that name is there already.",
+  full: "The server has no room for it.",
+  storage: "The server has no room for it, or cannot write.",
+  forbidden: "Your token may not add media.",
+  unauthorized: "Adding media needs a token that may write: sign in.",
+  limit: "It is larger than the server takes",
+  interrupted: "The server was restarted while it made the container.",
+};
+const AGAIN = ["full", "storage", "forbidden", "unauthorized", "interrupted", "busy", "too-many", "http"]; // what may have changed since
 const waiting = [];
 let running = 0;
 let stream = null;
@@ -32,6 +42,7 @@ export function start(done) {
     $("drop").hidden = true;
     take([...event.dataTransfer.files]);
   });
+  for (const one of unfinished()) $("uploads").append(remains(one));
 }
 
 function take(files) {
@@ -41,6 +52,20 @@ function take(files) {
   }
   for (const file of files) waiting.push(new Upload(file));
   next();
+}
+
+/** A row for what was not sent to its end before the page was left: a browser gives the file only to who chooses it again. */
+function remains(one) {
+  const again = element("button", { type: "button", class: "quiet" }, "Choose it");
+  const away = element("button", { type: "button", class: "quiet" }, "Give up");
+  const row = element("li", { class: "upload", "data-key": one.key }, element("span", { class: "name" }, one.file), element("span", { class: "choices" }, again, away), element("span", { class: "more-facts" }, "Not all of it was sent. Choose the same file again, and the rest of it follows."));
+  again.addEventListener("click", () => $("files").click());
+  away.addEventListener("click", () => {
+    forget(one);
+    row.remove();
+    $("add").querySelector("input").focus();
+  });
+  return row;
 }
 
 function next() {
@@ -75,6 +100,8 @@ class Upload {
     this.over = false;
     this.says.classList.remove("bad");
     this.says.textContent = "begins";
+    this.bar.hidden = false;
+    this.bar.value = 0;
     this.button.textContent = "Cancel";
     stream ??= listen();
     stream.addEventListener("job", (this.heard = (event) => this.hear(JSON.parse(event.data))));
@@ -83,7 +110,7 @@ class Upload {
       this.fail(new Problem({ detail: "This is a container already: copy it into the library's folder." }));
       return;
     }
-    this.transfer = new Transfer(this.file, this.name, {
+    const transfer = (this.transfer = new Transfer(this.file, this.name, {
       replace,
       progress: (sent) => {
         this.bar.value = sent;
@@ -93,7 +120,8 @@ class Upload {
         this.says.classList.toggle("waits", why !== null);
         if (why !== null) this.says.textContent = why;
       },
-    });
+    }));
+    for (const one of $("uploads").children) if (one.dataset.key === transfer.key) one.remove();
     try {
       const id = await this.transfer.send();
       this.bar.value = this.bar.max;
@@ -134,14 +162,19 @@ class Upload {
     this.bar.value = this.bar.max;
     this.label.replaceChildren(element("a", { href: href(job.name) }, this.file.name));
     this.says.textContent = `${count(job.blocks, "block")} sealed · ${bytes(job.result.size)}`;
+    tell(`${this.file.name}: ${this.says.textContent}`);
     finished(job.name);
   }
 
   fail(problem) {
     if (this.over) return;
-    this.end(problem.code === "exists" ? "Replace" : "Close");
-    this.says.textContent = problem.code === "exists" ? "A container of that name is there already." : sentence(problem.message);
+    this.end(problem.code === "exists" ? "Replace" : AGAIN.includes(problem.code) ? "Try again" : "Close");
+    this.says.textContent = problem.code === "limit" ? `${REFUSED.limit}: ${problem.message}.` : (REFUSED[problem.code] ?? sentence(problem.message));
+    this.says.classList.remove("waits");
     this.says.classList.add("bad");
+    this.bar.hidden = true; // nothing goes on
+    tell(`${this.file.name}: ${this.says.textContent}`);
+    if (problem.code === "unauthorized") session.ask(REFUSED.unauthorized);
   }
 
   end(label) {
@@ -158,12 +191,17 @@ class Upload {
       if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" });
       else if (this.transfer) this.transfer.cancel();
       else this.drop();
-    } else if (this.button.textContent === "Replace") {
+    } else if (this.button.textContent !== "Close") {
       running += 1;
       this.job = null;
+      this.blocks = 0;
       this.heardOf.clear();
-      this.send(true);
-    } else this.row.remove();
+      this.send(this.button.textContent === "Replace");
+    } else {
+      const next = this.row.nextElementSibling ?? this.row.previousElementSibling;
+      (next?.querySelector("button") ?? $("files")).focus(); // what had the focus is no more
+      this.row.remove();
+    }
   }
 
   /** It has not begun, and never will. */

@@ -23,6 +23,9 @@ QUIET: Final = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    # Processes are much of what a page costs here: one for all pages, and none for a GPU that is not there.
+    "--in-process-gpu",
+    "--renderer-process-limit=1",
 )
 """Its usual arguments."""
 

@@ -13,10 +13,17 @@ Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_ngin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import settings
 
 from needs import PACKAGES, PROGRAMS, program
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # A test that is slow once, on a machine with other work, is not wrong.
 settings.register_profile("untimed", deadline=None)
@@ -34,3 +41,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = missing[marker]
             package = PACKAGES.get(name, name)
             item.add_marker(pytest.mark.skip(reason=f"needs the program {name} (apt-get install {package})"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium for one module: while Playwright runs in a thread, no other event loop may begin there."""
+    from chromium import chromium
+
+    with chromium("--autoplay-policy=no-user-gesture-required") as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def page_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A container of each kind (`pagelib.library`), for tests that change none."""
+    from pagelib import library
+
+    return library(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A film of each of `pagelib.CLIPS`."""
+    from pagelib import make_clips
+
+    return make_clips(tmp_path_factory.mktemp("clips"))

@@ -44,7 +44,8 @@ def lying(
                 connection.request(self.command, send(self.path), headers=wanted)
                 answer = connection.getresponse()
                 body = answer.read()
-                at = int(wanted.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")[0])
+                sent = answer.getheader("Content-Range") or "bytes 0-"
+                at = int(sent.removeprefix("bytes ").partition("-")[0] if answer.status == 206 else 0)
                 if answer.status in (200, 206) and self.command == "GET":
                     body = lie(self.path, at, body)
                 self.send_response(answer.status)

@@ -141,9 +141,9 @@ class Server:
 
 
 @contextmanager
-def running(library: Path, *, loop: str = LOOPS[0], **settings: Any) -> Iterator[Server]:
-    """Serve `library` on a free port of 127.0.0.1 until the block is left."""
-    app = server_app.create_app(Config(library=library, port=0, **settings))
+def running(library: Path, *, loop: str = LOOPS[0], lying: bool = False, **settings: Any) -> Iterator[Server]:
+    """Serve `library` on a free port of 127.0.0.1 until the block is left; `lying`: as a demonstration."""
+    app = server_app.create_app(Config(library=library, port=0, **settings), lying=lying)
     listener = socket.create_server(("127.0.0.1", 0))
     started: threading.Event = threading.Event()
     found: dict[str, Any] = {}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +16,12 @@ import pytest
 from commands import here, refused, run
 from harmony4.crypto.errors import HarmonyError, SealError, SourceError
 from harmony4.server.audit import AuditLog, Head
+from harmony4.server.folder.library import Library
+from harmony4.server.intake.shelf import Shelf
+from harmony4.server.intake.uploads import Uploads
 from harmony4.server.state import FOLDER, State
+from masking import ONE, TWO, keyring
+from processes import needs_proc, served, until
 from serving import running, write_container
 
 Capture = pytest.CaptureFixture[str]
@@ -151,3 +162,208 @@ def test_the_command_says_where_it_breaks(tmp_path: Path, capsys: Capture) -> No
     refused(here(capsys, "audit", "verify", "-l", tmp_path, "--head", "5:abc"), "N:HASH")
     log.path.write_bytes(log.path.read_bytes().replace(b"film 2", b"film 7"))
     refused(here(capsys, "audit", "verify", "-l", tmp_path), "line 4")
+
+
+# -- what else is a change
+
+
+def test_what_expires_and_what_is_given_up(tmp_path: Path) -> None:
+    state = State(tmp_path / "library" / FOLDER)
+    write_container(tmp_path / "library" / "a.h4mk", [b"x"])
+    log = AuditLog(state)
+    shelf = Shelf(Library(tmp_path / "library"), state, log)
+    number = shelf.delete("a.h4mk").id
+    shelf.sweep(-1)
+    uploads = Uploads(state, 1000, log)
+    for _ in range(2):
+        held = uploads.create(10, None, None)
+        held.data.write_bytes(b"1234")
+        held.release()
+    first, second = sorted(path.stem for path in held.data.parent.glob("*.data"))
+    taken = uploads.take(first)
+    assert taken is not None
+    uploads.give_up(taken)
+    taken.release()
+    os.utime(held.data.with_name(f"{second}.data"), (0, 0))
+    uploads.sweep()
+    rows = [
+        {key: row[key] for key in row if key in ("action", "by", "name", "id", "bytes")}
+        for row in entries(tmp_path / "library")
+    ]
+    assert rows == [
+        {"action": "delete", "by": "server", "name": "a.h4mk", "id": number},
+        {"action": "expire", "by": "server", "name": "a.h4mk", "id": number},
+        {"action": "upload-cancel", "by": "server", "id": first, "bytes": 4},
+        {"action": "upload-expire", "by": "server", "id": second, "bytes": 4},
+    ]
+    assert log.verify().number == 4
+
+
+def test_over_http_too(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    keys = keyring(tmp_path / "keys", films=ONE)
+    tus = {"Tus-Resumable": "1.0.0"}
+    with running(library, keyring=keys) as server:
+        made = server.request("POST", "/video/export?name=a.h4mk&raw=1&mask=films", (), b"opaque")
+        assert made.status == 201, made
+        name = base64.b64encode(b"b.h4mk").decode()
+        begun = server.request(
+            "POST", "/uploads/", tus | {"Upload-Length": "10", "Upload-Metadata": f"name {name}"}, b""
+        )
+        assert begun.status == 201
+        assert server.request("DELETE", begun.headers["Location"], tus).status == 204
+    found = entries(library)
+    assert [row["action"] for row in found] == ["key-add", "export", "upload-cancel"]
+    assert (found[0]["name"], found[0]["key"]) == ("films", ONE.id.hex())
+    assert found[1]["masked"] == ["films"]
+    assert found[2]["by"] == "address 127.0.0.1"
+    (keys / "films.key").unlink()
+    with running(library, keyring=keys) as server:  # what happened while no server ran
+        until(lambda: len(entries(library)) == 4, "the key's end in the log")
+    assert entries(library)[3]["action"] == "key-remove"
+
+
+@needs_proc
+def test_settings_that_are_read_anew(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    write_container(library / "a.h4mk", [b"x"])
+    assert run("token", "add", "alice", "--library", library).status == 0
+    file = tmp_path / "harmony4.toml"
+    file.write_text("[server]\npublic_read = true\nworkers = 2\n")
+    keys = keyring(tmp_path / "keys", films=ONE)
+    with served(library, "--config", file, "--keyring", keys) as server:
+        file.write_text("[server]\nauth = true\nquota = 1000\nworkers = 2\n")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: entries(library)[-1]["action"] == "settings", "the line of the settings")
+    rows = entries(library)
+    # Both workers look at the keyring, and one of them says it.
+    assert [row["action"] for row in rows] == ["token-add", "key-add", "settings"]
+    assert rows[-1]["changed"] == {
+        "auth": [False, True],
+        "public_read": [True, False],
+        "quota": [0, 1000],
+    }
+
+
+def test_commands_that_work_on_a_library(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    write_container(library / "films" / "a.h4mk", [b"x" * 100, b"y"])
+    assert run("token", "add", "alice", "--library", library).status == 0
+    key, masters = tmp_path / "sign.pem", keyring(tmp_path / "keys", one=ONE, two=TWO)
+    assert run("keygen", "--signing", "-o", key).status == 0
+    for command in (
+        ("sign", library / "films" / "a.h4mk", "--key", key),
+        ("sign", library / "films" / "a.h4mk", "--key", key),  # has it already
+        ("mask", library / "films" / "a.h4mk", "--key-file", masters / "one.key", "-o", library / "m.h4mk"),
+        (
+            *("rekey", library / "m.h4mk", "--key-file", masters / "one.key"),
+            *("--add", masters / "two.key", "-o", library / "m.h4mk"),
+        ),
+        ("unmask", library / "m.h4mk", "--key-file", masters / "two.key", "-o", tmp_path / "elsewhere.h4mk"),
+    ):
+        done = run(*command)
+        assert done.status == 0, (command, done.err)
+    rows = entries(library)
+    assert [(row["action"], row.get("name")) for row in rows[1:]] == [
+        ("sign", "films/a.h4mk"),
+        ("mask", "m.h4mk"),
+        ("rekey", "m.h4mk"),
+    ]
+    assert str(rows[1]["by"]).startswith("user ")
+    assert AuditLog(State(library / FOLDER)).verify().number == 4
+
+
+# -- many at once, and no room
+
+_WRITER = """
+import sys
+from pathlib import Path
+from harmony4.server.audit import AuditLog
+from harmony4.server.state import State
+log = AuditLog(State(Path(sys.argv[1])))
+for number in range(50):
+    log.record("delete", name=f"{sys.argv[2]} {number}")
+"""
+
+
+def test_processes_and_threads_append_to_one_chain(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    log = AuditLog(State(folder))
+    command = [sys.executable, "-c", _WRITER, str(folder)]
+    processes = [subprocess.Popen([*command, f"process {number}"]) for number in range(4)]
+    threads = [
+        threading.Thread(target=lambda: [log.record("delete", name="thread") for _ in range(50)])
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert log.verify().number == 400
+    rows = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    for number in range(4):  # each in its order
+        mine = [row["name"] for row in rows if row["name"].startswith(f"process {number} ")]
+        assert mine == [f"process {number} {n}" for n in range(50)]
+
+
+_NO_ROOM = """
+import resource, sys
+from pathlib import Path
+from harmony4.server.audit import AuditLog
+from harmony4.server.state import State
+log = AuditLog(State(Path(sys.argv[1])))
+log.record("delete", name="first")
+room = log.path.stat().st_size + int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+for number in range(3):
+    log.record("delete", name=f"late {number}")
+assert log.verify().number == 1, "a line that is not whole stayed"
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+(log.retry if sys.argv[3] == "retry" else lambda: log.record("delete", name="last"))()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+@pytest.mark.parametrize("room", [0, 1, 100])
+@pytest.mark.parametrize("how", ["retry", "record"])
+def test_no_room_loses_nothing(tmp_path: Path, room: int, how: str) -> None:
+    """A limit on the file's size stands for the disk's: write() takes a part, and then fails."""
+    command = [sys.executable, "-c", _NO_ROOM, str(tmp_path / "state"), str(room), how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the audit log cannot be written (delete)") == 3
+    log = AuditLog(State(tmp_path / "state"))
+    rows = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    names = ["first", "late 0", "late 1", "late 2", *(["last"] if how == "record" else [])]
+    assert [row["name"] for row in rows] == names
+    assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
+    assert log.verify().number == len(names)
+
+
+def test_how_many_lines_can_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harmony4.server.audit._MOST_LATE", 2)
+    log = AuditLog(State(tmp_path / "state"))
+    (tmp_path / "state").mkdir()
+    log.path.mkdir()
+    for number in range(5):
+        log.record("delete", name=str(number))
+    log.path.rmdir()
+    log.retry()
+    rows = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    assert [(row["action"], row.get("changes")) for row in rows] == [
+        ("delete", None),
+        ("delete", None),
+        ("lost", 3),
+    ]
+    assert log.verify().number == 3
+
+
+def test_a_line_that_would_be_too_long(tmp_path: Path) -> None:
+    log = AuditLog(State(tmp_path / "state"))
+    log.record("settings", changed={"allowed_hosts": ["x" * 70_000]})
+    log.record("delete", name="a")
+    rows = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    assert rows[0]["cut"] > 70_000
+    assert log.verify().number == 2

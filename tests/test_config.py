@@ -119,3 +119,66 @@ def test_wrong_values_of_an_operator(flags: dict[str, object], words: list[str])
         load_config(flags=flags)
     for word in words:
         assert word in str(caught.value)
+
+
+WRONG = [
+    # Setting, value as TOML, the value as a variable has it (None: it cannot), what was expected.
+    ("port", "70000", "70000", "0 to 65535"),
+    ("port", '"80a"', "80a", "a whole number"),
+    ("port", "1.5", "1.5", "a whole number"),
+    ("port", "true", "true", "a whole number"),
+    ("port", '"8_0"', "8_0", "a whole number"),
+    ("port", '" 80"', " 80", "a whole number"),
+    ("port", '"٣"', "٣", "a whole number"),
+    ("port", '""', "", "a whole number"),
+    ("port", f'"{"9" * 5000}"', "9" * 5000, "a whole number"),
+    ("workers", "-1", "-1", "0 to 256"),
+    ("max_open", "0", "0", "1 to 100000"),
+    ("host", '""', "", "an address"),
+    ("host", "5", None, "text"),
+    ("host", '"a\\u0001b"', "a\x01b", "an address"),
+    ("host", '"a b"', "a b", "an address"),
+    ("library", '""', "", "a path"),
+    ("library", "[]", None, "a path"),
+    ("state", '""', "", "a path"),
+    ("write_timeout", '"soon"', "soon", "a number"),
+    ("write_timeout", "nan", None, "0.05 to 86400"),
+    ("write_timeout", "inf", None, "0.05 to 86400"),
+    ("write_timeout", '"1_0"', "1_0", "a number"),
+    ("write_timeout", "0", "0", "0.05 to 86400"),
+    ("stop_delay", "1e9", "1e9", "0 to 3600"),
+    ("auth", '"maybe"', "maybe", "true or false"),
+    ("auth", "1.0", None, "true or false"),
+    ("log_format", '"xml"', "xml", "console or json"),
+    ("trusted_proxies", '["10.0.0.300"]', "10.0.0.300", "an address, or a network such as"),
+    ("trusted_proxies", '["10.0.0.5/8"]', "10.0.0.5/8", "an address, or a network such as"),
+    ("allowed_hosts", '["http://a"]', "http://a", "a host name without a port"),
+    ("allowed_hosts", "[1]", None, "texts, with commas between them or as a list"),
+    ("cors_origins", '["*"]', "*", "an origin such as https://example.org"),
+    ("quota", "9223372036854775808", "9223372036854775808", "0 to 9223372036854775807"),
+    ("max_upload", '"5GiB"', "5GiB", "a whole number"),
+]
+
+
+@pytest.mark.parametrize(("key", "toml", "text", "expected"), WRONG)
+def test_what_is_wrong_is_named(tmp_path: Path, key: str, toml: str, text: str | None, expected: str) -> None:
+    """The key, the value, what was expected, and who said it: the file, or the variable."""
+    file = tmp_path / "harmony4.toml"
+    file.write_text(f"[server]\n{key} = {toml}\n", "utf-8")
+    variable = f"HARMONY4_{key.upper()}"
+    sources: list[tuple[str, dict[str, object]]] = [("harmony4.toml", {"file": file})]
+    if text is not None:
+        sources.append((variable, {"environ": {variable: text}}))
+    for where, source in sources:
+        with pytest.raises(UsageError) as caught:
+            load_config(**source)  # type: ignore[arg-type]
+        said = str(caught.value)
+        assert said.startswith(f"the setting {key} is wrong in {where} (expected {expected}"), said
+        assert ", found " in said
+        assert len(said) < 300
+        assert said.isprintable()
+
+
+def test_an_unknown_setting_is_guessed() -> None:
+    with pytest.raises(UsageError, match=r"unknown setting 'prot' in HARMONY4_PROT \(expected port\b"):
+        load_config(environ={"HARMONY4_PROT": "80"})

@@ -12,6 +12,7 @@ import shlex
 import socket
 import ssl
 import subprocess
+import sys
 import urllib.request
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -239,7 +240,8 @@ def test_settings_that_are_given_exist() -> None:
 def test_the_page_from_nothing_to_tls(tmp_path: Path) -> None:
     """Of its commands: the settings that they write are valid, and all files that they name are there."""
     page = (ROOT / "docs" / "DEPLOYMENT.md").read_text("utf-8")
-    commands = page.split("## From a bare Debian to TLS", 1)[1].split("```sh\n", 1)[1].split("```", 1)[0]
+    commands = page.split("## From a bare Debian to TLS", 1)[1]
+    commands = commands.split("```sh\napt-get", 1)[1].split("```", 1)[0]
     added = re.search(r"<<'END'\n(.*?)^END$", commands, re.MULTILINE | re.DOTALL)
     assert added
     file = tmp_path / "harmony4.toml"
@@ -253,7 +255,38 @@ def test_the_page_from_nothing_to_tls(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_a_linter_would_say_of_the_dockerfile() -> None:
+def lint(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "Dockerfile").write_text(text, "utf-8")
+    command = [Path(sys.executable).with_name("hadolint"), "--no-color", folder / "Dockerfile"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_hadolint_has_nothing_to_say(tmp_path: Path) -> None:
+    done = lint(DOCKERFILE, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    # And it would: a version that is not named, a shell form, a package index left behind.
+    done = lint("FROM python\nRUN apt-get install curl\nCMD harmony4 serve\n", tmp_path)
+    assert done.returncode == 1
+    assert {"DL3006", "DL3008", "DL3025"} <= set(re.findall(r"DL\d+", done.stdout))
+
+
+def check_compose(text: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    (folder / "compose.yaml").write_text(text, "utf-8")
+    command = [Path(sys.executable).with_name("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
+    return subprocess.run(
+        [*command, folder / "compose.yaml"], capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_compose_is_what_the_schema_of_compose_takes(tmp_path: Path) -> None:
+    done = check_compose(COMPOSE, tmp_path)
+    assert done.returncode == 0, done.stdout
+    done = check_compose(COMPOSE.replace("read_only:", "readonly:"), tmp_path)
+    assert done.returncode == 1
+    assert "readonly" in done.stdout
+
+
+def test_what_else_is_asked_of_the_dockerfile() -> None:
     lines = DOCKERFILE.replace("\\\n", " ").splitlines()
     words = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
     bases = [rest.split()[0] for name, rest in words if name == "FROM"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from harmony4.crypto.errors import HarmonyError, SourceError, UsageError
 from harmony4.server.app import run
 from harmony4.server.config import Config
 from harmony4.server.errors import PROBLEMS
+from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.openapi import document
+from processes import until
 from serving import Server, running, write_container
 
 
@@ -162,6 +166,23 @@ def test_unexpected_error(
     assert (answer.status, answer.problem) == (500, "http")
     assert answer.json.keys() == {"type", "title", "status"}
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_who_leaves_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody goes before the first token of a long sound is there: the log has nothing to say of it."""
+    sound = tmp_path / "sound.wav"
+    with wave.open(str(sound), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(48_000)
+        file.writeframes(bytes(2 * 48_000 * 600))
+    export(sound, tmp_path / "sound.h4mk", ExportOptions())
+    with running(tmp_path) as server:
+        for _ in range(4):
+            with socket.create_connection(server.address) as one:
+                one.sendall(b"GET /audio/stream?name=sound.h4mk HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        until(lambda: '"499"' in server.get("/metrics").body.decode(), "it was seen that they left")
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
 
 
 def test_health_and_ready(server: Server) -> None:

@@ -180,6 +180,7 @@ def test_the_body_is_asked_for(server: Server, tmp_path: Path) -> None:
         ("/video/export?block_size=17MiB", (), 400),
         ("/video/export?fps_hint=0", (), 400),
         ("/video/export?gop=0", (), 400),
+        ("/video/export?title=", (), 400),
         ("/video/export?raw=yes", (), 400),
         ("/video/export?colour=red", (), 400),
         ("/video/export?job=1", (), 400),

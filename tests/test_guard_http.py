@@ -107,6 +107,7 @@ def test_open_needs_nothing_and_keeps_nothing(place: Place) -> None:
             "name": None,
             "scopes": ["read", "write", "mask", "admin", "metrics"],
             "expires": None,
+            "lies": None,
         }
         signed_in = ask(server, "/session", method="POST")
         assert (signed_in.status, signed_in.headers["Set-Cookie"]) == (200, None)
@@ -420,7 +421,13 @@ def test_a_session(place: Place) -> None:
         assert seek.headers["Cache-Control"] == "private, no-cache"
         assert seek.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         session = ask(server, "/session", headers)
-        assert session.json == {"mode": "auth", "name": "test", "scopes": ["read", "write"], "expires": ends}
+        assert session.json == {
+            "mode": "auth",
+            "name": "test",
+            "scopes": ["read", "write"],
+            "expires": ends,
+            "lies": None,
+        }
         assert ask(server, "/media", headers, "DELETE").status == 400
         # A session makes no session, so that a copied cookie ends.
         assert ask(server, "/session", headers, "POST").status == 401

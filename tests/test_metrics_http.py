@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from commands import run
+from harmony4.server.insight.metrics import COUNTERS, GAUGES, families
 from harmony4.server.insight.tally import Shares, Tally, merge
 from harmony4.server.keys import EXPRESS
-from processes import needs_proc, served, until
+from needs import ROOT
+from processes import Served, needs_proc, served, until
 from serving import Server, running, write_container
+from test_residency import cached_pages
 
 Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -92,9 +98,9 @@ def test_who_listens_is_counted(tmp_path: Path) -> None:
         connection.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
         found = samples(server)
-        assert value(found, "harmony4_sse_subscribers") == 1
+        assert value(found, "harmony4_sse_subscribers", stream="events") == 1
         assert value(found, "harmony4_sse_events_waiting") == 0
-        assert value(found, "harmony4_sse_lag_seconds") == 0
+        assert value(found, "harmony4_sse_lag_seconds", stream="events") == 0
 
 
 def test_damage_is_counted(tmp_path: Path) -> None:
@@ -178,3 +184,162 @@ def test_a_snapshot_that_is_damaged_costs_only_itself(tmp_path: Path) -> None:
 
 def test_nothing_adds_up_to_nothing() -> None:
     assert merge(iter([]))["requests"] == []
+
+
+# -- real traffic over several workers
+
+
+def all_of(server: Served) -> Found:
+    status, body = server.get("/metrics")
+    assert status == 200
+    return parse(body.decode())
+
+
+@needs_proc
+def test_clients_of_all_streams_and_how_late_they_are(tmp_path: Path) -> None:
+    write_container(tmp_path / "a.h4mk", [b"x"] * 40_000, step=1000)
+    with served(tmp_path, "--workers", 2) as server, ExitStack() as stack:
+        for worker in server.workers():
+            with server.only(worker):
+                for target in ("/events", "/video/stream?name=a.h4mk"):
+                    line = stack.enter_context(server.connect(small=True))
+                    line.ask(target)
+                    assert line.head()[0] == 200
+
+        def subscribers(stream: str) -> float:
+            return value(all_of(server), "harmony4_sse_subscribers", stream=stream)
+
+        def lag(stream: str) -> float:
+            return value(all_of(server), "harmony4_sse_lag_seconds", stream=stream)
+
+        until(lambda: subscribers("events") == 2, "both workers' listeners")
+        # Who takes nothing of some MiB of tokens is behind, more and more; that is no sum over workers.
+        until(lambda: subscribers("tokens") == 2 and lag("tokens") > 1, "clients that are late")
+        assert lag("tokens") < 60
+        assert lag("events") == 0
+        stack.close()
+        until(lambda: subscribers("tokens") == 0 == subscribers("events"), "the end of all")
+        assert lag("tokens") == 0
+
+
+@needs_proc
+def test_what_is_counted_by_whichever_worker(tmp_path: Path) -> None:
+    """Seeks, sizes of ranges, damage, cold reads and exports, from both workers."""
+    library = tmp_path / "library"
+    film = b"x" * 3_000_000
+    write_container(library / "a.h4mk", [film])
+    write_container(library / "bad.h4mk", [b"y" * 5000])
+    data = (library / "bad.h4mk").read_bytes()
+    (library / "bad.h4mk").write_bytes(data.replace(b"y" * 5000, b"y" * 4999 + b"z"))
+    settings = {"HARMONY4_MIN_FREE": "0", "HARMONY4_VERIFY_ON_READ": "true"}
+    with served(library, "--workers", 2, **settings) as server:
+        with ExitStack() as stack:
+            for number, worker in enumerate(server.workers()):
+                with server.only(worker):
+                    assert server.get("/video/seek?name=a.h4mk&pts=0")[0] == 200
+                    assert server.get("/video/range?name=bad.h4mk")[0] == 500
+                    assert len(server.get("/video/range?name=a.h4mk")[1]) == len(film)
+                    line = stack.enter_context(server.connect())
+                    head = f"POST /video/export?name=new{number}.h4mk&raw=1&block_size=64KiB HTTP/1.1\r\n"
+                    line.send(
+                        f"{head}Host: localhost\r\nContent-Length: 3000000\r\n\r\n".encode()
+                        + film[:2_000_000]
+                    )
+
+            def exports() -> tuple[float, float, float]:
+                found = all_of(server)
+                names = ("active", "received_bytes", "blocks")
+                return tuple(value(found, f"harmony4_exports_{name}") for name in names)  # type: ignore[return-value]
+
+            def under_way() -> bool:
+                active, received, blocks = exports()
+                return active == 2 and 2_000_000 <= received <= 4_000_000 and blocks >= 2
+
+            until(under_way, "both exports' progress")
+
+        def counted() -> tuple[float, ...]:
+            found = all_of(server)
+            return (
+                value(found, "harmony4_seek_seconds_count"),
+                value(found, "harmony4_range_bytes_sum"),
+                value(found, "harmony4_verification_failures_total", found_by="read"),
+                value(found, "harmony4_exports_active"),
+            )
+
+        until(lambda: counted() == (2, 2 * len(film), 2, 0), "both workers' counts")
+        found = all_of(server)
+        assert value(found, "harmony4_seek_seconds_sum") > 0
+        assert value(found, "harmony4_disk_free_bytes") > 0
+        assert value(found, "harmony4_takes_uploads") == 1
+
+
+def test_cold_reads_are_counted(tmp_path: Path) -> None:
+    """Where the file system lets pages go; on one that is nothing but pages no read is ever cold."""
+    film = os.urandom(8 * 2**20)
+    write_container(tmp_path / "a.h4mk", [film])
+    with running(tmp_path) as server:
+        assert server.get("/video/range?name=a.h4mk").body == film
+        with (tmp_path / "a.h4mk").open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            cold = not all(cached_pages(file.fileno()))
+        before = value(samples(server), "harmony4_cold_reads_total")
+        assert server.get("/video/range?name=a.h4mk").body == film
+        after = value(samples(server), "harmony4_cold_reads_total")
+        assert (after > before) == cold
+
+
+def test_names_are_as_prometheus_wants_them(tmp_path: Path) -> None:
+    """https://prometheus.io/docs/practices/naming: base units at the end, `_total` for counters alone."""
+    whole = Tally().snapshot()
+    whole["requests"] = [["/a", "GET", 200, 1, 1]]
+    whole["counts"] = {f"{key}|x" if label else key: 1 for key, (_, _, label) in COUNTERS.items()}
+    whole["gauges"] = {f"{key}|x" if label else key: 1 for key, (_, _, label) in GAUGES.items()}
+    found = list(families(whole))
+    assert len({one.name for one in found}) == len(found) == 4 + len(COUNTERS) + len(GAUGES)
+    for one in found:
+        assert re.fullmatch(r"harmony4(_[a-z]+)+", one.name), one.name
+        assert one.documentation[0].isupper(), one.name
+        assert not one.documentation.endswith("."), one.name
+        assert one.samples, one.name
+        words = one.name.split("_")
+        assert not {"total", "count", "sum", "bucket", "ms", "us", "kib", "mib"} & set(words), one.name
+        for unit in ("seconds", "bytes"):
+            assert unit not in words[:-1], one.name
+        if one.type == "counter":
+            assert all(sample.name == f"{one.name}_total" for sample in one.samples)
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text("utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def test_alerts_are_about_metrics_that_there_are(tmp_path: Path) -> None:
+    write_container(tmp_path / "a.h4mk", [b"x"])
+    with running(tmp_path) as server:
+        shown = server.get("/metrics").body.decode()
+    known = {"up"} | {name for line in shown.splitlines() for name in re.findall(r"^# TYPE (\S+) ", line)}
+    known |= {f"{name}{end}" for name in known for end in ("_bucket", "_count", "_sum")}
+    for rule in alerts():
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}, rule
+        assert set(rule["annotations"]) == {"summary", "description"}, rule
+        assert rule["labels"]["severity"] in ("page", "ticket"), rule
+        assert re.fullmatch(r"\d+[smh]", rule["for"]), rule
+        named = set(re.findall(r"\b(?:harmony4_\w+|up)\b", rule["expr"]))
+        assert named, rule
+        assert named <= known, rule
+
+
+def test_the_runbook_has_a_row_for_each_alert() -> None:
+    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text("utf-8")
+    table = page.split("| alert | means | do |", 1)[1].split("\n\n", 1)[0]
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert rows == [rule["alert"] for rule in alerts()]
+
+
+def test_every_metric_is_described() -> None:
+    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text("utf-8")
+    for key, (name, _, label) in (COUNTERS | GAUGES).items():
+        shown = f"{name}_total" if key in COUNTERS else name
+        assert re.search(rf"`{shown}" + (r"\{[a-z_,]*" + label if label else "") + r"[`{}]", page), shown

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,65 +12,24 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, Page
 
-from chromium import chromium
 from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import BUNNY, ORIGINAL, ROOT, needs_chromium, needs_ffmpeg, program
-from processes import until
+from pagelib import CLIPS, FRAME, SHOWN, jump, open_container, page_on, sought
 from serving import Server, running, write_container
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
-SCREENSHOTS = ROOT / "tests" / "screenshots"
 
-# name: (extension, encoder arguments). 6 s, 25 frames a second, a keyframe a second unless said otherwise.
-CLIPS = {
-    "closed GOP with B-frames": ("mp4", ["-c:v", "libx264", "-g", "25", "-bf", "2", "-flags", "+cgop"]),
-    # Three leading pictures behind each keyframe. With several reference frames or a pyramid of B-frames
-    # Chromium cannot seek in an open GOP at all, whoever serves the file (PIPELINE_ERROR_DECODE).
-    "open GOP": (
-        "mp4",
-        ["-c:v", "libx264", "-x264-params", "keyint=24:open-gop=1:bframes=3:b-adapt=0:b-pyramid=none:ref=1"],
-    ),
-    "moov in front": ("mp4", ["-c:v", "libx264", "-g", "25", "-movflags", "+faststart"]),
-    "fragmented": ("mp4", ["-c:v", "libx264", "-g", "25", "-movflags", "frag_keyframe+empty_moov"]),
-    "webm": (
-        "webm",
-        ["-c:v", "libvpx", "-g", "25", "-b:v", "400k", "-deadline", "realtime", "-cluster_time_limit", "900"],
-    ),
-}
 EVIL = "<img src=x onerror=alert(1)> & ünï.h4mk"
 
 
-def make_clip(path: Path, arguments: list[str]) -> None:
-    """Six seconds of 320x180 test picture whose grey level says the second: luma 40 + 30 · second."""
-    ffmpeg = program("ffmpeg")
-    assert ffmpeg is not None
-    picture = "color=black:s=320x180:r=25:d=6,format=yuv420p,geq=lum='40+30*floor(N/25)':cb=128:cr=128"
-    command = [
-        ffmpeg,
-        "-v",
-        "error",
-        "-y",
-        "-f",
-        "lavfi",
-        "-i",
-        picture,
-        "-pix_fmt",
-        "yuv420p",
-        *arguments,
-        str(path),
-    ]
-    subprocess.run(command, check=True, timeout=60)
-
-
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(clips: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     root, media = tmp_path_factory.mktemp("library"), tmp_path_factory.mktemp("media")
     (root / "clips").mkdir()
     export(BUNNY, root / "bigbuckbunny.h4mk", ExportOptions())
-    for name, (extension, arguments) in CLIPS.items():
-        make_clip(media / f"{name}.{extension}", arguments)
-        export(media / f"{name}.{extension}", root / "clips" / f"{name}.h4mk", ExportOptions())
+    for name, clip in clips.items():
+        export(clip, root / "clips" / f"{name}.h4mk", ExportOptions())
     tone = media / "tone.flac"
     ffmpeg = program("ffmpeg")
     assert ffmpeg is not None
@@ -88,83 +46,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield one
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium("--autoplay-policy=no-user-gesture-required") as one:
-        yield one
-
-
 @pytest.fixture
 def page(browser: Browser, server: Server) -> Iterator[Page]:
-    """A page that must log no error, throw nothing, open no dialog, and ask nobody but our server."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = context.new_page()
-    faults: list[str] = []
-    # That a name is taken is an answer like any other to the page, but Chromium logs it as an error.
-    page.on(
-        "console",
-        lambda message: (
-            faults.append(message.text) if message.type == "error" and "409 (" not in message.text else None
-        ),
-    )
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("dialog", lambda dialog: (faults.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.on(
-        "request", lambda request: None if request.url.startswith(server.url) else faults.append(request.url)
-    )
-    page.set_default_timeout(20_000)
-    yield page
-    context.close()
-    assert faults == []
-
-
-# The page's policy forbids `eval`, which Playwright's wait_for_function needs; evaluate does not.
-SHOWN = """() => new Promise((resolve, reject) => {
-  const player = document.querySelector("video, audio");
-  const check = () => {
-    if (player.error) reject(new Error(player.error.message));
-    else if (player.readyState >= 2 && !player.seeking) resolve();
-    else setTimeout(check, 10);
-  };
-  check();
-})"""
-FRAME = """() => {
-  const video = document.querySelector("video");
-  const canvas = document.createElement("canvas");
-  canvas.width = video.videoWidth;
-  canvas.height = video.videoHeight;
-  const context = canvas.getContext("2d");
-  context.drawImage(video, 0, 0);
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height).data;
-  let sum = 0, least = 255, most = 0;
-  for (let i = 0; i < pixels.length; i += 4) {
-    sum += pixels[i]; least = Math.min(least, pixels[i]); most = Math.max(most, pixels[i]);
-  }
-  return {
-    width: video.videoWidth, height: video.videoHeight, time: video.currentTime, duration: video.duration,
-    mean: sum / (pixels.length / 4), least, most,
-  };
-}"""
-
-
-def open_container(page: Page, server: Server, name: str, at: str = "") -> None:
-    page.goto(f"{server.url}/?name={quote(name)}{at}")
-    page.wait_for_selector("#stage video, #stage audio, #stage .note")
-
-
-def jump(page: Page, text: str, pts: int) -> dict[str, str]:
-    """Type a time, press Enter, and give back the seek's numbers."""
-    page.fill("#pts", text)
-    page.press("#pts", "Enter")
-    sought(page, pts)
-    rows = page.query_selector_all("#numbers div")
-    return {str(row.get_attribute("data-fact")): row.query_selector("dd").inner_text() for row in rows}  # type: ignore[union-attr]
-
-
-def sought(page: Page, pts: int) -> None:
-    """Wait until the numbers of this seek are there, and then its frame."""
-    page.wait_for_selector(f'#numbers:not([hidden])[data-asked="{pts}"]')
-    page.evaluate(SHOWN)
+    with page_on(browser, server.url) as one:
+        yield one
 
 
 def test_big_buck_bunny(page: Page, server: Server) -> None:
@@ -306,62 +191,3 @@ def test_empty_library(browser: Browser, tmp_path: Path) -> None:
         page.goto(empty.url)
         page.wait_for_selector("text=The library is empty")
         page.close()
-
-
-def test_upload(page: Page, tmp_path_factory: pytest.TempPathFactory, server: Server) -> None:
-    """A file that is chosen becomes a container that plays; a name that is taken is said, and replaced."""
-    film = tmp_path_factory.mktemp("upload") / "new film.mp4"
-    film.write_bytes(BUNNY.read_bytes())
-    page.goto(server.url)
-    page.wait_for_selector("#items a.item")
-    page.set_input_files("#files", film)
-    link = page.wait_for_selector("#uploads .upload a")
-    assert link is not None
-    assert "sealed" in page.inner_text("#uploads .more-facts")
-    page.wait_for_selector('#items a[data-name="new film.mp4.h4mk"]')
-    link.click()
-    page.wait_for_selector("#stage video")
-    page.evaluate(SHOWN)
-    assert server.get("/video/range?name=new%20film.mp4.h4mk").body == BUNNY.read_bytes()
-    assert server.get("/container?name=new%20film.mp4.h4mk").body == exported(BUNNY)
-    page.set_input_files("#files", film)
-    page.wait_for_selector("#uploads .upload:nth-child(2) .bad")
-    page.click("#uploads .upload:nth-child(2) button:text('Replace')")
-    page.wait_for_selector("#uploads .upload:nth-child(2) a")
-    (old,) = server.get("/media/trash").json["items"]
-    assert old["name"] == "new film.mp4.h4mk"
-
-
-def test_drop_and_cancel(page: Page, server: Server) -> None:
-    """A file that is dropped, made in the page: large enough to be cancelled while it is sent."""
-    page.goto(server.url)
-    page.wait_for_selector("#items a.item")
-    page.evaluate(
-        """() => {
-          const data = new DataTransfer();
-          data.items.add(new File([new Uint8Array(3000)], "small.bin"));
-          data.items.add(new File(Array(400).fill(new Uint8Array(2 ** 20)), "large.bin"));
-          for (const name of ["dragenter", "dragover", "drop"])
-            dispatchEvent(new DragEvent(name, { dataTransfer: data, cancelable: true, bubbles: true }));
-        }"""
-    )
-    large = "#uploads .upload:nth-child(2)"
-    page.wait_for_selector(f"{large} .more-facts:text-matches('of 400 MiB sent')")
-    assert 0 < page.eval_on_selector(f"{large} progress", "(bar) => bar.value / bar.max") < 1
-    page.click(f"{large} button")
-    page.wait_for_selector(f"{large} .bad")
-    assert "Cancelled" in page.inner_text("#uploads .upload:nth-child(2) .bad")
-    page.wait_for_selector("#uploads .upload:nth-child(1) a")
-    until(
-        lambda: not any(one["state"] == "receiving" for one in server.get("/jobs").json["jobs"]),
-        "no job runs",
-    )
-    names = [one["name"] for one in server.get("/media").json["items"]]
-    assert "small.bin.h4mk" in names
-    assert "large.bin.h4mk" not in names
-
-
-def exported(path: Path) -> bytes:
-    out = io.BytesIO()
-    export(path, out, ExportOptions())
-    return out.getvalue()

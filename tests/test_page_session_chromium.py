@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page
 
-from chromium import chromium
 from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import State
@@ -16,12 +15,6 @@ from needs import BUNNY, needs_chromium
 from serving import Server, running
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as one:
-        yield one
 
 
 @pytest.fixture
@@ -63,7 +56,7 @@ def test_a_token_opens_the_library_until_one_signs_out(root: Path, page: Page) -
         assert not page.is_visible("#add")
         sign_in(page, "h4_0123456789abcdef_" + "A" * 43)
         page.wait_for_selector("#sign-in-problem:not([hidden])")
-        assert page.inner_text("#sign-in-problem") == "the token is not valid"
+        assert page.inner_text("#sign-in-problem") == "The token is not valid."
         sign_in(page, text)
         page.wait_for_selector("#sign-in:not([open])", state="attached")
         page.wait_for_selector('#items a[data-name="bunny.h4mk"]')

@@ -1,86 +1,48 @@
-"""What the page shows of a container, in Debian's Chromium: timeline, keys, tokens, chunks, checks.
-
-And whether everybody can use it."""
+"""What the page shows of a container, in Debian's Chromium: timeline, keys, tokens, chunks."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from chromium import chromium
-from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk import H4MKReader, TrackInfo
 from harmony4.server.exporting.bundling import bundle_files
 from harmony4.server.exporting.ingest import ExportOptions, export
 from lying import lying
 from needs import BUNNY, ROOT, needs_chromium, needs_ffmpeg
-from pagelib import AXE, BAD_BLOCK, HOURS, MASTER, SIGNING, grey, library, page_on, violations
+from pagelib import (
+    FRAME,
+    HOURS,
+    LOST,
+    SHOWN,
+    ffmpeg,
+    grey,
+    jump,
+    open_container,
+    page_on,
+    says,
+    sought,
+)
 from serving import Server, running, write_container
-from test_page_chromium import FRAME, SCREENSHOTS, SHOWN, jump, open_container, sought
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
-LOST = ("Failed to load resource",)
-"""What Chromium logs of connections that break."""
-TICKS = """() => new Promise((resolve) => {
-  const canvas = document.querySelector("#ticks");
-  const check = () => {
-    const row = canvas.getContext("2d").getImageData(0, canvas.height - 3, canvas.width, 1).data;
-    const found = new Set(row);
-    if (found.size > 6) resolve();
-    else setTimeout(check, 20);
-  };
-  check();
-})"""
-"""Wait until the keyframes are on the timeline."""
-GREEN = """() => {
-  const canvas = document.querySelector("#ticks");
-  const row = canvas.getContext("2d").getImageData(0, canvas.height - 2, canvas.width, 1).data;
-  const one = document.createElement("canvas").getContext("2d");
-  one.fillStyle = getComputedStyle(canvas).getPropertyValue("--good");
-  one.fillRect(0, 0, 1, 1);
-  const good = one.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
-  const columns = Array.from({ length: canvas.width }, (_, x) => x);
-  return columns.filter((x) => row.slice(4 * x, 4 * x + 3).join() === good).map((x) => x / canvas.width);
-}"""
-"""Where the timeline is green, as parts of its width."""
-UPLOAD = re.compile(r"/uploads/\w+$")
 PLAYS = """() => new Promise((resolve) => {
   const video = document.querySelector("video");
   if (video.paused) video.addEventListener("playing", resolve);
   else resolve();
 })"""
-PEM = SIGNING.public.pem().decode()
-UNTIL = """([selector, text]) => new Promise((resolve, reject) => {
-  const said = () => document.querySelector(selector)?.innerText;
-  const check = () => said()?.includes(text) ? resolve() : setTimeout(check, 20);
-  setTimeout(() => reject(new Error(`${selector} says ${said()}, not ${text}`)), 30000);
-  check();
-})"""
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return library(tmp_path_factory.mktemp("library"))
-
-
-@pytest.fixture(scope="module")
-def server(root: Path) -> Iterator[Server]:
-    with running(root) as one:
-        yield one
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium("--autoplay-policy=no-user-gesture-required") as one:
+def server(page_library: Path) -> Iterator[Server]:
+    with running(page_library) as one:
         yield one
 
 
@@ -88,11 +50,6 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, server: Server) -> Iterator[Page]:
     with page_on(browser, server.url) as one:
         yield one
-
-
-def says(page: Page, selector: str, text: str) -> None:
-    """Wait until an element says so."""
-    page.evaluate(UNTIL, [selector, text])
 
 
 def time(page: Page) -> float:
@@ -164,6 +121,46 @@ def test_keys(page: Page, server: Server) -> None:
     assert time(page) < 18003
 
 
+def test_one_picture_back_and_on(browser: Browser, tmp_path: Path) -> None:
+    """Steps are as long as the pictures themselves: 29.97 a second, 60, and no fixed rate at all."""
+    often = "select='not(mod(n,2))+lt(mod(n,7),2)'"
+    films = {
+        "ntsc": (["-r", "30000/1001"], [0, 33_367, 66_733, 100_100, 133_467]),
+        "sixty": (["-r", "60"], [0, 16_667, 33_333, 50_000, 66_667]),
+        "uneven": (
+            ["-vf", often, "-fps_mode", "vfr"],
+            [0, 20_000, 40_000, 80_000, 120_000, 140_000, 160_000],
+        ),
+    }
+    for name, (arguments, _) in films.items():
+        film = tmp_path / f"{name}.mp4"
+        rate = arguments[1] if arguments[0] == "-r" else "50"
+        code = ["-c:v", "libx264", "-g", "30", "-pix_fmt", "yuv420p", *arguments]
+        ffmpeg("-f", "lavfi", "-i", f"testsrc=size=160x90:rate={rate}:duration=2", *code, film)
+        export(film, tmp_path / f"{name}.h4mk", ExportOptions())
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        for name, (_, times) in films.items():
+            open_container(page, server, f"{name}.h4mk")
+            page.evaluate(SHOWN)
+            for key, expected in [(".", times[1:]), (",", times[-2::-1])]:
+                for pts in expected:
+                    page.keyboard.press(key)
+                    sought(page, pts)
+                    says(page, "[data-fact='picture after']", "ms")
+                    assert float(str(page.get_attribute("#numbers", "data-shown"))) * 1e6 == pytest.approx(
+                        pts, abs=1
+                    )
+            # Before the first picture there is none; quick presses are all counted, and playing ends.
+            page.keyboard.press(",")
+            for _ in range(3):
+                page.keyboard.press(".")
+            sought(page, times[3])
+        page.keyboard.press("k")
+        page.evaluate(PLAYS)
+        page.keyboard.press(".")
+        assert page.evaluate("document.querySelector('video').paused")
+
+
 def test_drag_and_what_the_address_says(page: Page, server: Server) -> None:
     open_container(page, server, "bigbuckbunny.h4mk")
     page.evaluate(SHOWN)
@@ -184,6 +181,40 @@ def test_drag_and_what_the_address_says(page: Page, server: Server) -> None:
     page.evaluate(SHOWN)
     assert time(page) == pytest.approx(2.65, abs=0.1)
     assert page.get_attribute("#timeline", "aria-valuenow") == "2"
+
+
+def test_what_was_fetched_is_on_the_timeline(page: Page, server: Server) -> None:
+    """The parts that the browser says it has, and no others."""
+    open_container(page, server, "ten-hours.h4mk", "#t=18000")
+    page.evaluate(SHOWN)
+    page.wait_for_selector("#tab-facts")
+    wrong, there, not_there = page.evaluate(
+        """() => new Promise((resolve) => {
+          const video = document.querySelector("video");
+          const canvas = document.querySelector("#ticks");
+          const paint = document.createElement("canvas").getContext("2d");
+          paint.fillStyle = getComputedStyle(canvas).getPropertyValue("--wash");
+          paint.fillRect(0, 0, 1, 1);
+          const wash = paint.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
+          const check = () => {
+            const row = canvas.getContext("2d").getImageData(0, 8, canvas.width, 1).data;
+            const colour = (x) => row.slice(4 * x, 4 * x + 3).join();
+            const painted = Array.from({ length: canvas.width }, (_, x) => colour(x) === wash);
+            const scale = canvas.width / 36000;
+            const parts = Array.from({ length: video.buffered.length }, (_, n) =>
+              [video.buffered.start(n) * scale, video.buffered.end(n) * scale]);
+            const inside = (x) => parts.some(([from, to]) => from <= x + 1 && x <= to + 1);
+            const wrong = painted.map((one, x) => one && !inside(x)).filter(Boolean).length;
+            const found = painted.filter(Boolean).length;
+            if (parts.length && found) resolve([wrong, found, painted.length - found]);
+            else setTimeout(check, 20);
+          };
+          check();
+        })"""
+    )
+    assert wrong == 0
+    assert there > 0
+    assert not_there > 0
 
 
 # -- the library
@@ -224,7 +255,7 @@ def test_what_the_library_says(page: Page, server: Server) -> None:
     page.evaluate(
         """() => new Promise((resolve) => {
           const count = () => document.querySelectorAll("#items canvas.drawn").length;
-          const check = () => count() === 6 ? resolve() : setTimeout(check, 20);
+          const check = () => count() === 7 ? resolve() : setTimeout(check, 20);
           check();
         })"""
     )
@@ -236,8 +267,10 @@ def test_what_the_library_says(page: Page, server: Server) -> None:
           return found.size;
         })"""
     )
-    # bigbuckbunny, corrupt, masked, signed, sound, ten-hours; the pictures of the grey films are grey.
-    assert [count > least for count, least in zip(colours, (100, 0, 1, 0, 10, 1), strict=True)] == [True] * 6
+    # In the order of their names; the pictures of the grey films are grey.
+    assert [count > least for count, least in zip(colours, (100, 0, 1, 1, 0, 10, 1), strict=True)] == [
+        True
+    ] * 7
 
 
 # -- tokens
@@ -287,6 +320,45 @@ def test_tokens_come_again_when_the_connection_was_lost(browser: Browser, server
         assert len(asked) == 2
 
 
+def test_bars(page: Page, server: Server, page_library: Path) -> None:
+    """Blocks are as high as they are large; a click goes to the time below the pointer."""
+    with H4MKReader(page_library / "signed.h4mk") as reader:
+        sizes = [entry.size for entry in list(reader.range_map(0))[1:]]  # but for the header
+    open_container(page, server, "signed.h4mk")
+    page.evaluate(SHOWN)
+    page.click("#tab-tokens")
+    says(page, ".tokens-panel .live", "all of them are here")
+    says(page, ".tokens-panel .live b", str(len(sizes)))
+    heights = page.evaluate(
+        """(count) => {
+          const canvas = document.querySelector("canvas.bars");
+          const paint = document.createElement("canvas").getContext("2d");
+          paint.fillStyle = getComputedStyle(canvas).getPropertyValue("--accent");
+          paint.fillRect(0, 0, 1, 1);
+          const accent = paint.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
+          const blocks = Math.round(canvas.height * 0.62);
+          return Array.from({ length: count }, (_, n) => {
+            const x = Math.round(((n + 0.6) / count) * canvas.width);
+            const column = canvas.getContext("2d").getImageData(x, 0, 1, blocks).data;
+            let high = 0;
+            for (let y = 0; y < blocks; y += 1) high += column.slice(4 * y, 4 * y + 3).join() === accent;
+            return high;
+          });
+        }""",
+        len(sizes),
+    )
+    most = max(heights)
+    assert most > 50
+    for height, size in zip(heights, sizes, strict=True):
+        assert height == pytest.approx(most * size / max(sizes), abs=2)
+    box = page.query_selector("canvas.bars").bounding_box()  # type: ignore[union-attr]
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 0.8, box["y"] + 40)
+    page.wait_for_selector("#numbers:not([hidden])")
+    page.evaluate(SHOWN)
+    assert time(page) == pytest.approx(16, abs=0.1)
+
+
 def test_spectrum(page: Page, server: Server) -> None:
     open_container(page, server, "sound.h4mk", "#t=12")
     page.evaluate(SHOWN)
@@ -316,8 +388,8 @@ def test_spectrum(page: Page, server: Server) -> None:
 # -- the container
 
 
-def test_chunks(page: Page, server: Server, root: Path) -> None:
-    with H4MKReader(root / "signed.h4mk") as reader:
+def test_chunks(page: Page, server: Server, page_library: Path) -> None:
+    with H4MKReader(page_library / "signed.h4mk") as reader:
         chunks = list(reader.chunks())
     open_container(page, server, "signed.h4mk")
     page.click("#tab-container")
@@ -329,7 +401,12 @@ def test_chunks(page: Page, server: Server, root: Path) -> None:
         button = f"#chunks li[aria-posinset='{len(seen) + 1}'] button"
         page.wait_for_selector(f"{button}[data-tag]")
         cells = page.locator(f"{button} span").all_inner_texts()
-        assert cells[:4] == [chunk.tag, f"{chunk.offset:,}", f"{chunk.size:,}", f"{chunk.crc:08x}"]
+        assert cells[:4] == [
+            chunk.tag,
+            f"at {chunk.offset:,}",
+            f"bytes {chunk.size:,}",
+            f"CRC {chunk.crc:08x}",
+        ]
         seen.append(chunk.tag)
         page.keyboard.press("ArrowDown")
     assert "SIGN" in seen
@@ -340,7 +417,7 @@ def test_chunks(page: Page, server: Server, root: Path) -> None:
     page.press("#offset", "Enter")
     says(page, "#hex", "48 34 4d 4b 00 00 00 01")
     text = page.inner_text("#hex")
-    data = (root / "signed.h4mk").read_bytes()[:4096]
+    data = (page_library / "signed.h4mk").read_bytes()[:4096]
     digits = "".join(line[10:58].replace(" ", "") for line in text.splitlines())
     assert bytes.fromhex(digits) == data
     # TRAK and META as trees.
@@ -368,167 +445,7 @@ def test_map_of_ten_hours(page: Page, server: Server) -> None:
 # -- the check
 
 
-@pytest.mark.parametrize("key", [True, False])
-def test_check(page: Page, server: Server, key: bool) -> None:
-    open_container(page, server, "signed.h4mk", "#t=9")
-    page.click("#tab-check")
-    page.fill("#pem", PEM if key else "")
-    page.click("#check-go")
-    says(page, "#verdict", "All 11 blocks")
-    assert page.get_attribute("#verdict", "class") == "verdict good"
-    assert (SIGNING.public.fingerprint[:4].hex() in page.inner_text("#verdict")) == key
-    green, red = painted(page)
-    assert green > 0.95
-    assert red == 0
-    if key:
-        page.click("#items a[data-name='bigbuckbunny.h4mk']")
-        page.reload()
-        says(page, "#items a[data-name='signed.h4mk']", "verified")
-    # And it would notice: a bit that is another one.
-    else:
-        page.check("#lie")
-        page.click("#check-go")
-        says(page, "#verdict", "1 block is not what the root says")
-        assert page.get_attribute("#verdict", "class") == "verdict fault"
-
-
-def test_check_of_a_flipped_bit_on_the_disk(page: Page, server: Server) -> None:
-    open_container(page, server, "corrupt.h4mk")
-    page.click("#tab-check")
-    page.fill("#pem", PEM)
-    page.click("#check-go")
-    says(page, "#verdict", f"block {BAD_BLOCK}.")
-    green, red = painted(page)
-    assert 0.8 < green < 0.95
-    assert 0.05 < red < 0.15
-
-
-def test_check_of_a_lying_server(browser: Browser, server: Server) -> None:
-    def lie(path: str, at: int, body: bytes) -> bytes:
-        place = 2000 - at  # always the same byte of the stream
-        if not path.startswith("/video/range") or not 0 <= place < len(body):
-            return body
-        return body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
-
-    with lying(server.url, lie) as url, page_on(browser, url, LOST) as page:
-        page.goto(f"{url}/?name=signed.h4mk")
-        page.click("#tab-check")
-        page.fill("#pem", PEM)
-        page.click("#check-go")
-        says(page, "#verdict", "not what the root says")
-
-
-def test_check_refuses_another_key_and_what_is_none(page: Page, server: Server) -> None:
-    open_container(page, server, "signed.h4mk")
-    page.click("#tab-check")
-    page.fill("#pem", SigningKey.from_number(7).public.pem().decode())
-    page.click("#check-go")
-    says(page, "#verdict", "by a key that is trusted")
-    page.fill("#pem", "a key")
-    page.click("#check-go")
-    says(page, "#verdict", "no public key")
-
-
-def test_check_of_ten_hours(page: Page, server: Server) -> None:
-    """It begins where the player is, goes along with it, and can be stopped."""
-    open_container(page, server, "ten-hours.h4mk", "#t=18000")
-    page.evaluate(SHOWN)
-    page.wait_for_selector("#tab-check")
-    page.evaluate(TICKS)
-    page.click("#tab-check")
-    page.fill("#pem", "")
-    page.click("#check-go")
-    says(page, ".check-panel .live", " blocks, ")
-    page.click("button:text('Stop')")
-    says(page, "#verdict", "all of them right")
-    where = page.evaluate(GREEN)
-    assert 0.49 < min(where) < 0.51
-
-
-def test_check_of_masked_media(page: Page, server: Server) -> None:
-    """What is stored can be checked without a key; the player asks for one."""
-    open_container(page, server, "masked.h4mk")
-    page.click("#tab-check")
-    page.fill("#pem", "")
-    page.click("#check-go")
-    says(page, "#verdict", "All 11 blocks")
-    page.fill("#key", MASTER.reveal().hex())
-    page.press("#key", "Enter")
-    page.wait_for_selector("#stage video")
-    page.evaluate(SHOWN)
-    jump(page, "13.4s", 13_400_000)
-    assert abs(page.evaluate(FRAME)["mean"] - grey(13.4)) < 3
-
-
-def painted(page: Page) -> tuple[float, float]:
-    """Which parts of the timeline's bottom are green, and red."""
-    found: list[float] = page.evaluate(
-        """() => {
-          const canvas = document.querySelector("#ticks");
-          const style = getComputedStyle(canvas);
-          const wanted = ["--good", "--bad"].map((name) => {
-            const one = document.createElement("canvas").getContext("2d");
-            one.fillStyle = style.getPropertyValue(name);
-            one.fillRect(0, 0, 1, 1);
-            return one.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
-          });
-          const row = canvas.getContext("2d").getImageData(0, canvas.height - 2, canvas.width, 1).data;
-          const count = [0, 0];
-          for (let at = 0; at < row.length; at += 4) {
-            const index = wanted.indexOf(row.slice(at, at + 3).join());
-            if (index >= 0) count[index] += 1;
-          }
-          return count.map((one) => one / canvas.width);
-        }"""
-    )
-    return found[0], found[1]
-
-
 # -- uploads
-
-
-def test_an_upload_goes_on_after_a_lost_connection(browser: Browser, tmp_path: Path) -> None:
-    """The connection breaks twice: the page goes on by itself, and all of the file arrives."""
-    with running(tmp_path) as server, page_on(browser, server.url, LOST) as page:
-        page.goto(server.url)
-        page.wait_for_selector("text=The library is empty")
-        cut: list[str] = []
-
-        def once(route: Any) -> None:
-            if route.request.method == "PATCH" and len(cut) < 2:
-                cut.append(route.request.headers["upload-offset"])
-                route.abort("connectionreset")
-            else:
-                route.continue_()
-
-        page.route(UPLOAD, once)
-        page.set_input_files("#files", BUNNY)
-        page.wait_for_selector("#uploads .waits")
-        page.wait_for_selector("#uploads .upload a")
-        assert len(cut) == 2
-        assert server.get("/video/range?name=bigbuckbunny.mp4.h4mk").body == BUNNY.read_bytes()
-
-
-def test_an_upload_goes_on_after_a_reload(browser: Browser, tmp_path: Path) -> None:
-    media = tmp_path / "film.mp4"
-    media.write_bytes(BUNNY.read_bytes())
-    root = tmp_path / "library"
-    root.mkdir()
-    with running(root) as server, page_on(browser, server.url, LOST) as page:
-        page.goto(server.url)
-        page.wait_for_selector("text=The library is empty")
-        page.route(UPLOAD, lambda route: route.abort("connectionreset"))
-        page.set_input_files("#files", media)
-        page.wait_for_selector("#uploads .waits")
-        page.unroute(UPLOAD)
-        page.reload()
-        page.wait_for_selector("text=The library is empty")
-        methods: list[str] = []
-        page.on("request", lambda one: methods.append(one.method) if "/uploads/" in one.url else None)
-        page.set_input_files("#files", media)
-        page.wait_for_selector("#uploads .upload a")
-        assert methods == ["HEAD", "PATCH"]
-        assert server.get("/video/range?name=film.mp4.h4mk").body == BUNNY.read_bytes()
 
 
 # -- containers of other kinds
@@ -562,9 +479,9 @@ def test_texts_of_files_are_text(browser: Browser, tmp_path: Path) -> None:
             assert page.locator("#track option").count() == (1 if name == "evil.h4mk" else 2)
 
 
-def test_what_is_not_sealed(browser: Browser, root: Path, tmp_path: Path) -> None:
+def test_what_is_not_sealed(browser: Browser, page_library: Path, tmp_path: Path) -> None:
     """The chunks that are there are shown; there is nothing to check them against."""
-    data = (root / "signed.h4mk").read_bytes()
+    data = (page_library / "signed.h4mk").read_bytes()
     (tmp_path / "cut.h4mk").write_bytes(data[:2500])
     with running(tmp_path) as server, page_on(browser, server.url) as page:
         page.goto(f"{server.url}/?name=cut.h4mk")
@@ -602,109 +519,15 @@ def test_several_tracks(browser: Browser, tmp_path: Path) -> None:
 # -- everybody
 
 
-def test_by_keyboard_alone(page: Page, server: Server) -> None:
-    """From the address to the check, without a pointer."""
-    page.goto(server.url)
-    page.wait_for_selector("#items a.item")
-
-    def until_focus(selector: str) -> None:
-        for _ in range(30):
-            if page.evaluate("(one) => document.activeElement.matches(one)", selector):
-                return
-            page.keyboard.press("Tab")
-        raise AssertionError(page.evaluate("document.activeElement.outerHTML"))
-
-    page.keyboard.press("/")
-    page.keyboard.type("signed")
-    says(page, "#count", "1 container")
-    until_focus("#items a[data-name='signed.h4mk']")
-    page.keyboard.press("Enter")
-    page.wait_for_selector("#stage video")
-    page.evaluate(SHOWN)
-    until_focus("#timeline")
-    page.keyboard.press("ArrowRight")
-    sought(page, 5_000_000)
-    until_focus("#pts")
-    page.keyboard.type("0:08")
-    page.keyboard.press("Enter")
-    sought(page, 8_000_000)
-    until_focus("#tab-facts")
-    page.keyboard.press("ArrowLeft")
-    page.wait_for_selector("#check-go")
-    until_focus("#check-go")
-    page.keyboard.press("Enter")
-    says(page, "#verdict", "All 11 blocks")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1440])
-def test_every_view(browser: Browser, server: Server, scheme: Any, width: int) -> None:
-    """axe-core finds nothing, nothing sticks out, and there are pictures of it for people to look at."""
-    SCREENSHOTS.mkdir(exist_ok=True)
-    size = {"width": width, "height": 900}
-    with page_on(browser, server.url, viewport=size, color_scheme=scheme) as page:
-
-        def look(view: str) -> None:
-            page.screenshot(path=SCREENSHOTS / f"{view}-{scheme}-{width}.png", full_page=width < 800)
-            if width > 800:  # the same document, and each look takes a second
-                assert violations(page, "color-contrast" if scheme == "dark" else None) == [], view
-            assert page.evaluate("document.documentElement.scrollWidth") == width, view
-
-        page.goto(server.url)
-        page.wait_for_selector("#items canvas.drawn")
-        look("library")
-        open_container(page, server, "signed.h4mk", "#t=9")
-        page.evaluate(SHOWN)
-        jump(page, "0:11.5", 11_500_000)
-        look("player")
-        page.click("#tab-tokens")
-        says(page, ".tokens-panel .live", "all of them are here")
-        look("tokens")
-        page.click("#tab-container")
-        page.wait_for_selector("#chunks [data-tag=TRAK]")
-        look("container")
-        page.click("#tab-check")
-        page.fill("#pem", PEM)
-        page.check("#lie")
-        page.click("#check-go")
-        says(page, "#verdict", "not what the root says")
-        look("check")
-        page.click("#keys-button")
-        look("keys")
-        page.keyboard.press("Escape")
-        open_container(page, server, "masked.h4mk")
-        page.wait_for_selector("#unlock")
-        look("masked")
-        open_container(page, server, "sound.h4mk", "#t=5")
-        page.click("#tab-tokens")
-        page.wait_for_selector("canvas.spectrum[data-tokens]")
-        look("sound")
-
-
-def test_still_where_motion_is_unwelcome(browser: Browser, server: Server) -> None:
-    with page_on(browser, server.url, reduced_motion="reduce") as page:
-        open_container(page, server, "signed.h4mk")
-        page.evaluate(SHOWN)
-        moving = page.evaluate(
-            """() => [...document.querySelectorAll("*")].map(getComputedStyle).filter(
-              (one) => parseFloat(one.transitionDuration) > 0 || one.animationName !== "none").length"""
-        )
-        assert moving == 0
-
-
-def test_sharp_at_any_size(browser: Browser, server: Server) -> None:
-    for width, height, scale in ((360, 640, 3), (3840, 2160, 1)):
-        with page_on(
-            browser, server.url, viewport={"width": width, "height": height}, device_scale_factor=scale
-        ) as page:
-            open_container(page, server, "signed.h4mk")
-            page.evaluate(SHOWN)
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            canvas = page.evaluate(
-                "(() => { const c = document.querySelector('#ticks'); return [c.width, c.clientWidth]; })()"
-            )
-            assert canvas[0] == canvas[1] * scale
-            page.screenshot(path=SCREENSHOTS / f"size-{width}.png")
+def test_what_the_page_begins_with_is_asked_for_at_once() -> None:
+    """No module waits until another one that imports it is there."""
+    static, wanted = ROOT / "static", ["app.js"]
+    for name in wanted:
+        found = re.findall(r'^import .*?from "\./(.+?)";$', (static / name).read_text(encoding="utf-8"), re.M)
+        wanted += [one for one in dict.fromkeys(found) if one not in wanted]
+    page = (static / "index.html").read_text(encoding="utf-8")
+    asked = re.findall(r'<link rel="modulepreload" href="static/(.+?)">', page)
+    assert asked == sorted(set(wanted) - {"app.js"})
 
 
 def test_weight(server: Server) -> None:
@@ -723,10 +546,3 @@ def test_weight(server: Server) -> None:
     etag = str(server.get("/", Accept_Encoding="gzip").headers["ETag"])
     assert server.get("/", Accept_Encoding="gzip", If_None_Match=etag).status == 304
     assert sum(sizes.values()) < 100_000, sizes
-
-
-def test_vendored_axe_is_what_it_says() -> None:
-    about = json.loads((AXE.parent / "about.json").read_text(encoding="utf-8"))
-    for name, digest in about["sha256"].items():
-        assert hashlib.sha256((AXE.parent / name).read_bytes()).hexdigest() == digest
-    assert {path.name for path in AXE.parent.iterdir()} == {*about["sha256"], "about.json"}

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib import metadata
 from pathlib import Path
 
@@ -177,3 +178,20 @@ def test_no_model_and_no_decoder() -> None:
             if isinstance(node, ast.Attribute) and node.attr not in sound:
                 opens_codec = node.attr in codecs or (demuxes and node.attr == "decode")
                 assert not opens_codec, f"{path.relative_to(ROOT)} line {node.lineno}"
+
+
+def test_no_rule_about_security_is_waved_through() -> None:
+    """ruff's S rules hold for the product: what is let pass names its rule, on its line, and why."""
+    for path in sources(*TIERS):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if "noqa" in line:
+                found = re.search(r"# (ruff: )?noqa: ([A-Z]+[0-9]+(?:, [A-Z]+[0-9]+)*)( - .+)?$", line)
+                assert found, f"{path}: {line}"
+                if re.search(r"\bS[0-9]", found[2]):
+                    assert found[3], f"{path}: {line}"
+                    assert not found[1], f"{path}: {line}"
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["ruff"]["lint"]
+    assert "S" in settings["select"]
+    # Assertions are for the type checker; what must hold raises an error of ours.
+    assert [rule for rule in settings["ignore"] if rule.startswith("S") and rule[1:].isdigit()] == ["S101"]
+    assert set(settings["per-file-ignores"]) == {"tests/**", ".ci/**"}

@@ -26,7 +26,7 @@ from harmony4.server.intake.uploads import Uploads
 from harmony4.server.keys import DESK
 from harmony4.server.state import State
 from media_factory import media
-from needs import BUNNY, ROOT, needs_ffmpeg
+from needs import BUNNY, needs_ffmpeg
 from processes import demuxers, needs_proc, served, until
 from serving import LOOPS, Answer, Server, running, write_container
 
@@ -878,14 +878,3 @@ def test_a_worker_is_killed_while_it_exports(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         assert client.ended(number)["state"] == "done"
         assert (root / "a.h4mk").read_bytes() == exported(source, tmp_path)
-
-
-# -- what is vendored
-
-
-def test_vendored_client_is_what_it_says() -> None:
-    folder = ROOT / "tests" / "vendor" / "tus-js-client"
-    about = json.loads((folder / "about.json").read_text())
-    for name, digest in about["sha256"].items():
-        assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
-    assert {path.name for path in folder.iterdir()} == {*about["sha256"], "about.json"}

@@ -23,9 +23,9 @@ from harmony4.server.exporting.ingest import ExportOptions, export
 from masking import keyring
 from media_factory import media
 from needs import needs_chromium, needs_ffmpeg, needs_nginx, program
+from pagelib import CLIPS, FRAME, SHOWN, sought
 from programs import nginx
 from serving import Server, running
-from test_page_chromium import CLIPS, FRAME, SHOWN, make_clip, sought
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
@@ -42,13 +42,8 @@ PLAYING = "--autoplay-policy=no-user-gesture-required"
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("media")
-    found = {name: media(name) for name in (*LARGE, "tone.flac", "plain.ts")}
-    for name, (extension, arguments) in CLIPS.items():
-        found[name] = folder / f"{name}.{extension}"
-        make_clip(found[name], arguments)
-    return found
+def sources(clips: dict[str, Path]) -> dict[str, Path]:
+    return {name: media(name) for name in (*LARGE, "tone.flac", "plain.ts")} | clips
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +231,8 @@ def test_wrong_keys(page: Page, server: Server) -> None:
     page.wait_for_selector("#unlock")
     assert page.get_by_label("Key", exact=True).get_attribute("type") == "password"
     for text, words in [
-        (OTHER.reveal().hex(), "this key does not open the container"),
-        ("hello", "this is no key: it must be 64 hexadecimal digits"),
+        (OTHER.reveal().hex(), "This key does not open the container"),
+        ("hello", "This is no key: it must be 64 hexadecimal digits"),
         ("h4mk-key-v1-scrypt:15:8:1:00:00", "locked by a passphrase"),
     ]:
         unlock(page, text)

@@ -31,7 +31,7 @@ from harmony4.server.cli import (
     tokens,
 )
 from harmony4.server.cli.options import EPILOG
-from harmony4.server.cli.streams import FACTS_GONE, ReaderGone
+from harmony4.server.cli.streams import COMMAND, FACTS_GONE, ReaderGone
 from harmony4.server.cli.values import plain
 
 __all__ = ["app", "explain", "run"]
@@ -108,6 +108,7 @@ def run(argv: list[str]) -> int:
         if stream is not None and hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     name = Path(sys.argv[0]).name
+    COMMAND.set(next((one for one in argv if not one.startswith("-")), "write"))
     try:
         command = _command()
         if _COMPLETION in os.environ:  # the shell asks, not a person: typer answers and exits

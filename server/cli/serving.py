@@ -105,6 +105,9 @@ def demo(
     shows each frame's own time, with a keyframe every one or two seconds and a tone every second. The second
     start uses the library that is there. Put your own containers into the folder and they are served too.
 
+    At a loopback address the page has a switch that lets this server lie: it sends one wrong bit, and Check
+    finds it.
+
     Open the address that is printed; Ctrl-C stops the server.
     """
     made = _make_library(library, quiet=quiet or json)
@@ -125,7 +128,7 @@ def demo(
         "auth": auth,
         "public_read": public_read,
     }
-    _run(flags, json=json, quiet=quiet)
+    _run(flags, json=json, quiet=quiet, demo=True)
 
 
 def serve(
@@ -241,7 +244,9 @@ def show_config(
     say(*columns(table, head=("key", "value", "source")))
 
 
-def _run(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None = None) -> None:
+def _run(
+    flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None = None, demo: bool = False
+) -> None:
     # Only here: aiohttp takes longer to load than most commands take to run.
     from harmony4.server import logs
     from harmony4.server.app import run
@@ -256,7 +261,12 @@ def _run(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None
         elif not quiet:
             say(f"serving {config.library} at {url} (Ctrl-C stops)")
 
-    run(config, ready=ready, reload=lambda: load_config(file=file, environ=os.environ, flags=flags))
+    run(
+        config,
+        ready=ready,
+        reload=lambda: load_config(file=file, environ=os.environ, flags=flags),
+        demo=demo,
+    )
 
 
 def _is_free(host: str, port: int) -> bool:

@@ -37,7 +37,16 @@ from harmony4.server.cli.keys import (
 from harmony4.server.cli.options import EPILOG, File, Json, Output, Quiet, Track, prose, target_name, usage
 from harmony4.server.cli.output import fields, say, say_json
 from harmony4.server.cli.progress import Meter
-from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, put, shown, sink, spooled
+from harmony4.server.cli.streams import (
+    STANDARD,
+    check_not_same,
+    noted,
+    open_container,
+    put,
+    shown,
+    sink,
+    spooled,
+)
 from harmony4.server.cli.values import format_duration, parse_pts, plain
 from harmony4.server.folder.facts import token_facts
 
@@ -140,7 +149,7 @@ def sign_command(
         raise UsageError("what comes from standard input is signed into a file: use -o OUT")
     with contextlib.ExitStack() as stack:
         if output is None:
-            path = os.path.realpath(file)
+            path = stack.enter_context(noted(os.path.realpath(file)))
             meter = stack.enter_context(Meter(f"checking {plain(shown(file))}", _size(path), quiet=quiet))
             report = act.file(path, meter)
         else:

@@ -14,6 +14,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, Final, cast
 
@@ -22,12 +23,14 @@ from harmony4.h4mk import FileSource, H4MKReader
 from harmony4.h4mk.edits.target import AtomicFile
 
 __all__ = [
+    "COMMAND",
     "STANDARD",
     "ReaderGone",
     "Sink",
     "check_not_same",
     "in_order",
     "named",
+    "noted",
     "open_container",
     "open_file",
     "put",
@@ -42,6 +45,8 @@ _COPY: Final = 2**20
 _TICK: Final = 0.25
 """Seconds after which a wait for data looks for signals."""
 
+COMMAND: ContextVar[str] = ContextVar("command", default="write")
+"""The command that runs."""
 FACTS_GONE: Final = 0
 """Exit status when whoever reads facts (`| head`) has seen enough of them."""
 DATA_GONE: Final = 141
@@ -113,14 +118,36 @@ def sink(path: str) -> contextlib.AbstractContextManager[BinaryIO | str]:
     try:
         mode = Path(path).stat().st_mode
     except FileNotFoundError:
-        return contextlib.nullcontext(os.path.realpath(path))
+        return noted(os.path.realpath(path))
     except (OSError, ValueError) as error:
         raise StorageError(f"cannot write {path}: {_reason(error)}") from error
     if stat.S_ISDIR(mode):
         raise StorageError(f"cannot write {path}: it is a folder")
     if stat.S_ISREG(mode):
-        return contextlib.nullcontext(os.path.realpath(path))
+        return noted(os.path.realpath(path))
     return _device(path)
+
+
+@contextlib.contextmanager
+def noted(path: str) -> Iterator[str]:
+    """A file that is written: what a command does to a container in a library goes into its audit log.
+
+    Of a library that has one: a server has been there, or a token was made for it.
+    """
+    before = _mark(path)
+    yield path
+    if _mark(path) != before:
+        from harmony4.server.audit import note_command  # takes its time, and few need it
+
+        note_command(COMMAND.get(), Path(path))
+
+
+def _mark(path: str) -> tuple[int, ...] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a text that is no path is refused elsewhere, and better
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def put(data: bytes, path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from harmony4.crypto.errors import SourceError, UsageError
-from harmony4.server.audit import ACTOR, AuditLog, Head, command_line
+from harmony4.server.audit import AuditLog, Head, by_command
 from harmony4.server.cli.options import EPILOG, Json, prose, usage
 from harmony4.server.cli.output import columns, fields, say, say_json
 from harmony4.server.cli.values import format_count, parse_lifetime, plain
@@ -110,7 +110,9 @@ def add(
     token, text = new_token(name, scope, now, None if expires is None else int(now) + expires)
     state = _state(library, config)
     TokenFile(state).add(token)
-    _note(state, "token-add", id=token.id, name=token.name, scopes=list(token.scopes), expires=token.expires)
+    by_command(
+        state, "token-add", id=token.id, name=token.name, scopes=list(token.scopes), expires=token.expires
+    )
     if json:
         say_json({"token": text, **_facts(token)})
     else:
@@ -140,7 +142,7 @@ def revoke(
     """Take a token back, and every session that began with it."""
     state = _state(library, config)
     token = TokenFile(state).revoke(id)
-    _note(state, "token-revoke", id=token.id, name=token.name)
+    by_command(state, "token-revoke", id=token.id, name=token.name)
     if json:
         say_json({"revoked": _facts(token)})
     else:
@@ -196,7 +198,7 @@ def sign_url(
     except ValueError as error:
         raise UsageError(f"the address cannot be signed: {error}") from error
     # The address, not what opens it.
-    _note(state, "sign-url", url=without_signature(url), expires=signature.exp, client=signature.ip)
+    by_command(state, "sign-url", url=without_signature(url), expires=signature.exp, client=signature.ip)
     if is_new:
         say(
             f"note: no server has used {plain(state.path)} yet; its secret was made just now",
@@ -239,11 +241,6 @@ def _head(text: str) -> Head:
     if not (number.isascii() and number.isdigit() and re.fullmatch(r"[0-9a-f]{64}", digest)):
         raise UsageError("the head is not valid", expected="N:HASH, as it was printed", found=text[:80])
     return Head(int(number), digest)
-
-
-def _note(state: State, action: str, **facts: object) -> None:
-    ACTOR.set(command_line())
-    AuditLog(state).record(action, **facts)
 
 
 def _state(library: Path | None, config: Path | None) -> State:

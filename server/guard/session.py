@@ -11,7 +11,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import Caller
 from harmony4.server.guard.scopes import SCOPES
 from harmony4.server.guard.sessions import COOKIE
-from harmony4.server.keys import GUARD
+from harmony4.server.keys import GUARD, LIES
 from harmony4.server.query import json_response
 
 __all__ = ["delete_session", "get_session", "post_session", "routes"]
@@ -72,6 +72,7 @@ def _facts(request: web.Request, caller: Caller) -> dict[str, Any]:
         "name": token.name if token is not None else None,
         "scopes": [one for one in SCOPES if one in caller.scopes],
         "expires": None if caller.expires is None else int(caller.expires),
+        "lies": request.app[LIES],
     }
 
 

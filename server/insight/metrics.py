@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from itertools import accumulate
 from typing import Any, Final
@@ -14,8 +14,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from harmony4.crypto.errors import SourceError
+from harmony4.server.health import disk_free
 from harmony4.server.insight.tally import DIGITS, Snapshot
-from harmony4.server.keys import DESK, EVENTS, LIBRARY, SHARES, TALLY
+from harmony4.server.keys import CONFIG, DESK, EVENTS, LIBRARY, OUTLETS, SHARES, TALLY
 
 __all__ = ["COUNTERS", "GAUGES", "families", "publishing", "routes", "watch"]
 
@@ -36,16 +38,27 @@ COUNTERS: Final = {
     "scrubbed_bytes": ("harmony4_scrubbed_bytes", "Bytes verified in the background", None),
 }
 GAUGES: Final = {
-    "workers": ("harmony4_workers", "Processes that serve"),
-    "connections": ("harmony4_connections", "Connections that are open"),
-    "active": ("harmony4_requests_active", "Requests under way, streams included"),
-    "containers": ("harmony4_containers_open", "Containers that are open"),
-    "listeners": ("harmony4_sse_subscribers", "Clients of /events"),
-    "waiting": ("harmony4_sse_events_waiting", "Events that clients of /events have still to take"),
-    "lag": ("harmony4_sse_lag_seconds", "Seconds that the oldest of them has waited, added up over workers"),
-    "jobs": ("harmony4_exports_active", "Exports under way"),
-    "export_bytes": ("harmony4_exports_bytes_received", "Bytes received of the exports under way"),
-    "damaged_containers": ("harmony4_damaged_containers", "Containers that failed their last scrubbing"),
+    "workers": ("harmony4_workers", "Processes that serve", None),
+    "connections": ("harmony4_connections", "Connections that are open", None),
+    "active": ("harmony4_requests_active", "Requests under way, streams included", None),
+    "containers": ("harmony4_containers_open", "Containers that are open", None),
+    "listeners": ("harmony4_sse_subscribers", "Clients of /events, and of streams of tokens", "stream"),
+    "waiting": ("harmony4_sse_events_waiting", "Events that clients of /events have still to take", None),
+    "lag": (
+        "harmony4_sse_lag_seconds",
+        "Longest time that something has waited for a client to take it, over all workers",
+        "stream",
+    ),
+    "jobs": ("harmony4_exports_active", "Exports under way", None),
+    "export_bytes": ("harmony4_exports_received_bytes", "Bytes received of the exports under way", None),
+    "export_blocks": ("harmony4_exports_blocks", "Blocks made by the exports under way", None),
+    "damaged_containers": (
+        "harmony4_damaged_containers",
+        "Containers that failed their last scrubbing",
+        None,
+    ),
+    "disk_free": ("harmony4_disk_free_bytes", "Bytes that are free on the library's disk", None),
+    "takes_uploads": ("harmony4_takes_uploads", "Whether there is more room than min_free: 1 or 0", None),
 }
 _SIZES: Final = range(8, 41, 2)
 _SEEKS: Final = range(10, 35)
@@ -63,6 +76,9 @@ async def get_metrics(request: web.Request) -> web.Response:
     whole = await asyncio.to_thread(request.app[SHARES].together, own)
     # Jobs are everybody's: each worker sees all of them.
     whole["gauges"] |= await asyncio.to_thread(_exports, request.app)
+    with suppress(SourceError):  # then the library cannot be read, and there is no number
+        free = await asyncio.to_thread(disk_free, request.app[LIBRARY].root)
+        whole["gauges"] |= {"disk_free": free, "takes_uploads": free >= request.app[CONFIG].min_free}
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(whole))
     encode, kind = choose_encoder(request.headers.get("Accept", ""))
@@ -75,17 +91,29 @@ def _exports(app: web.Application) -> dict[str, float]:
     jobs: list[dict[str, Any]] = []
     with suppress(Exception):
         jobs = list(app[DESK].jobs.active())
-    return {"jobs": len(jobs), "export_bytes": sum(int(job.get("received") or 0) for job in jobs)}
+    return {
+        "jobs": len(jobs),
+        "export_bytes": sum(int(job.get("received") or 0) for job in jobs),
+        "export_blocks": sum(int(job.get("blocks") or 0) for job in jobs),
+    }
 
 
 def watch(app: web.Application) -> None:
     """Name what is asked when somebody looks."""
     app[TALLY].gauges |= {
         "containers": lambda: app[LIBRARY].opened,
-        "listeners": lambda: app[EVENTS].listeners,
+        "listeners|events": lambda: app[EVENTS].listeners,
+        "listeners|tokens": lambda: len(app[OUTLETS]),
         "waiting": lambda: app[EVENTS].waiting,
-        "lag": lambda: app[EVENTS].lag,
+        "lag|events": lambda: app[EVENTS].lag,
+        "lag|tokens": lambda: _lag(app),
     }
+
+
+def _lag(app: web.Application) -> float:
+    """Seconds that the slowest client of a stream of tokens has kept one write waiting."""
+    oldest = min((one.since for one in app[OUTLETS] if one.since is not None), default=None)
+    return 0.0 if oldest is None else max(0.0, asyncio.get_running_loop().time() - oldest)
 
 
 async def publishing(app: web.Application) -> AsyncIterator[None]:
@@ -140,19 +168,33 @@ def families(whole: Snapshot) -> Iterator[Metric]:
     yield _histogram(
         "harmony4_seek_seconds", "Time that a seek took", whole["seeks"], whole["seek_sum"], _SEEKS, 1e-9
     )
-    counts: dict[str, int] = whole["counts"]
     for key, (name, text, label) in COUNTERS.items():
-        family = CounterMetricFamily(name, text, labels=[] if label is None else [label])
-        if label is None:
-            family.add_metric([], counts.get(key, 0))
-        for found, number in sorted(counts.items()):
-            kind, _, value = found.partition("|")
-            if label is not None and kind == key:
-                family.add_metric([value], number)
-        yield family
-    for key, (name, text) in GAUGES.items():
-        if key in whole["gauges"]:
-            yield GaugeMetricFamily(name, text, value=whole["gauges"][key])
+        yield _family(CounterMetricFamily, name, text, label, key, whole["counts"], 0)
+    for key, (name, text, label) in GAUGES.items():
+        yield _family(GaugeMetricFamily, name, text, label, key, whole["gauges"], None)
+
+
+def _family(
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    text: str,
+    label: str | None,
+    key: str,
+    numbers: Mapping[str, float],
+    otherwise: float | None,
+) -> Metric:
+    """What is counted under `key`, or under `key|value` for each value of the label."""
+    family = kind(name, text, labels=[] if label is None else [label])
+    if label is None:
+        number = numbers.get(key, otherwise)
+        if number is not None:
+            family.add_metric([], number)
+        return family
+    for found, number in sorted(numbers.items()):
+        start, _, value = found.partition("|")
+        if start == key:
+            family.add_metric([value], number)
+    return family
 
 
 def _histogram(

@@ -93,8 +93,8 @@ def parse_asked(fields: Mapping[str, str]) -> Asked:
     """Options as text. Raises UsageError."""
     check_names(fields, FIELDS)
     name, title = fields.get("name"), fields.get("title")
-    if title is not None and len(title.encode("utf-8", "surrogateescape")) > _TITLE:
-        raise UsageError("title is not valid", expected=f"<= {_TITLE} bytes")
+    if title is not None and not 0 < len(title.encode("utf-8", "surrogateescape")) <= _TITLE:
+        raise UsageError("title is not valid", expected=f"1 to {_TITLE} bytes")
     try:
         size, rate = fields.get("block_size"), fields.get("fps_hint")
         options = ExportOptions(

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from harmony4.crypto.errors import HarmonyError, LimitError, StorageError
+from harmony4.server.audit import AuditLog
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem, describe
 from harmony4.server.exporting.ingest import ExportOptions, ExportResult, export
@@ -87,6 +88,8 @@ class Export:
     spool: Spool
     done: asyncio.Future[ExportResult]
     received: int = 0
+    masked: tuple[str, ...] = ()
+    """Ids or names of the keys that it is masked with."""
     feeding: asyncio.Timeout | None = None
     """Ends the wait for more of the body."""
 
@@ -112,7 +115,8 @@ class Desk:
     def __init__(self, config: Config, library: Library, state: State, keyring: Keyring) -> None:
         self._keyring = keyring
         self.jobs: Final = Jobs(state)
-        self.shelf: Final = Shelf(library, state)
+        self.audit: Final = AuditLog(state)
+        self.shelf: Final = Shelf(library, state, self.audit)
         self.room: Final = Room(library.root, state, quota=config.quota, least=config.min_free)
         self.stopping = False
         """What runs now has had its time."""
@@ -149,7 +153,7 @@ class Desk:
             raise
         pipe = Pipe()
         loop = asyncio.get_running_loop()
-        one = Export(job, pipe, spool, loop.create_future())
+        one = Export(job, pipe, spool, loop.create_future(), masked=() if mask is None else mask.keys)
         if source is not None:
             one.received = (await asyncio.to_thread(source.stat)).st_size
         one.done = loop.run_in_executor(self._threads, self._run, one, options, mask, source)
@@ -262,7 +266,8 @@ class Desk:
             found = facts.export_facts(result)
             if name is not None:
                 await asyncio.to_thread(self.room.check)
-                await self.shelf.call(self.shelf.put, one.made, name, match)
+                about = {"masked": list(one.masked)} if one.masked else {}
+                await self.shelf.call(self.shelf.put, one.made, name, match, **about)
                 found = {"name": name, **found}
         except BaseException as error:
             await self._fail(one, error)
@@ -342,6 +347,10 @@ class Desk:
                 one.stop(CancelledProblem())
 
     def _unwanted(self, running: list[Export]) -> list[Export]:
+        for one in running:
+            # Where nothing more comes for the moment, nobody else says how far it is.
+            with suppress(StorageError):
+                one.job.catch_up(one.received)
         return [one for one in running if self.jobs.is_unwanted(one.job.id)]
 
     def _sweep(self) -> None:
@@ -352,6 +361,7 @@ class Desk:
             partial(self.jobs.sweep, self._config.job_ttl),
             partial(sweep_streams, self._state, self._config.job_ttl),
             partial(self.shelf.sweep, self._config.trash_retention),
+            self.audit.retry,
         ]
         for sweep in sweeps:  # one that fails keeps none of the others from its work
             try:

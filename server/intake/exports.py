@@ -183,6 +183,8 @@ async def delete_job(request: web.Request) -> web.Response:
     desk: Desk = request.app[DESK]
     found = await asyncio.to_thread(desk.jobs.cancel, request.match_info["id"])
     desk.cancel(request.match_info["id"])
+    if found["state"] in ACTIVE:
+        await asyncio.to_thread(desk.audit.record, "export-cancel", id=found["id"], name=found["name"])
     response = json_response(shown(found), "no-store")
     response.set_status(202 if found["state"] in ACTIVE else 200)
     return response

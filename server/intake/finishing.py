@@ -41,7 +41,7 @@ class Finisher:
     """All exports of uploads of one application. For one event loop."""
 
     def __init__(self, config: Config, library: Library, state: State, desk: Desk) -> None:
-        self.uploads: Final = Uploads(state, config.upload_ttl)
+        self.uploads: Final = Uploads(state, config.upload_ttl, desk.audit)
         self._config = config
         self._library = library
         self._state = state

@@ -57,6 +57,7 @@ class Job:
         self._live = live
         self._lock = threading.Lock()
         self._noted = float("-inf")
+        self._written: Facts = {}
         self._cancelled = False
         self.facts = facts
 
@@ -79,8 +80,14 @@ class Job:
             if now or time.monotonic() - self._noted >= _PAUSE:
                 self._cancelled = (self._folder / f"{self.id}.cancel").exists()
                 _write(self._folder, self.facts)
-                self._heard(dict(self.facts))
+                self._written = dict(self.facts)
+                self._heard(self._written)
                 self._noted = time.monotonic()
+
+    def catch_up(self, received: int) -> None:
+        """Write what was not written because something else was a moment before. Raises StorageError."""
+        if self.facts | {"received": received} != self._written:
+            self.note(received=received)
 
     def finish(self, state: str, **changes: object) -> None:
         """Note how it ended: `done`, `failed` or `cancelled`. The first word counts. Raises StorageError."""

@@ -109,10 +109,10 @@ class Shelf:
     Its methods touch the disk, and may wait for others' changes: `await shelf.call(shelf.delete, name)`.
     """
 
-    def __init__(self, library: Library, state: State) -> None:
+    def __init__(self, library: Library, state: State, audit: AuditLog | None = None) -> None:
         self._library = library
         self._state = state
-        self._audit = AuditLog(state)
+        self._audit = audit or AuditLog(state)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="harmony4-shelf")
 
     async def call(self, change: Callable[_P, _T], *arguments: _P.args, **more: _P.kwargs) -> _T:
@@ -132,8 +132,10 @@ class Shelf:
         """Raise now what `put` would raise: before an upload, not after it."""
         self._check(self._path(name), match)
 
-    def put(self, made: Path, name: str, match: Match | None = None) -> None:
+    def put(self, made: Path, name: str, match: Match | None = None, **about: object) -> None:
         """Give a finished container its name. `match`: take the place of one with such an entity tag.
+
+        `about`: what else the audit log is to say of it.
 
         Raises Problem: 409 for a name that is taken, 412 where no container matches. Raises StorageError.
         """
@@ -148,7 +150,7 @@ class Shelf:
 
         self._change(_NOT_PUT, change)
         drop(made)
-        self._audit.record("export" if match is None else "replace", name=name)
+        self._audit.record("export" if match is None else "replace", name=name, **about)
 
     def delete(self, name: str, match: Match | None = None) -> Trashed:
         """Move a container into the trash. Raises NotFoundError, Problem (412), StorageError."""
@@ -229,6 +231,7 @@ class Shelf:
         """Remove what has lain in the trash for `retention` seconds, and what crashes have left."""
         sweep_parts(self._state)
         before = time.time() - retention
+        gone: list[tuple[str, str | None]] = []
         with self._state.locked("library"), suppress(OSError):
             for path in list((self._state.path / "trash").iterdir()):
                 if is_part(self._state, path):  # has the time of its container
@@ -241,8 +244,14 @@ class Shelf:
                     else:
                         since = partner.lstat().st_mtime if partner.exists() else path.lstat().st_ctime
                     if since < before:
+                        there = path.with_suffix(SUFFIX).exists()
+                        name = self._name_of(path.with_suffix(".json"))
                         path.unlink(missing_ok=True)
                         partner.unlink(missing_ok=True)
+                        if there:
+                            gone.append((path.stem, name))
+        for number, name in gone:
+            self._audit.record("expire", name=name, id=number)
 
     # -- paths
 
@@ -343,6 +352,13 @@ class Shelf:
             return Trashed(number, str(facts["name"]), size, int(note.stat().st_mtime))
         except (OSError, ValueError, KeyError, TypeError):
             raise NotFoundError("there is no such container in the trash") from None
+
+    def _name_of(self, note: Path) -> str | None:
+        """What the container of a note in the trash was called; None where nothing says so."""
+        try:
+            return str(json.loads(note.read_bytes())["name"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def _remove(self, one: Trashed) -> None:
         for suffix in (SUFFIX, ".json"):

@@ -181,10 +181,11 @@ async def patch_upload(request: web.Request) -> web.Response:
 async def delete_upload(request: web.Request) -> web.Response:
     """Give an upload up: 204, 404; 423 while its container is being made."""
     _check_version(request)
-    await asyncio.to_thread(request.app[FINISHER].uploads.look, request.match_info["id"])
+    uploads = request.app[FINISHER].uploads
+    await asyncio.to_thread(uploads.look, request.match_info["id"])
     held = await _take(request)
     try:
-        await asyncio.to_thread(held.remove)
+        await asyncio.to_thread(uploads.give_up, held)
     finally:
         held.release()
     return _answer(204, {})

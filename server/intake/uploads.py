@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harmony4.crypto.errors import NotFoundError, StorageError
+from harmony4.server.audit import AuditLog
 from harmony4.server.errors import Problem
 from harmony4.server.state import State, held, hold, write_whole
 
@@ -145,10 +146,11 @@ class Held:
 class Uploads:
     """All uploads of a library. Its methods touch the disk: call them in threads."""
 
-    def __init__(self, state: State, ttl: float) -> None:
+    def __init__(self, state: State, ttl: float, audit: AuditLog | None = None) -> None:
         """`ttl`: seconds after its last byte that an upload is kept."""
         self._state = state
         self._ttl = ttl
+        self._audit = audit or AuditLog(state)
 
     def create(self, length: int, metadata: str | None, match: tuple[str, ...] | None) -> Held:
         """A new upload without a byte. Raises Problem (503) where there are too many, StorageError."""
@@ -252,6 +254,12 @@ class Uploads:
                 else:
                     yield taken
 
+    def give_up(self, held: Held) -> None:
+        """Remove an upload that its client does not want any more. Raises StorageError."""
+        held.remove()
+        if not held.known.done:
+            self._audit.record("upload-cancel", id=held.id, bytes=held.offset)
+
     def sweep(self) -> None:
         """Remove uploads that have expired, and what crashes have left."""
         folder, now = self._state.path / "uploads", time.time()
@@ -281,6 +289,8 @@ class Uploads:
                     self.look(number)  # bytes may have come just before it was in hand
                 except NotFoundError:
                     taken.remove()
+                    if not taken.known.done:
+                        self._audit.record("upload-expire", id=number, bytes=taken.offset)
                 finally:
                     taken.release()
 

@@ -6,12 +6,15 @@ from typing import Any, Final
 
 from harmony4.server.folder.facts import CONTAINER_TYPE
 from harmony4.server.intake.tusfields import CHUNK_TYPE
+from harmony4.server.intake.tusfields import VERSION as TUS_VERSION
 from harmony4.server.openapi.parts import (
     CUT,
     HEADER,
     MASK,
     NAME,
+    NEW_NAME,
     TEXT,
+    TITLE,
     TITLES,
     answer,
     file,
@@ -33,7 +36,9 @@ def paths() -> dict[str, Any]:
                 "export",
                 "Media in, a container out",
                 [
-                    query("name", "Path of the new container; without it the container is sent back", TEXT),
+                    query(
+                        "name", "Path of the new container; without it the container is sent back", NEW_NAME
+                    ),
                     *_EXPORT,
                     *MASK,
                     query("job", "1: answer when the body has arrived, and go on", {"enum": ["0", "1"]}),
@@ -66,10 +71,10 @@ def paths() -> dict[str, Any]:
                 "tus_create",
                 "A new upload, which becomes a container when its last byte has come (tus 1.0)",
                 [
-                    request_header("Tus-Resumable", True),
-                    request_header("Upload-Length", True),
+                    _TUS,
+                    request_header("Upload-Length", True, _BYTES),
                     request_header("Upload-Metadata", True),
-                    request_header("Upload-Checksum"),
+                    _CHECKSUM,
                     request_header("If-Match"),
                 ],
                 {
@@ -82,13 +87,13 @@ def paths() -> dict[str, Any]:
             | {"requestBody": {"required": False, "content": {CHUNK_TYPE: {}}}},
         },
         "/uploads/{id}": {
-            "options": operation("tus_options_one", "The same", [path("id", "string")], _TUS_OPTIONS),
+            "options": operation("tus_options_one", "The same", [path("id", TEXT)], _TUS_OPTIONS),
             "head": operation(
                 "tus_head",
                 "How far an upload is (tus 1.0)",
-                [path("id", "string"), request_header("Tus-Resumable", True)],
+                [path("id", TEXT), _TUS],
                 {
-                    "200": _tus("So far", "Upload-Length", "Upload-Metadata", *_TUS_PROGRESS),
+                    "200": _SO_FAR,
                     "404": {"description": "There is no such upload, or it has expired"},
                     "412": {"description": TITLES["412"]},
                 },
@@ -100,14 +105,19 @@ def paths() -> dict[str, Any]:
             "post": operation(
                 "tus_post",
                 "The same, and the others, for clients that can only POST",
-                [request_header("X-HTTP-Method-Override", True), *_TUS_PATCH],
-                {**_TUS_PATCHED, **problems("405")},
+                [
+                    request_header(
+                        "X-HTTP-Method-Override", True, {"enum": ["DELETE", "HEAD", "OPTIONS", "PATCH"]}
+                    ),
+                    *_TUS_PATCH,
+                ],
+                {"200": _SO_FAR, **_TUS_PATCHED, **problems("405")},
             )
             | {"requestBody": {"required": False, "content": {CHUNK_TYPE: {}}}},
             "delete": operation(
                 "tus_delete",
                 "Give an upload up (tus 1.0)",
-                [path("id", "string"), request_header("Tus-Resumable", True)],
+                [path("id", TEXT), _TUS],
                 {"204": _tus("It is gone"), **problems("404", "412", "423", "507")},
             ),
         },
@@ -116,7 +126,11 @@ def paths() -> dict[str, Any]:
                 "jobs",
                 "Exports that are known, page by page",
                 [
-                    query("cursor", "`next` of an earlier answer", {"type": "string"}),
+                    query(
+                        "cursor",
+                        "`next` of an earlier answer",
+                        {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+                    ),
                     query("limit", "Items a page", {"type": "integer", "minimum": 1, "maximum": 1000}),
                 ],
                 {"200": answer("A page of them", "Jobs"), **problems("400")},
@@ -126,13 +140,13 @@ def paths() -> dict[str, Any]:
             "get": operation(
                 "job",
                 "How far an export is",
-                [path("id", "string")],
+                [path("id", TEXT)],
                 {"200": answer("What is known of it", "Job"), **problems("404")},
             ),
             "delete": operation(
                 "cancel",
                 "Cancel an export",
-                [path("id", "string")],
+                [path("id", TEXT)],
                 {
                     "200": answer("It has ended already", "Job"),
                     "202": answer("It will be", "Job"),
@@ -165,7 +179,7 @@ def paths() -> dict[str, Any]:
             "post": operation(
                 "restore",
                 "Take a container out of the trash",
-                [_ID, query("to", "Another name than it had", TEXT)],
+                [_ID, query("to", "Another name than it had", NEW_NAME)],
                 {"200": answer("Its name", "Named"), **problems("400", "404", "409", "507")},
             )
         },
@@ -173,7 +187,7 @@ def paths() -> dict[str, Any]:
             "post": operation(
                 "rename",
                 "Give a container another name",
-                [NAME, query("to", "The new name", TEXT, True), request_header("If-Match")],
+                [NAME, query("to", "The new name", NEW_NAME, True), request_header("If-Match")],
                 {"200": answer("Its name", "Named"), **problems("400", "404", "409", "412", "507")},
             )
         },
@@ -185,10 +199,21 @@ def _tus(text: str, *headers: str) -> dict[str, Any]:
     return {"description": text, "headers": dict.fromkeys(("Tus-Resumable", *headers), HEADER)}
 
 
-_ID: Final = query("id", "What it is called in the trash", {"type": "string"}, True)
+_BYTES: Final = {"type": "string", "pattern": "^[0-9]{1,18}$"}
+_CHECKSUM: Final = request_header(
+    "Upload-Checksum",
+    schema={"type": "string", "pattern": "^sha(1 [A-Za-z0-9+/]{27}|256 [A-Za-z0-9+/]{43})=$"},
+)
+_OVERRIDE: Final = request_header(
+    "X-HTTP-Method-Override", True, {"enum": ["DELETE", "HEAD", "OPTIONS", "PATCH"]}
+)
+_TUS: Final = request_header("Tus-Resumable", True, {"const": TUS_VERSION})
+_ID: Final = query(
+    "id", "What it is called in the trash", {"type": "string", "pattern": "^[0-9a-f]{16}$"}, True
+)
 _EXPORT: Final = [
     *CUT,
-    query("title", "A title, kept in the metadata", {"type": "string"}),
+    TITLE,
     query("remux", "1: fragmented MP4 of media whose blocks would not play alone", {"enum": ["0", "1"]}),
     query("keep_original", "1, with remux: the source's bytes as a second track", {"enum": ["0", "1"]}),
     query(
@@ -196,14 +221,15 @@ _EXPORT: Final = [
     ),
 ]
 _TUS_PROGRESS: Final = ("Upload-Offset", "Upload-Expires", "Harmony4-Job")
+_SO_FAR: Final = _tus("So far", "Upload-Length", "Upload-Metadata", *_TUS_PROGRESS)
 _TUS_OPTIONS: Final = {
     "204": _tus("In the headers", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm")
 }
 _TUS_PATCH: Final = [
-    path("id", "string"),
-    request_header("Tus-Resumable", True),
-    request_header("Upload-Offset", True),
-    request_header("Upload-Checksum"),
+    path("id", TEXT),
+    _TUS,
+    request_header("Upload-Offset", True, _BYTES),
+    _CHECKSUM,
 ]
 _TUS_PATCHED: Final[dict[str, Any]] = {
     "204": _tus("The bytes are there", *_TUS_PROGRESS),

@@ -6,7 +6,7 @@ from typing import Any
 
 from harmony4.server.folder.facts import CONTAINER_TYPE, OPAQUE
 from harmony4.server.masking.streams import FORMATS, MASTER, SALT
-from harmony4.server.openapi.parts import CUT, HEADER, TEXT, operation, problems, query, request_header
+from harmony4.server.openapi.parts import CUT, HEADER, TEXT, TITLE, operation, problems, query, request_header
 
 __all__ = ["paths"]
 
@@ -38,7 +38,7 @@ def paths() -> dict[str, Any]:
                     query("format", "A container, or as many bytes", {"enum": list(FORMATS)}),
                     query("inverse", "1: unmask", {"enum": ["0", "1"]}),
                     *CUT,
-                    query("title", "A title, kept in the metadata", TEXT),
+                    TITLE,
                     request_header(MASTER),
                     request_header(SALT),
                 ],

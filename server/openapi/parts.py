@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from harmony4.crypto.token import MAX_VALUE
 from harmony4.server.errors import PROBLEM_TYPE
 
 __all__ = [
@@ -14,9 +15,12 @@ __all__ = [
     "MASK",
     "MASKED",
     "NAME",
+    "NATURAL",
+    "NEW_NAME",
     "TEXT",
     "TIME",
     "TIME_HEADERS",
+    "TITLE",
     "TITLES",
     "TRACK",
     "TRACKS",
@@ -61,6 +65,10 @@ TITLES: Final = {
 HEADER: Final = {"schema": {"type": "string"}}
 TEXT: Final = {"type": "string"}
 INT: Final = {"type": ["integer", "string"], "description": "A decimal string beyond 2^53 - 1"}
+NATURAL: Final = {"type": "integer", "minimum": 0, "maximum": MAX_VALUE}
+_PART: Final = r"[^\x00-\x1f\x7f-\x9f\\/.][^\x00-\x1f\x7f-\x9f\\/]*"
+NEW_NAME: Final = {"type": "string", "pattern": rf"^{_PART}(/{_PART})*\.h4mk$"}
+"""What `check_new_name` takes, but for how long it may be."""
 _STREAM_HEADERS: Final = dict.fromkeys(
     (
         "Accept-Ranges",
@@ -145,28 +153,33 @@ def query(name: str, text: str, schema: dict[str, Any], required: bool = False) 
     return {"name": name, "in": "query", "description": text, "required": required, "schema": schema}
 
 
-def path(name: str, kind: str) -> dict[str, Any]:
-    return {"name": name, "in": "path", "required": True, "schema": {"type": kind}}
+def path(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": schema}
 
 
-def request_header(name: str, required: bool = False) -> dict[str, Any]:
-    return {"name": name, "in": "header", "required": required, "schema": {"type": "string"}}
+def request_header(name: str, required: bool = False, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"name": name, "in": "header", "required": required, "schema": schema or TEXT}
 
 
 def object_of(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(required), "properties": {**required, **optional}}
 
 
-NAME: Final = query("name", "Path of the container below the library", {"type": "string"}, True)
-TRACK: Final = query("track", "Number of the track", {"type": "integer", "minimum": 0, "default": 0})
+NAME: Final = query(
+    "name", "Path of the container below the library", {"type": "string", "minLength": 1}, True
+)
+TRACK: Final = query("track", "Number of the track", {**NATURAL, "default": 0})
 TRACKS: Final = query(
     "track",
     "Number of the track; * for all of them at once",
-    {"oneOf": [{"type": "integer", "minimum": 0}, {"const": "*"}], "default": 0},
+    {"oneOf": [NATURAL, {"const": "*"}], "default": 0},
 )
 VERSION: Final = query(
-    "v", "First 16 digits of the ETag: the answer may be kept for ever", {"type": "string"}
+    "v",
+    "First 16 digits of the ETag: the answer may be kept for ever",
+    {"type": "string", "pattern": "^[0-9a-f]{16}$"},
 )
+TITLE: Final = query("title", "A title, kept in the metadata", {"type": "string", "minLength": 1})
 PROOF: Final = query("proof", "1: a proof of the answer comes with it", {"enum": ["0", "1"]})
 DOWNLOAD: Final = query("download", "1: the answer is to be saved as a file", {"enum": ["0", "1"]})
 MASKED: Final = query(
@@ -180,15 +193,27 @@ MASK: Final = [
     query("keep_plaintext", "1, with mask: every track a second time, not masked", {"enum": ["0", "1"]}),
 ]
 TIME: Final = [
-    query("pts", "The blocks that show this time, microseconds", {"type": "integer", "minimum": 0}),
-    query("end_pts", "Up to this time instead of the end", {"type": "integer", "minimum": 1}),
+    query("pts", "The blocks that show this time, microseconds", NATURAL),
+    query("end_pts", "Up to this time instead of the end, and behind `pts`", {**NATURAL, "minimum": 1}),
     query("init", "Whether the header bytes come first", {"enum": [0, 1], "default": 0}),
 ]
 TIME_HEADERS: Final = dict.fromkeys(("Content-Location", "Harmony4-PTS", "Harmony4-End-PTS"), HEADER)
 CUT: Final = [
-    query("block_size", "Greatest size of a block, such as 512KiB", TEXT),
+    query(
+        "block_size",
+        "Greatest size of a block, such as 512KiB: 1 byte to 16 MiB",
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?([bB]|[kKmMgG]([iI]?[bB])?)?$"},
+    ),
     query("raw", "1: do not look inside", {"enum": ["0", "1"]}),
-    query("fps_hint", "Frames per second of opaque media", TEXT),
-    query("gop", "Frames from keyframe to keyframe of opaque media", {"type": "integer", "minimum": 1}),
+    query(
+        "fps_hint",
+        "Frames per second of opaque media, above 0: 30, 30000/1001 or 29.97",
+        {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+|/[0-9]+)?$"},
+    ),
+    query(
+        "gop",
+        "Frames from keyframe to keyframe of opaque media",
+        {"type": "integer", "minimum": 1, "maximum": 10**6},
+    ),
 ]
 """How media are cut into blocks."""

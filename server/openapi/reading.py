@@ -10,7 +10,9 @@ from harmony4.server.openapi.parts import (
     HEADER,
     MASKED,
     NAME,
+    NATURAL,
     PROOF,
+    TEXT,
     TIME,
     TIME_HEADERS,
     TITLES,
@@ -48,7 +50,7 @@ def paths() -> dict[str, Any]:
         "/video/range/{track}.{ext}": both(
             "range_named",
             "The same under a path that ends in the media's true extension",
-            [path("track", "integer"), path("ext", "string"), NAME, *TIME, MASKED, VERSION, DOWNLOAD],
+            [path("track", NATURAL), path("ext", TEXT), NAME, *TIME, MASKED, VERSION, DOWNLOAD],
             TIME_HEADERS,
             "403",
             "409",
@@ -128,7 +130,7 @@ def paths() -> dict[str, Any]:
                 [
                     NAME,
                     TRACK,
-                    query("start", "Number of the first one", {"type": "integer", "minimum": 0}),
+                    query("start", "Number of the first one", NATURAL),
                     query(
                         "limit",
                         "How many at most",
@@ -153,7 +155,7 @@ def paths() -> dict[str, Any]:
         "/video/hls": playlist("hls", "The HLS master playlist", HLS),
         "/video/hls/index.m3u8": playlist("hls_named", "The same under a path with its extension", HLS),
         "/video/hls/{track}.m3u8": playlist(
-            "hls_track", "A track's HLS playlist: byte ranges of its stream", HLS, path("track", "integer")
+            "hls_track", "A track's HLS playlist: byte ranges of its stream", HLS, path("track", NATURAL)
         ),
         "/video/dash": playlist("dash", "The DASH manifest", DASH),
         "/video/dash/manifest.mpd": playlist("dash_named", "The same under a path with its extension", DASH),
@@ -223,6 +225,6 @@ def paths() -> dict[str, Any]:
             ),
         },
         "/": {"get": file("page", "The page", "text/html", [])},
-        "/static/{file}": {"get": file("static", "A file of the page", "*/*", [path("file", "string")])},
+        "/static/{file}": {"get": file("static", "A file of the page", "*/*", [path("file", TEXT)])},
         "/openapi.json": {"get": file("openapi", "This description", "application/json", [])},
     }

@@ -7,11 +7,15 @@ from typing import Final
 from harmony4.crypto.mask import MODES
 from harmony4.server.errors import PROBLEMS
 from harmony4.server.guard.scopes import SCOPES
-from harmony4.server.openapi.parts import INT, TEXT, object_of
+from harmony4.server.openapi.parts import INT, NATURAL, TEXT, object_of
 from harmony4.server.reading.seeking import MAX_TARGETS
 
 __all__ = ["SCHEMAS"]
 
+_ASKED_TIME: Final = {
+    "oneOf": [NATURAL, {"type": "string", "pattern": "^[0-9]{1,19}$"}],
+    "description": "Below 2^63; a decimal string beyond 2^53 - 1",
+}
 _SEEK: Final = object_of(
     {
         "track": {"type": "integer"},
@@ -123,7 +127,7 @@ SCHEMAS: Final = {
         "oneOf": [object_of({**one["properties"], "proof": _PROOF}) for one in (_SEEK, _MISS)],
     },
     "ManyProven": object_of({"results": _RESULTS, "proof": {"oneOf": [_PROOF, {"type": "null"}]}}),
-    "Targets": object_of({"pts": {"type": "array", "maxItems": MAX_TARGETS, "items": INT | {"minimum": 0}}})
+    "Targets": object_of({"pts": {"type": "array", "maxItems": MAX_TARGETS, "items": _ASKED_TIME}})
     | {"additionalProperties": False},
     "Keyframes": object_of(
         {
@@ -166,6 +170,7 @@ SCHEMAS: Final = {
             "name": {"type": ["string", "null"]},
             "scopes": {"type": "array", "items": {"enum": list(SCOPES)}},
             "expires": {"type": ["integer", "null"]},
+            "lies": {"type": ["string", "null"]},
         }
     ),
 }

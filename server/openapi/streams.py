@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from harmony4.server.openapi.parts import (
     CUT,
     NAME,
-    TEXT,
+    NATURAL,
     TRACK,
     answer,
     operation,
@@ -17,10 +17,15 @@ from harmony4.server.openapi.parts import (
 )
 from harmony4.server.streams.forms import FORMS
 from harmony4.tokenize.audio import PROFILES, STRUCTURE
-from harmony4.tokenize.samples import MAX_CHANNELS
+from harmony4.tokenize.samples import MAX_CHANNELS, MAX_RATE
 from harmony4.tokenize.sound import PCM_ENCODINGS
 
 __all__ = ["paths"]
+
+
+_LAST: Final = {"type": "string", "pattern": "^[0-9a-f]{8}-[0-9]{1,5}-([0-9]{1,19}|end)$"}
+_NUMBER: Final = {"type": "string", "pattern": "^[0-9a-f]{32}$"}
+_JOB: Final = {"type": "string", "pattern": "^([01]|[0-9a-f]{32})$"}
 
 
 def paths() -> dict[str, Any]:
@@ -35,24 +40,25 @@ def paths() -> dict[str, Any]:
         query(
             "stream",
             "Index of the stream; default the first one with sound",
-            {"type": "integer", "minimum": 0},
+            NATURAL,
         ),
     ]
     pcm = [
         query("pcm", "Encoding of raw PCM", {"enum": list(PCM_ENCODINGS)}),
-        query("rate", "Its rate, Hz", {"type": "integer", "minimum": 1}),
+        query("rate", "Its rate, Hz", {"type": "integer", "minimum": 1, "maximum": MAX_RATE}),
         query("channels", "Its channels", {"type": "integer", "minimum": 1, "maximum": MAX_CHANNELS}),
     ]
-    start = query("from", "µs; begins with what plays then", {"type": "integer", "minimum": 0})
+    start = query("from", "µs; begins with what plays then", NATURAL)
     last = [
-        query("last_event_id", "The same as Last-Event-ID, for a page that was loaded anew", TEXT),
-        request_header("Last-Event-ID"),
+        query("last_event_id", "The same as Last-Event-ID, for a page that was loaded anew", _LAST),
+        request_header("Last-Event-ID", schema=_LAST),
     ]
-    job = query("job", "1, or 32 hexadecimal digits: the tokens are read at an address of their own", TEXT)
+    job = query("job", "1, or 32 hexadecimal digits: the tokens are read at an address of their own", _JOB)
+    read = query("job", "In place of `name`: the number of tokens that are kept", _NUMBER)
     kept = answer("Where the tokens are", "Kept")
     name = NAME | {"required": False}  # not with `job`
     again = {"description": "The client has all of them"}
-    body = {
+    body: dict[str, Any] = {
         "requestBody": {
             "required": True,
             "content": {
@@ -73,7 +79,7 @@ def paths() -> dict[str, Any]:
             "get": operation(
                 "stream",
                 "The tokens of a container's track, from a time on, or behind the last one received",
-                [name, TRACK, start, *last, job],
+                [name, TRACK, start, *last, read],
                 {"200": tokens, "204": again, **problems("400", "404", "406", "500", "503")},
             ),
             "post": operation(
@@ -88,7 +94,7 @@ def paths() -> dict[str, Any]:
             "get": operation(
                 "stream_sound",
                 "The spectral tokens of a container's sound",
-                [name, TRACK, start, *last, *sound, job],
+                [name, TRACK, start, *last, *sound, read],
                 {
                     "200": tokens,
                     "204": again,
@@ -101,6 +107,6 @@ def paths() -> dict[str, Any]:
                 [*sound, *pcm, job],
                 arriving,
             )
-            | body,
+            | {"requestBody": {**body["requestBody"], "required": False}},  # of nothing there are no tokens
         },
     }

@@ -80,6 +80,8 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     if resource.fill is not None:
         # What the key has opened stays with nobody longer than the right to it.
         cache = "private, no-cache"
+    if not resource.kept:
+        cache = "no-store"
     decision = decide(request.method, request.headers, resource.representation())
     if decision.status == 416:
         raise Problem("range", "no byte of the range exists", headers=dict(decision.headers))

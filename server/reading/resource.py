@@ -62,12 +62,13 @@ class Resource:
     versions: tuple[str | None, ...] = ()
     """Entity tags whose beginnings an address may name as its version (`v`), where there are more than one.
     """
+    kept: bool = True
+    """Whether anybody may keep an answer, or compare it with an older one."""
 
     def representation(self) -> Representation:
         """What `ranges.decide` needs to know."""
-        return Representation(
-            self.size, self.etag, last_modified(self.container), self.content_type, self.digest
-        )
+        modified = last_modified(self.container) if self.kept else None
+        return Representation(self.size, self.etag, modified, self.content_type, self.digest)
 
 
 def last_modified(container: Container) -> int | None:

@@ -40,7 +40,7 @@ _CUT: Final = " ...\n"
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _SIGNATURE: Final = re.compile(r"([?&](?:s|%73)(?:i|%69)(?:g|%67)=)[^&# ]*")
 _MASTER: Final = re.compile(r"([?&][^=&# ]*master[^=&# ]*=)[^&# ]*", re.IGNORECASE)
-_KEY: Final = re.compile(r"(?:h4mk-key-|[0-9A-Fa-f]{64})[^&# ]*")
+_KEY: Final = re.compile(r"(?:h4mk-key-|h4_[0-9a-f]{16}_|[0-9A-Fa-f]{64})[^&# ]*")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 
 
@@ -55,11 +55,14 @@ def escape(text: str) -> str:
 def without_signature(target: str) -> str:
     """A request's target for a log: a signature in it opens what it signs for whoever reads it.
 
-    Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits.
+    Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits; nor a token.
     """
     shown = _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
-    # Escapes must not hide one: where there is one behind them, the whole query goes.
-    return shown if _KEY.search(unquote(shown)) is None else shown.partition("?")[0] + "?..."
+    # Escapes must not hide one: where there is one behind them, the whole query goes, or all of it.
+    if _KEY.search(unquote(shown)) is None:
+        return shown
+    path = shown.partition("?")[0]
+    return f"{path}?..." if _KEY.search(unquote(path)) is None else "..."
 
 
 def client_fields(request: web.BaseRequest) -> str:

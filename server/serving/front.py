@@ -29,7 +29,8 @@ STARTED: Final = web.RequestKey("started", float)
 """When a request reached the application, `perf_counter` seconds."""
 _ID: Final = web.RequestKey("request_id", str)
 _NAME: Final = "X-Request-Id"
-_FORM: Final = re.compile(r"[A-Za-z0-9._-]{8,64}")
+_FORM: Final = re.compile(r"(?!h4_|[0-9A-Fa-f]{64}$)[A-Za-z0-9._-]{8,64}")
+"""Nothing that has the form of a token or a key: the log has it."""
 _FREE: Final = OPEN | {"/metrics"}
 """Routes that are answered however many requests are under way."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

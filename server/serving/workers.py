@@ -32,9 +32,11 @@ from pathlib import Path
 from typing import IO, Final
 
 from harmony4.crypto.errors import HarmonyError, UsageError
+from harmony4.server.audit import AuditLog
 from harmony4.server.config import Config
 from harmony4.server.serving.listening import address_url
-from harmony4.server.state import held, hold
+from harmony4.server.settings import effective
+from harmony4.server.state import State, held, hold
 
 __all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "Supervisor", "count"]
 
@@ -194,16 +196,29 @@ class Supervisor:
         self._asked_to_reload = False
         if self._reload is None:
             return
+        before = self._config
         try:
             self._config = self._reload()
         except HarmonyError as error:
             _LOG.error("the settings stay as they are: %s", error)
             return
+        self._note_changes(before)
         _LOG.warning("the settings were read anew; other workers take over")
         for worker in self._workers:
             if worker.ready and not worker.leaving:  # others are looked at when they are ready
                 with suppress(ProcessLookupError):
                     worker.process.terminate()  # it says that it leaves, which starts its successor
+
+    def _note_changes(self, before: Config) -> None:
+        """Let the audit log say which settings are others now."""
+        old, new = (
+            {one["key"]: one["value"] for one in effective(each, {})} for each in (before, self._config)
+        )
+        changed = {key: [old[key], new[key]] for key in new if old[key] != new[key]}
+        state = State.of(self._config.state, self._config.library)
+        # A folder of its own is not made for this: what has no state yet has no tokens and no changes.
+        if changed and state.path.exists():
+            AuditLog(state).record("settings", changed=changed)
 
     def _start_due(self) -> None:
         now = time.monotonic()

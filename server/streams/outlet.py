@@ -14,7 +14,7 @@ from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.server import sse
 from harmony4.server.errors import Problem, describe
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import GUARD, STATUS, TURNS
+from harmony4.server.keys import GUARD, OUTLETS, STATUS, TURNS
 from harmony4.server.streams.forms import Form, Position, parse_position
 from harmony4.server.streams.turns import Turns
 
@@ -35,16 +35,20 @@ class Outlet:
     def __init__(self, request: web.Request, form: Form) -> None:
         self._request = request
         self.form = form
+        self.since: float | None = None
+        """When the write began that waits for the client, on the loop's clock."""
         headers = dict(sse.HEADERS) | {"Content-Type": form.content_type, "Vary": "Accept"}
         self.response = web.StreamResponse(headers=headers)
 
     async def __aenter__(self) -> Self:
         await self.response.prepare(self._request)
+        self._request.app[OUTLETS].add(self)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self._request.app[OUTLETS].discard(self)
         if error is not None and not isinstance(error, Exception):
             return False
         # The answer has begun: nobody else can say what is wrong any more.
@@ -77,8 +81,11 @@ class Outlet:
     async def write(self, data: bytes) -> bool:
         """Send bytes; returns whether the client took them soon. Raises ConnectionError."""
         clock = asyncio.get_running_loop().time
-        began = clock()
-        await self.response.write(data)
+        self.since = began = clock()
+        try:
+            await self.response.write(data)
+        finally:
+            self.since = None
         if not self.alive:
             raise ConnectionResetError("the client has left")
         return clock() - began < _SOON

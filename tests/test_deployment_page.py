@@ -1,0 +1,150 @@
+"""docs/DEPLOYMENT.md, "From a bare Debian to TLS": its commands are run, as they stand there.
+
+In a mount namespace in which /etc, /opt, /srv, /var and /run are laid over with memory, so that nothing of
+this machine is touched, and from the first server on in a network of its own. What is not there is stood in
+for: apt-get looks whether the programs are there, and systemctl starts what the unit says, as its user.
+Debian's own python3, nginx, openssl, curl, useradd and su run for real.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from needs import ROOT, needs_curl, needs_nginx, needs_openssl
+
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+APT = """#!/bin/sh
+shift 2
+for name; do
+  case $name in
+    python3-venv) python3 -c 'import venv, ensurepip' ;;
+    nginx) nginx -v ;;
+    *) echo "what is $name?"; exit 1 ;;
+  esac || exit 1
+done
+"""
+
+SYSTEMCTL = """#!/bin/bash
+set -eu
+unit=/etc/systemd/system/harmony4.service
+value() { sed -n "s/^$1=//p" $unit; }
+case "$*" in
+  daemon-reload) test -f $unit ;;
+  'enable --now harmony4')
+    user=$(value User)
+    install -d -o "$user" -g "$user" -m "$(value StateDirectoryMode)" "/var/lib/$(value StateDirectory)"
+    install -d -o "$user" -g "$user" -m "$(value CacheDirectoryMode)" "/var/cache/$(value CacheDirectory)"
+    cd /
+    # shellcheck disable=SC2046
+    setpriv --reuid "$user" --regid "$(value Group)" --clear-groups --no-new-privs --bounding-set -all \\
+      env -i PATH=/usr/bin:/bin $(value Environment) $(value ExecStart) >/mnt/server.log 2>&1 &
+    for _ in $(seq 600); do
+      curl -s -o /dev/null http://127.0.0.1:8000/health && exit
+      kill -0 $! || break
+      sleep 0.1
+    done
+    cat /mnt/server.log
+    exit 1 ;;
+  'reload nginx') nginx ;;
+  *) echo "systemctl $*?"; exit 1 ;;
+esac
+"""
+
+BEFORE = """
+set -eux
+mount -t tmpfs none /mnt
+for each in etc opt srv var run; do
+  mkdir -p /mnt/$each /mnt/.$each
+  mount -t overlay overlay -o lowerdir=/$each,upperdir=/mnt/$each,workdir=/mnt/.$each /$each
+done
+rm -rf /etc/harmony4 /opt/harmony4 /srv/media /var/lib/harmony4 /var/cache/harmony4 /etc/nginx/conf.d/*
+rm -f /run/nginx.pid
+cd "$FOLDER"
+"""
+
+AFTER = """
+user=$(id -u harmony4)
+head -c 3000000 /dev/urandom >/mnt/film
+url=https://media.example.org
+get() { curl -sS --cacert fullchain.pem --resolve media.example.org:443:127.0.0.1 "$@"; }
+code() { get -o /dev/null -w '%{http_code}' "$@"; }
+test "$(code --data-binary @/mnt/film "$url/video/export?name=a.h4mk&raw=1")" = 401
+export="$url/video/export?name=a.h4mk&raw=1"
+test "$(code --data-binary @/mnt/film -H "Authorization: Bearer $token" "$export")" = 201
+test "$(stat -c %u /srv/media/a.h4mk)" = "$user"
+get "$url/video/range?name=a.h4mk" | cmp - /mnt/film
+test "$(get -r 1000-1999 "$url/video/range?name=a.h4mk" | cksum)" = \
+  "$(tail -c +1001 /mnt/film | head -c 1000 | cksum)"
+plain=http://media.example.org
+moved() { get -o /dev/null -w '%{http_code} %{redirect_url}' --resolve media.example.org:80:127.0.0.1 "$@"; }
+test "$(moved $plain/)" = "308 $url/"
+wrong=wrong.example.org
+test "$(code -k --resolve $wrong:443:127.0.0.1 https://$wrong/)" = 421
+grep -q '"action": "token-add"' /var/lib/harmony4/audit.log
+grep -q '"action": "export"' /var/lib/harmony4/audit.log
+if grep -rF "$token" /var/log/nginx /mnt/server.log /var/lib/harmony4; then exit 1; fi
+echo the page leads where it says
+"""
+
+
+def blocks() -> list[str]:
+    page = (ROOT / "docs" / "DEPLOYMENT.md").read_text("utf-8")
+    section = page.split("## From a bare Debian to TLS\n", 1)[1].split("\n## ", 1)[0]
+    return re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+def copy_of_the_repository(folder: Path) -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if not name.startswith("tests/") and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes((ROOT / name).read_bytes())
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="needs root, for a mount namespace and a new user"
+)
+@needs_nginx
+@needs_openssl
+@needs_curl
+@pytest.mark.timeout(900)
+def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
+    certificate, main, answer, token = blocks()
+    folder, stand_ins = tmp_path / "harmony4", tmp_path / "bin"
+    copy_of_the_repository(folder)
+    stand_ins.mkdir()
+    for name, text in (("apt-get", APT), ("systemctl", SYSTEMCTL)):
+        (stand_ins / name).write_text(text)
+        (stand_ins / name).chmod(0o755)
+    # From here on nothing comes from outside.
+    install, cut, rest = main.partition("install -d -o harmony4")
+    assert cut
+    inside = "\n".join(
+        ["set -eux", "ip link set lo up", cut + rest, answer, f"token=$({token.strip()})", AFTER]
+    )
+    (tmp_path / "inside").write_text(inside)
+    script = "\n".join([BEFORE, certificate, install, f"unshare --net bash {tmp_path}/inside"])
+    # pip's own settings, such as which package index there is, are this machine's.
+    environ = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
+    environ |= {"PATH": f"{stand_ins}:{PATH}", "HOME": "/root", "LC_ALL": "C.UTF-8", "FOLDER": str(folder)}
+    done = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        timeout=850,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-8000:]
+    assert done.stdout.rstrip().endswith("the page leads where it says")
+    assert not Path("/etc/nginx/conf.d/harmony4.conf").exists()  # of this machine

@@ -1,0 +1,273 @@
+"""Check, in Debian's Chromium: right bytes are green, wrong ones red, and a liar is caught."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from harmony4.crypto.signing import SigningKey
+from lying import lying
+from needs import needs_chromium, needs_ffmpeg
+from pagelib import (
+    BAD_BLOCK,
+    FRAME,
+    GREEN,
+    LISTEN,
+    LOST,
+    MASTER,
+    PEM,
+    SHOWN,
+    SIGNING,
+    TICKS,
+    grey,
+    jump,
+    open_container,
+    page_on,
+    says,
+)
+from serving import Server, running
+
+pytestmark = [needs_chromium, needs_ffmpeg]
+
+STROKES = """([from, to]) => {
+  const canvas = document.querySelector("#ticks");
+  const { width } = canvas;
+  const row = canvas.getContext("2d").getImageData(0, Math.round(canvas.height / 2), width, 1).data;
+  let found = 0;
+  for (let x = Math.round(from * width); x < to * width; x += 1) found += row[4 * x + 3] > 60;
+  return found;
+}"""
+"""How many pixels have something in the middle of the timeline's height, between two parts of its width."""
+
+
+@pytest.fixture(scope="module")
+def server(page_library: Path) -> Iterator[Server]:
+    with running(page_library) as one:
+        yield one
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    with page_on(browser, server.url) as one:
+        yield one
+
+
+@pytest.mark.parametrize("key", [True, False])
+def test_check(page: Page, server: Server, key: bool) -> None:
+    open_container(page, server, "signed.h4mk", "#t=9")
+    page.click("#tab-check")
+    page.fill("#pem", PEM if key else "")
+    page.click("#check-go")
+    says(page, "#verdict", "All 11 blocks")
+    assert page.get_attribute("#verdict", "class") == "verdict good"
+    assert (SIGNING.public.fingerprint[:4].hex() in page.inner_text("#verdict")) == key
+    green, red = painted(page)
+    assert green > 0.95
+    assert red == 0
+    if key:
+        page.click("#items a[data-name='bigbuckbunny.h4mk']")
+        page.reload()
+        says(page, "#items a[data-name='signed.h4mk']", "verified")
+        # Another file with that head was not checked: this one is damaged.
+        assert "verified" not in page.inner_text("#items a[data-name='corrupt.h4mk']")
+    assert page.query_selector("#lie") is None  # only a demonstration has such a switch
+
+
+def test_check_of_a_flipped_bit_on_the_disk(page: Page, server: Server) -> None:
+    open_container(page, server, "corrupt.h4mk")
+    page.click("#tab-check")
+    page.fill("#pem", PEM)
+    page.click("#check-go")
+    says(page, "#verdict", f"block {BAD_BLOCK}.")
+    green, red = painted(page)
+    assert 0.8 < green < 0.95
+    assert 0.05 < red < 0.15
+
+
+def test_check_of_a_lying_server(browser: Browser, server: Server) -> None:
+    def lie(path: str, at: int, body: bytes) -> bytes:
+        place = 2000 - at  # always the same byte of the stream
+        if not path.startswith("/video/range") or not 0 <= place < len(body):
+            return body
+        return body[:place] + bytes([body[place] ^ 1]) + body[place + 1 :]
+
+    with lying(server.url, lie) as url, page_on(browser, url, LOST) as page:
+        page.goto(f"{url}/?name=signed.h4mk")
+        page.click("#tab-check")
+        page.fill("#pem", PEM)
+        page.click("#check-go")
+        says(page, "#verdict", "not what the root says")
+
+
+def test_check_refuses_another_key_and_what_is_none(page: Page, server: Server) -> None:
+    open_container(page, server, "signed.h4mk")
+    page.click("#tab-check")
+    page.fill("#pem", SigningKey.from_number(7).public.pem().decode())
+    page.click("#check-go")
+    says(page, "#verdict", "by a key that is trusted")
+    page.fill("#pem", "a key")
+    page.click("#check-go")
+    says(page, "#verdict", "no public key")
+
+
+def test_check_of_ten_hours(page: Page, server: Server) -> None:
+    """It begins where the player is, goes along with it, and can be stopped."""
+    open_container(page, server, "ten-hours.h4mk", "#t=18000")
+    page.evaluate(SHOWN)
+    page.wait_for_selector("#tab-check")
+    page.evaluate(TICKS)
+    page.click("#tab-check")
+    page.fill("#pem", "")
+    page.click("#check-go")
+    says(page, ".check-panel .live", " blocks, ")
+    page.click("button:text('Stop')")
+    says(page, "#verdict", "all of them right")
+    where = page.evaluate(GREEN)
+    assert 0.49 < min(where) < 0.51
+
+
+def test_check_of_masked_media(page: Page, server: Server) -> None:
+    """What is stored can be checked without a key; the player asks for one."""
+    open_container(page, server, "masked.h4mk")
+    page.click("#tab-check")
+    page.fill("#pem", "")
+    page.click("#check-go")
+    says(page, "#verdict", "All 11 blocks")
+    page.fill("#key", MASTER.reveal().hex())
+    page.press("#key", "Enter")
+    page.wait_for_selector("#stage video")
+    page.evaluate(SHOWN)
+    jump(page, "13.4s", 13_400_000)
+    assert abs(page.evaluate(FRAME)["mean"] - grey(13.4)) < 3
+
+
+def test_check_of_what_was_recovered(page: Page, server: Server) -> None:
+    """What is left is right, what is lost is neither green nor red, and nobody calls it whole."""
+    open_container(page, server, "recovered.h4mk")
+    page.wait_for_selector("text=Blocks of this track are lost")
+    assert "2 blocks in 2 places" in page.inner_text("#facts")
+    page.click("#tab-check")
+    page.fill("#pem", "")
+    page.click("#check-go")
+    says(page, "#verdict", "All 9 blocks that are left are right")
+    says(page, "#verdict", "Lost before it was sealed: 2 blocks, at 0:06 to 0:08, 0:12 to 0:14.")
+    assert page.get_attribute("#verdict", "class") == "verdict holes"
+    green, red = painted(page)
+    assert 0.75 < green < 0.82
+    assert red == 0
+    bare = page.evaluate(GREEN)
+    assert not any(0.305 < x < 0.395 or 0.605 < x < 0.695 for x in bare)
+    # They are drawn: strokes over the whole height, where no tick and nothing that was fetched is.
+    strokes = page.evaluate(STROKES, [0.32, 0.38])
+    assert strokes >= 8
+    assert page.evaluate(STROKES, [0.52, 0.58]) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "change", "verdict"),
+    [
+        ("signed", "/video/info", {"bytes": 2000}, "holds back the end"),
+        ("signed", "/video/info", {"bytes": 5000}, "goes on"),
+        (
+            "signed",
+            "/video/info",
+            {"lost": [{"count": 1, "first": 4, "track": 0}]},
+            "All 11 blocks are right",
+        ),
+        (
+            "recovered",
+            "/container",
+            (b'"count":1,"first":7', b'"count":2,"first":7'),
+            "not what the container",
+        ),
+        ("recovered", "/container", (b'"count":1,"first":4', b'"count":1,"first":5'), "are lost"),
+    ],
+)
+def test_check_of_a_server_that_holds_back(
+    browser: Browser, server: Server, name: str, path: str, change: Any, verdict: str
+) -> None:
+    """What the server says of length and holes is worth what the root says of it."""
+
+    def told(asked: str, _: int, body: bytes) -> bytes:
+        if not asked.startswith(path):
+            return body
+        if isinstance(change, tuple):
+            return body.replace(*change)
+        facts = json.loads(body)
+        facts["tracks"][0] |= change
+        return json.dumps(facts | change).encode()
+
+    with lying(server.url, told) as url, page_on(browser, url, LOST) as page:
+        page.goto(f"{url}/?name={name}.h4mk")
+        page.click("#tab-check")
+        page.fill("#pem", "")
+        page.click("#check-go")
+        says(page, "#verdict", verdict)
+
+
+def test_check_of_a_demonstration_that_lies(browser: Browser, page_library: Path) -> None:
+    """Somebody flips the switch: a bit comes wrong from the server, and the page finds the block."""
+    with running(page_library, lying=True) as server, page_on(browser, server.url) as page:
+        open_container(page, server, "signed.h4mk")
+        page.click("#tab-check")
+        page.fill("#pem", PEM)
+        page.check("#lie")
+        page.click("#check-go")
+        says(page, "#verdict", "1 block is not what the root says. First at 0:08: block 5.")
+        assert page.get_attribute("#verdict", "class") == "verdict fault"
+        green, red = painted(page)
+        assert 0.8 < green < 0.95
+        assert 0.05 < red < 0.15
+        # What is played was right all the time.
+        page.uncheck("#lie")
+        page.click("#check-go")
+        says(page, "#verdict", "All 11 blocks")
+        # Masked media are stored bytes, and lied about like any others.
+        open_container(page, server, "masked.h4mk")
+        page.click("#tab-check")
+        page.fill("#pem", "")
+        page.check("#lie")
+        page.click("#check-go")
+        says(page, "#verdict", "1 block is not what the root says")
+
+
+def test_the_result_is_said_once(page: Page, server: Server) -> None:
+    """What screen readers are told while ten hours are checked: nothing until there is something to say."""
+    open_container(page, server, "signed.h4mk")
+    page.click("#tab-check")
+    page.fill("#pem", PEM)
+    page.evaluate(LISTEN, "#panel")
+    page.click("#check-go")
+    says(page, "#verdict", "All 11 blocks")
+    said = page.evaluate("window.said")
+    assert len(said) == 1, said
+    assert said[0].startswith("All 11 blocks are right")
+
+
+def painted(page: Page) -> tuple[float, float]:
+    """Which parts of the timeline's bottom are green, and red."""
+    found: list[float] = page.evaluate(
+        """() => {
+          const canvas = document.querySelector("#ticks");
+          const style = getComputedStyle(canvas);
+          const wanted = ["--good", "--bad"].map((name) => {
+            const one = document.createElement("canvas").getContext("2d");
+            one.fillStyle = style.getPropertyValue(name);
+            one.fillRect(0, 0, 1, 1);
+            return one.getImageData(0, 0, 1, 1).data.slice(0, 3).join();
+          });
+          const row = canvas.getContext("2d").getImageData(0, canvas.height - 2, canvas.width, 1).data;
+          const count = [0, 0];
+          for (let at = 0; at < row.length; at += 4) {
+            const index = wanted.indexOf(row.slice(at, at + 3).join());
+            if (index >= 0) count[index] += 1;
+          }
+          return count.map((one) => one / canvas.width);
+        }"""
+    )
+    return found[0], found[1]
