@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import struct
 from pathlib import Path
 
 import pytest
@@ -163,3 +165,16 @@ def test_readers_do_not_take_the_places_of_uploads(tmp_path: Path) -> None:
         assert one.recv(100).startswith(b"HTTP/1.1 200")
         answer = server.request("POST", RAW, body=b"x" * 1000)
         assert answer.status == 200, answer.body
+
+
+def test_a_client_that_leaves_before_it_is_answered(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """That is no error of the server's, and fills no log."""
+    write_container(tmp_path / "a.h4mk", [b"x"])
+    with running(tmp_path) as server, caplog.at_level(logging.INFO):
+        for _ in range(200):
+            with socket.create_connection(server.address, timeout=30) as client:
+                # Reset, not closed: it does not take another byte.
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert server.get("/health").status == 200
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]

@@ -312,6 +312,9 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
+        gone = self.transport is None or self.transport.is_closing()
+        if isinstance(exc, ConnectionError) and gone:
+            raise exc  # the client has left, which aiohttp takes for the end, and nobody for an error
         if status >= 500 or request.writer.output_size > 0:
             # Logs the error; where an answer has begun it breaks the connection off.
             super().handle_error(request, status, exc, message)
