@@ -4,6 +4,7 @@ stop."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
@@ -75,6 +76,7 @@ from harmony4.server.streams.turns import Turns
 
 __all__ = ["create_app", "run", "serve"]
 
+_LOG: Final = logging.getLogger("harmony4.server")
 _JOIN: Final = 5.0
 """Seconds that the end waits for what reads ahead: a disk that does not answer must not hold it up."""
 _READ: Final = 2**18
@@ -236,7 +238,7 @@ def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
 
-    `reload` gives the settings as they are now: with several workers, SIGHUP starts new ones with them.
+    `reload` gives the settings as they are now: where workers is not 1, SIGHUP starts new ones with them.
     Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. With several
     workers this process only watches over them (`workers`). Raises SourceError where the library cannot be
     read, UsageError where the address cannot be used or everybody could read and write by it, HarmonyError
@@ -256,7 +258,7 @@ def run(
         check_open(config.host, config.port)
     descriptors.raise_limit()
     count = workers.count(config.workers)
-    if count > 1:
+    if count > 1 or not config.workers:  # 0 means the same wherever it runs, so SIGHUP does, too
         config = settle(config)
 
         def again() -> Config:
@@ -281,6 +283,12 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _say_that_it_cannot() -> None:
+    _LOG.warning(
+        "settings are read anew by SIGHUP where workers is not 1: this server goes on with what it has"
+    )
 
 
 async def serve(
@@ -330,6 +338,8 @@ async def serve(
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop.set)
+            if not sys.stdin.isatty():  # else it says that the terminal is gone
+                loop.add_signal_handler(signal.SIGHUP, _say_that_it_cannot)
         ready(address_url(listener))
         await stop.wait()
         if config.stop_delay:

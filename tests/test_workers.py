@@ -368,7 +368,8 @@ def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path:
             line.send(f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
             return line.answer()[0]
 
-    with served(library, "--workers", 2, "--config", file) as server:
+    log = tmp_path / "log"
+    with log.open("wb") as out, served(library, "--workers", 2, "--config", file, log=out) as server:
         before = server.workers()
         with begin(server) as film:
             assert status(server, "new.example") == 421
@@ -383,13 +384,36 @@ def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path:
         after = server.workers()
         file.write_text("[server]\nport = 'none'\n")
         server.process.send_signal(signal.SIGHUP)
+        until(lambda: b"the settings stay as they are" in log.read_bytes(), "looking at them")
         assert status(server, "new.example") == 200
         server.process.send_signal(signal.SIGTERM)
-        _, said = server.process.communicate(timeout=60)
-        assert server.process.returncode == 0
-    assert b"the settings were read anew" in said
-    assert b"the settings stay as they are" in said
+        assert server.process.wait(60) == 0
+    assert b"the settings were read anew" in log.read_bytes()
     assert len(after) == 2
+
+
+def test_sighup_on_one_processor(library: Path, tmp_path: Path) -> None:
+    """`workers = 0` has a parent there, too."""
+    file = tmp_path / "harmony4.toml"
+    file.write_text("[server]\nworkers = 0\n")
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(mine)})
+    try:
+        with served(library, "--config", file) as server:
+            (before,) = server.workers()
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: before not in server.workers() and len(server.workers()) == 1, "another worker")
+            assert server.get("/health")[0] == 200
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
+def test_sighup_ends_no_server_of_one_process(library: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as out, served(library, log=out) as server:
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: b"this server goes on with what it has" in log.read_bytes(), "saying so")
+        assert server.get("/health")[0] == 200
 
 
 def test_numbers_of_a_killed_server_are_removed(library: Path, tmp_path: Path) -> None:
