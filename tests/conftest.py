@@ -13,6 +13,7 @@ Outside programs: mark a test with `needs_ffmpeg`, `needs_chromium`, `needs_ngin
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             name = missing[marker]
             package = PACKAGES.get(name, name)
             item.add_marker(pytest.mark.skip(reason=f"needs the program {name} (apt-get install {package})"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_objects() -> Iterator[None]:
+    """What a module has left is looked at no more: in the end collecting all of it took a second, which a
+    test that watches an event loop takes for work on it.
+    """
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import select
+import signal
 import subprocess
 import termios
 import time
@@ -30,7 +31,8 @@ class Terminal:
     def __init__(self, *arguments: object) -> None:
         self.ours, self._theirs = os.openpty()
 
-        def take() -> None:
+        def take() -> None:  # a shell's background jobs, and so the tests in one, ignore Ctrl-C
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             fcntl.ioctl(self._theirs, termios.TIOCSCTTY, 0)
 
         self.shown = b""

@@ -82,8 +82,8 @@ def spied(root: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Itera
         reached.append(f"{request.method} {request.query.get('how')}")
         return web.json_response({"done": True}, status=201)
 
-    def create(config: Config) -> web.Application:
-        app = make(config)
+    def create(config: Config, *, lying: bool = False) -> web.Application:
+        app = make(config, lying=lying)
         app.router.add_route("*", UPLOAD, upload)
         return app
 
@@ -388,8 +388,8 @@ def answering(
     async def note(request: web.Request, response: web.StreamResponse) -> None:
         answers.append((request.method, request.raw_path, response.status))
 
-    def create(config: Config) -> web.Application:
-        app = make(config)
+    def create(config: Config, *, lying: bool = False) -> web.Application:
+        app = make(config, lying=lying)
         app.on_response_prepare.append(note)
         return app
 
