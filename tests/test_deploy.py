@@ -319,3 +319,8 @@ def test_compose_keeps_what_it_promises() -> None:
         assert "mem_limit:" in each
         assert "pids_limit:" in each
     assert "condition: service_healthy" in COMPOSE
+
+
+def test_the_unit_is_started_again_however_often_it_failed() -> None:
+    head = UNIT.split("[Unit]\n", 1)[1].split("\n[", 1)[0].splitlines()
+    assert {"StartLimitIntervalSec=0", "RequiresMountsFor=/srv/media"} <= {*head}
