@@ -174,7 +174,7 @@ class Library:
         try:
             self.root: Final = Path(os.path.realpath(root, strict=True))
             with os.scandir(self.root):
-                pass
+                self.device: Final = self.root.stat().st_dev
         except OSError as error:
             raise SourceError(f"cannot read the library: {error.strerror}", where=str(root)) from error
         own = self.root if without is None else Path(os.path.realpath(without))
