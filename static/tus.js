@@ -2,11 +2,13 @@
 // on its way. Where an upload goes on is kept in this browser, so that the same file can be chosen again after a reload.
 
 import { Problem } from "./api.js";
+import * as storage from "./storage.js";
 
 const VERSION = { "Tus-Resumable": "1.0.0" };
 const FIRST = 500; // ms until the first try to go on, then twice as long, up to
 const LONGEST = 15_000;
 const PREFIX = "harmony4-upload:";
+const TAB = "harmony4-tab";
 const PASSING = [0, 408, 423, 425, 429, 500, 502, 503, 504, 507];
 const WAITS = {
   423: "Another page sends this file: going on when it is done",
@@ -17,6 +19,7 @@ const WAITS = {
 const OLD = 86_400_000; // ms: unfinished uploads are kept so long, unless the server says otherwise
 const ALIVE = 2000; // ms between two signs of life
 const SILENT = 20_000; // ms without one: the other tab is gone
+let tab = null;
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 
 /**
@@ -24,32 +27,28 @@ const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(te
  * what another tab is sending.
  */
 export function unfinished() {
-  const found = [];
-  for (let number = 0; number < localStorage.length; number += 1) {
-    const key = localStorage.key(number);
-    if (key.startsWith(PREFIX)) found.push({ key, ...kept(key) });
-  }
-  for (const { key, begun } of found) if (!(Date.now() - begun < OLD)) localStorage.removeItem(key);
+  const found = storage.keys(PREFIX).map((key) => ({ key, ...kept(key) }));
+  for (const { key, begun } of found) if (!(Date.now() - begun < OLD)) storage.remove(key);
   const left = ({ begun, tab, alive }) => Date.now() - begun < OLD && (tab === tabName() || Date.now() - alive > SILENT);
   return found.filter(left).sort((a, b) => a.begun - b.begun);
 }
 
-function kept(key) {
-  try {
-    return JSON.parse(localStorage.getItem(key)) ?? {};
-  } catch {
-    return {}; // somebody else's
-  }
-}
+const kept = (key) => storage.read(key) ?? {};
 
 /** Give one of them up, here and on the server. */
 export function forget({ key, url }) {
-  localStorage.removeItem(key);
+  storage.remove(key);
   fetch(url, { method: "DELETE", headers: VERSION }).catch(() => null);
 }
 
 /** A name of this tab, the same after a reload. */
-const tabName = () => (sessionStorage["harmony4-tab"] ??= Math.random().toString(36).slice(2));
+const tabName = () => (tab ??= storage.get(TAB, "sessionStorage") ?? named());
+
+function named() {
+  const name = Math.random().toString(36).slice(2);
+  storage.set(TAB, name, "sessionStorage");
+  return name;
+}
 
 export class Transfer {
   #request = null;
@@ -76,14 +75,14 @@ export class Transfer {
         before = offset;
         this.waits(null);
         const job = made ?? (await this.#patch(offset));
-        localStorage.removeItem(this.key);
+        storage.remove(this.key);
         return job;
       } catch (error) {
         if (this.#stopped) throw new Problem({ detail: "cancelled" });
         if (error.status === 404 || error.status === 410) {
           if (!this.url) throw error;
           this.url = null; // it has expired: from the beginning
-          localStorage.removeItem(this.key);
+          storage.remove(this.key);
         } else if (error.status === 409 && error.code === "offset") before = -1; // asked again, it says where it stands
         else if (!PASSING.includes(error.status) || (!this.url && ![0, 429, 503].includes(error.status))) throw error;
         this.waits(WAITS[error.status] ?? "The connection was lost: going on as soon as it is there");
@@ -102,7 +101,7 @@ export class Transfer {
   /** Stop, and let the server forget what it has. */
   cancel() {
     this.#stopped = true;
-    localStorage.removeItem(this.key);
+    storage.remove(this.key);
     this.#request?.abort();
     this.#wake();
     if (this.url) fetch(this.url, { method: "DELETE", headers: VERSION }).catch(() => null);
@@ -132,11 +131,8 @@ export class Transfer {
   /** Note where to go on, and that somebody does. */
   #keep() {
     this.#told = Date.now();
-    try {
-      localStorage.setItem(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: tabName(), alive: this.#told }));
-    } catch {
-      // A browser that keeps nothing cannot go on after a reload; everything else works.
-    }
+    // A browser that keeps nothing cannot go on after a reload; everything else works.
+    storage.set(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: tabName(), alive: this.#told }));
   }
 
   async #ask(method, url, headers = {}) {
