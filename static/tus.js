@@ -52,7 +52,7 @@ function named() {
 
 export class Transfer {
   #request = null;
-  #stopped = false;
+  #stop = new AbortController();
   #begun = 0;
   #told = 0;
   #wake = () => {};
@@ -70,7 +70,7 @@ export class Transfer {
     let before = -1;
     for (;;) {
       try {
-        const { offset, made } = await this.#begin();
+        const { offset, made } = await this.#unless(this.#begin());
         if (offset > before) wait = FIRST; // it goes on, however slowly
         before = offset;
         this.waits(null);
@@ -78,7 +78,7 @@ export class Transfer {
         storage.remove(this.key);
         return job;
       } catch (error) {
-        if (this.#stopped) throw new Problem({ detail: "cancelled" });
+        if (this.#stop.signal.aborted) throw new Problem({ detail: "cancelled" });
         if (error.status === 404 || error.status === 410) {
           if (!this.url) throw error;
           this.url = null; // it has expired: from the beginning
@@ -93,25 +93,36 @@ export class Transfer {
         addEventListener("online", resolve, { once: true });
         setTimeout(resolve, wait);
       });
-      if (this.#stopped) throw new Problem({ detail: "cancelled" });
+      if (this.#stop.signal.aborted) throw new Problem({ detail: "cancelled" });
       wait = Math.min(LONGEST, wait * 2);
     }
   }
 
   /** Stop, and let the server forget what it has. */
   cancel() {
-    this.#stopped = true;
+    this.#stop.abort();
     storage.remove(this.key);
     this.#request?.abort();
     this.#wake();
+    this.#drop();
+  }
+
+  #drop() {
     if (this.url) fetch(this.url, { method: "DELETE", headers: VERSION }).catch(() => null);
+  }
+
+  /** What `done` resolves to; rejects as soon as it is cancelled. */
+  #unless(done) {
+    const { signal } = this.#stop;
+    return Promise.race([done, new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason), { once: true }))]);
   }
 
   /** Where to go on: a new upload's 0, or what the server has of an earlier one; `made` is the job, if it has all. */
   async #begin() {
     this.url ??= this.replace ? null : (kept(this.key).url ?? null);
     if (this.url) {
-      const answer = await this.#ask("HEAD", this.url);
+      const answer = await this.#ask("HEAD", this.url, {}, this.#stop.signal);
+      this.#stop.signal.throwIfAborted();
       const offset = Number(answer.headers.get("Upload-Offset"));
       this.#begun = kept(this.key).begun ?? Date.now();
       this.#keep();
@@ -120,9 +131,14 @@ export class Transfer {
     }
     const metadata = Object.entries({ name: this.name, filename: this.file.name }).map(([key, value]) => `${key} ${base64(value)}`);
     const headers = { "Upload-Length": this.file.size, "Upload-Metadata": metadata.join(","), ...(this.replace && { "If-Match": "*" }) };
+    // Not stopped on its way: only the answer says what the server is to forget.
     const answer = await this.#ask("POST", "uploads/", headers);
     // The server's paths begin at its root, this page may lie below a prefix.
     this.url = `uploads/${answer.headers.get("Location").split("/").pop()}`;
+    if (this.#stop.signal.aborted) {
+      this.#drop();
+      throw this.#stop.signal.reason;
+    }
     this.#begun = Date.now();
     this.#keep();
     return { offset: 0, made: answer.headers.get("Harmony4-Job") }; // an empty file is all there
@@ -135,10 +151,10 @@ export class Transfer {
     storage.set(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: tabName(), alive: this.#told }));
   }
 
-  async #ask(method, url, headers = {}) {
+  async #ask(method, url, headers = {}, signal = null) {
     let answer;
     try {
-      answer = await fetch(url, { method, headers: { ...VERSION, ...headers } });
+      answer = await fetch(url, { method, headers: { ...VERSION, ...headers }, signal });
     } catch {
       throw new Problem({ detail: "the connection was lost" }, 0);
     }

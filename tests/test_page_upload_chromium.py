@@ -162,6 +162,28 @@ def test_an_upload_goes_on_after_a_reload(browser: Browser, tmp_path: Path) -> N
         assert server.get("/video/range?name=film.mp4.h4mk").body == BUNNY.read_bytes()
 
 
+def test_cancelled_while_it_is_made(browser: Browser, tmp_path: Path) -> None:
+    """Cancel while the request that makes the upload is under way: the server forgets it."""
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        held: list[Any] = []
+        page.route(re.compile("/uploads/$"), lambda route: held.append(route))
+        asked: list[str] = []
+        page.on("request", lambda one: asked.append(one.method) if UPLOAD.search(one.url) else None)
+        with page.expect_request(re.compile("/uploads/$")):
+            page.set_input_files("#files", BUNNY)
+        page.click("#uploads button:text('Cancel')")
+        with page.expect_response(UPLOAD) as answered:
+            held[0].continue_()
+        assert answered.value.request.method == "DELETE"
+        assert answered.value.status == 204
+        page.wait_for_selector("#uploads .bad:text('Cancelled')")
+        assert asked == ["DELETE"]
+        assert server.get("/media").json["items"] == []
+        assert page.evaluate("localStorage.length") == 0
+
+
 # -- what is refused
 
 
