@@ -107,7 +107,7 @@ class Upload {
     stream.addEventListener("job", (this.heard = (event) => this.hear(JSON.parse(event.data))));
     stream.addEventListener("open", (this.opened = () => this.ask()));
     if (/\.h4mk$/i.test(this.file.name)) {
-      this.fail(new Problem({ detail: "This is a container already: copy it into the library's folder." }));
+      this.fail(new Problem({ type: "container", detail: "This is a container already: copy it into the library's folder." }));
       return;
     }
     const transfer = (this.transfer = new Transfer(this.file, this.name, {
@@ -188,7 +188,7 @@ class Upload {
 
   press() {
     if (!this.over) {
-      if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" });
+      if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" }).catch(() => (this.says.textContent = "The server cannot be reached: it is not cancelled"));
       else if (this.transfer) this.transfer.cancel();
       else this.drop();
     } else if (this.button.textContent !== "Close") {

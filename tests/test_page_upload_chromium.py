@@ -184,7 +184,32 @@ def test_cancelled_while_it_is_made(browser: Browser, tmp_path: Path) -> None:
         assert page.evaluate("localStorage.length") == 0
 
 
+def test_cancelled_without_a_server(browser: Browser, tmp_path: Path) -> None:
+    """All of it is sent, and the line is gone when it is cancelled: that is said, and nothing is thrown."""
+    with running(tmp_path) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.route(re.compile(r"/(jobs|events)\b"), lambda route: route.abort("connectionreset"))
+        page.set_input_files("#files", BUNNY)
+        says(page, "#uploads", "all of it sent")
+        with page.expect_event("requestfailed", lambda one: one.method == "DELETE"):
+            page.click("#uploads button:text('Cancel')")
+        says(page, "#uploads", "it is not cancelled")
+
+
 # -- what is refused
+
+
+def test_a_container_is_no_media(browser: Browser, tmp_path: Path) -> None:
+    """What never works is not offered again."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "film.h4mk").write_bytes(b"H4MK")
+    with running(tmp_path / "served") as server, page_on(browser, server.url) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.set_input_files("#files", tmp_path / "film.h4mk")
+        page.wait_for_selector("#uploads .bad:text('container already')")
+        assert page.inner_text("#uploads button") == "Close"
 
 
 def choose(page: Page, *files: Path) -> str:
