@@ -79,6 +79,7 @@ export class Transfer {
         return job;
       } catch (error) {
         if (this.#stop.signal.aborted) throw new Problem({ detail: "cancelled" });
+        if (error.status === 0) await this.#readable();
         if (error.status === 404 || error.status === 410) {
           if (!this.url) throw error;
           this.url = null; // it has expired: from the beginning
@@ -95,6 +96,17 @@ export class Transfer {
       });
       if (this.#stop.signal.aborted) throw new Problem({ detail: "cancelled" });
       wait = Math.min(LONGEST, wait * 2);
+    }
+  }
+
+  /** Where nothing was answered, it may be the file that is another one now: it can never be read again. Throws a Problem then. */
+  async #readable() {
+    try {
+      await this.file.slice(0, 1).arrayBuffer();
+    } catch {
+      storage.remove(this.key);
+      this.#drop();
+      throw new Problem({ type: "changed", detail: "the file has been changed or moved since it was chosen: choose it again" });
     }
   }
 

@@ -197,6 +197,30 @@ def test_cancelled_without_a_server(browser: Browser, tmp_path: Path) -> None:
         says(page, "#uploads", "it is not cancelled")
 
 
+def test_a_file_that_changes(browser: Browser, tmp_path: Path) -> None:
+    """It is not sent for ever: what was sent of it is dropped, and that is said."""
+    media = tmp_path / "film.mp4"
+    media.write_bytes(BUNNY.read_bytes())
+    (tmp_path / "library").mkdir()
+    with running(tmp_path / "library") as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+
+        def change(route: Any) -> None:
+            if route.request.method == "PATCH":
+                media.write_bytes(b"another")
+                route.abort("connectionreset")
+            else:
+                route.continue_()
+
+        page.route(UPLOAD, change)
+        with page.expect_request(lambda one: one.method == "DELETE"):
+            page.set_input_files("#files", media)
+        page.wait_for_selector("#uploads .bad:text('has been changed or moved')")
+        assert page.inner_text("#uploads button") == "Close"
+        assert page.evaluate("localStorage.length") == 0
+
+
 # -- what is refused
 
 
