@@ -20,6 +20,7 @@ const OLD = 86_400_000; // ms: unfinished uploads are kept so long, unless the s
 const ALIVE = 2000; // ms between two signs of life
 const SILENT = 20_000; // ms without one: the other tab is gone
 let tab = null;
+const ENDS = 65_536; // bytes at either end of a file by which it is known again
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 
 /**
@@ -54,6 +55,7 @@ export class Transfer {
   #request = null;
   #stop = new AbortController();
   #begun = 0;
+  #print = null;
   #told = 0;
   #wake = () => {};
 
@@ -131,7 +133,8 @@ export class Transfer {
 
   /** Where to go on: a new upload's 0, or what the server has of an earlier one; `made` is the job, if it has all. */
   async #begin() {
-    this.url ??= this.replace ? null : (kept(this.key).url ?? null);
+    this.#print ??= await this.#known();
+    if (!this.url && !this.replace) this.url = this.#same();
     if (this.url) {
       const answer = await this.#ask("HEAD", this.url, {}, this.#stop.signal);
       this.#stop.signal.throwIfAborted();
@@ -156,11 +159,31 @@ export class Transfer {
     return { offset: 0, made: answer.headers.get("Harmony4-Job") }; // an empty file is all there
   }
 
+  /** The SHA-256 of both ends of the file, in hexadecimal digits; "" where the browser has none (pages without TLS). */
+  async #known() {
+    if (!globalThis.crypto?.subtle) return "";
+    try {
+      const ends = await new Blob([this.file.slice(0, ENDS), this.file.slice(-ENDS)]).arrayBuffer();
+      const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", ends));
+      return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+    } catch {
+      throw new Problem({ detail: "the file cannot be read" }, 0); // #readable says why
+    }
+  }
+
+  /** Where an earlier upload of this file goes on; one of another file with its name, size and time is given up. */
+  #same() {
+    const { url = null, print } = kept(this.key);
+    if (!url || !print || !this.#print || print === this.#print) return url;
+    forget({ key: this.key, url });
+    return null;
+  }
+
   /** Note where to go on, and that somebody does. */
   #keep() {
     this.#told = Date.now();
     // A browser that keeps nothing cannot go on after a reload; everything else works.
-    storage.set(this.key, JSON.stringify({ url: this.url, file: this.file.name, begun: this.#begun, tab: tabName(), alive: this.#told }));
+    storage.set(this.key, JSON.stringify({ url: this.url, print: this.#print, file: this.file.name, begun: this.#begun, tab: tabName(), alive: this.#told }));
   }
 
   async #ask(method, url, headers = {}, signal = null) {

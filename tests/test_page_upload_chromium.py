@@ -221,6 +221,31 @@ def test_a_file_that_changes(browser: Browser, tmp_path: Path) -> None:
         assert page.evaluate("localStorage.length") == 0
 
 
+def test_another_file_of_the_same_name_size_and_time(browser: Browser, tmp_path: Path) -> None:
+    """It is sent from its beginning: a container of the ends of two files would be nobody's."""
+    media = tmp_path / "film.bin"
+    (tmp_path / "library").mkdir()
+    with running(tmp_path / "library") as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.route(UPLOAD, lambda route: route.abort("connectionreset"))
+        methods: list[str] = []
+        page.on("request", lambda one: methods.append(one.method) if "/uploads/" in one.url else None)
+        for content in (b"a" * 200_000, b"b" * 200_000):
+            media.write_bytes(content)
+            os.utime(media, (1_700_000_000, 1_700_000_000))
+            methods.clear()
+            page.set_input_files("#files", media)
+            if content[:1] == b"a":
+                page.wait_for_selector("#uploads .waits")
+                page.unroute(UPLOAD)
+                page.reload()
+                page.wait_for_selector("text=Choose the same file again")
+        page.wait_for_selector("#uploads .upload a")
+        assert methods == ["DELETE", "POST", "PATCH"]
+        assert server.get("/video/range?name=film.bin.h4mk").body == content
+
+
 # -- what is refused
 
 
