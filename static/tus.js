@@ -25,19 +25,33 @@ const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(te
 
 /**
  * What was not sent to its end before a page was left: `[{key, url, file}]`, the file's name; not what is too old to go on, and not
- * what another tab is sending.
+ * what another tab is sending, as far as that can be known at once.
  */
 export function unfinished() {
   const found = storage.keys(PREFIX).map((key) => ({ key, ...kept(key) }));
   for (const { key, begun } of found) if (!(Date.now() - begun < OLD)) storage.remove(key);
-  const left = ({ begun, tab, alive }) => Date.now() - begun < OLD && (tab === tabName() || Date.now() - alive > SILENT);
+  // A tab that was duplicated has the name of the other one: where there are locks, they say who sends (`nobodySends`).
+  const silent = ({ tab, alive }) => Boolean(navigator.locks) || tab === tabName() || Date.now() - alive > SILENT;
+  const left = (one) => Date.now() - one.begun < OLD && silent(one);
   return found.filter(left).sort((a, b) => a.begun - b.begun);
 }
 
 const kept = (key) => storage.read(key) ?? {};
 
-/** Give one of them up, here and on the server. */
-export function forget({ key, url }) {
+/** Wait until no tab sends it; resolves to whether there is something left of it. */
+export async function nobodySends({ key, url }) {
+  await navigator.locks?.request(key, () => null).catch(() => null);
+  return kept(key).url === url;
+}
+
+/** Give one of them up, here and on the server; not if a tab has gone on with it meanwhile. */
+export async function giveUp(one) {
+  const give = (lock) => lock && forget(one);
+  if (navigator.locks) await navigator.locks.request(one.key, { ifAvailable: true }, give).catch(() => give(true));
+  else give(true);
+}
+
+function forget({ key, url }) {
   storage.remove(key);
   fetch(url, { method: "DELETE", headers: VERSION }).catch(() => null);
 }
@@ -68,6 +82,17 @@ export class Transfer {
 
   /** Send all of it; resolves to the id of the job that makes a container of it. Rejects with a Problem. */
   async send() {
+    let over;
+    const sent = new Promise((resolve) => (over = resolve));
+    navigator.locks?.request(this.key, () => sent).catch(() => null); // held while this tab sends, or as soon as another does not
+    try {
+      return await this.#send();
+    } finally {
+      over();
+    }
+  }
+
+  async #send() {
     let wait = FIRST;
     let before = -1;
     for (;;) {

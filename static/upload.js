@@ -5,7 +5,7 @@ import { $, element, tell } from "./dom.js";
 import { bytes, count, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as session from "./session.js";
-import { Transfer, forget, unfinished } from "./tus.js";
+import { Transfer, giveUp, nobodySends, unfinished } from "./tus.js";
 
 const AT_ONCE = 2;
 const REFUSED = {
@@ -42,7 +42,7 @@ export function start(done) {
     $("drop").hidden = true;
     take([...event.dataTransfer.files]);
   });
-  for (const one of unfinished()) $("uploads").append(remains(one));
+  for (const one of unfinished()) nobodySends(one).then((left) => left && $("uploads").append(remains(one)));
 }
 
 function take(files) {
@@ -61,7 +61,7 @@ function remains(one) {
   const row = element("li", { class: "upload", "data-key": one.key }, element("span", { class: "name" }, one.file), element("span", { class: "choices" }, again, away), element("span", { class: "more-facts" }, "Not all of it was sent. Choose the same file again, and the rest of it follows."));
   again.addEventListener("click", () => $("files").click());
   away.addEventListener("click", () => {
-    forget(one);
+    giveUp(one);
     row.remove();
     $("add").querySelector("input").focus();
   });

@@ -148,7 +148,7 @@ def test_an_upload_goes_on_after_a_reload(browser: Browser, tmp_path: Path) -> N
         page.reload()
         page.wait_for_selector("text=The library is empty")
         # The page remembers it; only the person has the file.
-        assert "film.mp4" in page.inner_text("#uploads")
+        says(page, "#uploads", "film.mp4")
         assert "Choose the same file again" in page.inner_text("#uploads")
         methods: list[str] = []
         page.on("request", lambda one: methods.append(one.method) if "/uploads/" in one.url else None)
@@ -244,6 +244,30 @@ def test_another_file_of_the_same_name_size_and_time(browser: Browser, tmp_path:
         page.wait_for_selector("#uploads .upload a")
         assert methods == ["DELETE", "POST", "PATCH"]
         assert server.get("/video/range?name=film.bin.h4mk").body == content
+
+
+def test_a_duplicated_tab_leaves_the_upload_alone(browser: Browser, tmp_path: Path) -> None:
+    """It has the name of the tab that sends: it offers to give the upload up only when that tab is closed."""
+    with running(tmp_path) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.route(UPLOAD, lambda route: route.abort("connectionreset"))
+        page.set_input_files("#files", BUNNY)
+        page.wait_for_selector("#uploads .waits")
+        name = page.evaluate("sessionStorage['harmony4-tab']")
+        other = page.context.new_page()
+        other.add_init_script(f"sessionStorage['harmony4-tab'] = '{name}'")
+        other.goto(server.url)
+        other.wait_for_selector("text=The library is empty")
+        waits = "async () => (await navigator.locks.query()).pending.length"
+        until(lambda: other.evaluate(waits) == 1, "the other tab waits for the upload")
+        assert other.locator("#uploads li").count() == 0
+        page.close()
+        other.wait_for_selector("#uploads button:text('Give up')")
+        with other.expect_response(UPLOAD) as given:
+            other.click("#uploads button:text('Give up')")
+        assert given.value.request.method == "DELETE"
+        assert given.value.status == 204
 
 
 # -- what is refused
