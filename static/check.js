@@ -12,6 +12,7 @@ import { Trust, checkProof } from "./proof.js";
 import { renew } from "./library.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
+import * as storage from "./storage.js";
 import { before } from "./timeline.js";
 
 const BATCH = 4 * 2 ** 20; // bytes of the stream that one proof is asked for, at most
@@ -31,7 +32,7 @@ export async function open(context, root) {
     return;
   }
   const pem = element("textarea", { id: "pem", rows: 5, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
-  pem.value = localStorage.getItem(KEY) ?? "";
+  pem.value = storage.get(KEY) ?? "";
   const file = element("input", { type: "file", class: "aside", accept: ".pem" });
   const lies = await session.lies();
   if (signal.aborted) return;
@@ -87,7 +88,7 @@ export async function open(context, root) {
     try {
       const typed = pem.value.trim();
       const trust = new Trust(typed ? { keys: [typed] } : { head: facts.head });
-      if (typed) localStorage.setItem(KEY, typed);
+      if (typed) storage.set(KEY, typed);
       const print = typed ? (await trust.keys())[0][0].slice(0, 8) : null;
       const say = () => {
         bar.value = found.bytes;

@@ -2,14 +2,15 @@
 
 import { $ } from "./dom.js";
 import * as player from "./player.js";
+import * as storage from "./storage.js";
 
 const KEPT = "harmony4-keys";
 
 /** Whoever uses single keys for something else (speech, say) can turn these off (WCAG 2.1.4). `back` goes to the library. */
 export function start(back) {
   const box = $("keys-on");
-  box.checked = localStorage.getItem(KEPT) !== "off";
-  box.addEventListener("change", () => localStorage.setItem(KEPT, box.checked ? "on" : "off"));
+  box.checked = storage.get(KEPT) !== "off";
+  box.addEventListener("change", () => storage.set(KEPT, box.checked ? "on" : "off"));
   $("keys-button").addEventListener("click", () => $("keys").showModal());
   addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
