@@ -1,0 +1,108 @@
+"""What the page does a second time, in Debian's Chromium: opens, checks, lists, follows a stream anew."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, Route
+
+from harmony4.server.exporting.ingest import ExportOptions, export
+from needs import needs_chromium, needs_ffmpeg
+from pagelib import ffmpeg, open_container, page_on, says
+from serving import Server, running
+
+pytestmark = [needs_chromium, needs_ffmpeg]
+
+COUNTED = """(() => {
+  window.counts = { window: 0, abort: 0, observed: 0 };
+  const kind = (target, type) => target instanceof AbortSignal ? type === "abort" && "abort"
+    : target === window && ["scroll", "resize"].includes(type) && "window";
+  const { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
+  const taken = new WeakMap();
+  EventTarget.prototype.addEventListener = function (type, listener, options) {
+    const target = this ?? window;
+    const counted = kind(target, type);
+    if (counted) {
+      counts[counted] += 1;
+      if (options?.signal) add.call(options.signal, "abort", () => (counts[counted] -= 1), { once: true });
+    }
+    return add.call(target, type, listener, options);
+  };
+  EventTarget.prototype.removeEventListener = function (type, listener, options) {
+    const counted = kind(this ?? window, type);
+    if (counted) counts[counted] -= 1;
+    return remove.call(this ?? window, type, listener, options);
+  };
+  const { observe, disconnect } = ResizeObserver.prototype;
+  ResizeObserver.prototype.observe = function (...what) {
+    counts.observed += 1;
+    taken.set(this, (taken.get(this) ?? 0) + 1);
+    return observe.apply(this, what);
+  };
+  ResizeObserver.prototype.disconnect = function () {
+    counts.observed -= taken.get(this) ?? 0;
+    taken.set(this, 0);
+    return disconnect.call(this);
+  };
+})()"""
+"""Count the listeners that would keep something alive, and what is observed."""
+
+TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+CURRENT = "#tokens tr[aria-current]"
+
+
+@pytest.fixture(scope="module")
+def server(page_library: Path) -> Iterator[Server]:
+    with running(page_library) as one:
+        yield one
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    with page_on(browser, server.url) as one:
+        yield one
+
+
+@pytest.fixture
+def root(tmp_path: Path, page_library: Path) -> Path:
+    """A folder of which a test may change everything."""
+    made = tmp_path / "library"
+    made.mkdir()
+    shutil.copy(page_library / "signed.h4mk", made / "signed.h4mk")
+    return made
+
+
+def hold_two(page: Page, url: str) -> list[Route]:
+    """The next two requests to there, which wait."""
+    held: list[Route] = []
+    page.route(url, lambda route: held.append(route) if len(held) < 2 else route.continue_())
+    return held
+
+
+def block(page: Page) -> int:
+    return int(page.inner_text(f"{CURRENT} td"))
+
+
+def test_tokens_of_a_film_of_keyframes(browser: Browser, tmp_path: Path) -> None:
+    """7500 blocks in 300 s: those around the position are there, wherever it goes."""
+    film = tmp_path / "film.mov"
+    ffmpeg("-f", "lavfi", "-i", "color=gray:s=64x36:r=25:d=300", "-c:v", "mjpeg", film)
+    (tmp_path / "served").mkdir()
+    export(film, tmp_path / "served" / "film.h4mk", ExportOptions())
+    asked: list[str] = []
+    with running(tmp_path / "served") as server, page_on(browser, server.url) as page:
+        assert server.get("/video/info?name=film.h4mk").json["tracks"][0]["blocks"] > 7000
+        page.on("request", lambda one: asked.append(one.url) if "/video/stream" in one.url else None)
+        open_container(page, server, "film.h4mk")
+        page.click("#tab-tokens")
+        says(page, ".tokens-panel .live", "ahead of the player")
+        says(page, CURRENT, "0:00")
+        assert block(page) < 3
+        for place, text in (("290s", "4:50"), ("10s", "0:10"), ("0:00:00", "0:00")):
+            page.fill("#pts", place)
+            page.press("#pts", "Enter")
+            says(page, CURRENT, text)
+        assert len(asked) <= 3
