@@ -18,6 +18,9 @@ let open = null;
 export const position = () => open?.media?.currentTime ?? (open?.wanted ?? 0) / 1e6;
 export const media = () => open?.media ?? null;
 
+/** What the server said of the container that is open. */
+export const facts = () => open?.facts ?? null;
+
 /** Show a container; `start` in seconds. Resolves when its facts are there. */
 export async function show(name, start) {
   close();

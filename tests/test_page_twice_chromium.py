@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from harmony4.server.exporting.ingest import ExportOptions, export
-from needs import needs_chromium, needs_ffmpeg
-from pagelib import ffmpeg, open_container, page_on, says
+from needs import BUNNY, needs_chromium, needs_ffmpeg
+from pagelib import LOST, SHOWN, ffmpeg, open_container, page_on, says
 from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -106,3 +106,37 @@ def test_tokens_of_a_film_of_keyframes(browser: Browser, tmp_path: Path) -> None
             page.press("#pts", "Enter")
             says(page, CURRENT, text)
         assert len(asked) <= 3
+
+
+# -- opened
+
+
+def test_a_container_that_was_not_there_and_then_is(browser: Browser, root: Path) -> None:
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(f"{server.url}/?name=new.h4mk")
+        says(page, "#view-note", "There is no such container")
+        shutil.copy(root / "signed.h4mk", root / "new.h4mk")
+        page.press("#search", "Enter")
+        page.click("#items a[data-name='new.h4mk']")
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+
+
+def test_a_container_that_is_another_one_meanwhile(browser: Browser, root: Path) -> None:
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        open_container(page, server, "signed.h4mk")
+        page.evaluate(SHOWN)
+        old = server.get("/video/info?name=signed.h4mk").json["head"]
+        says(page, "#facts", old)
+        page.evaluate("document.querySelector('video').id = 'same'")
+        with page.expect_response("**/video/info?*"):
+            page.click("#items a[data-name='signed.h4mk']")
+        page.evaluate(TWO_FRAMES)
+        assert page.query_selector("#same") is not None  # it is the same, and plays on
+        export(BUNNY, root / "other.h4mk", ExportOptions())
+        (root / "other.h4mk").replace(root / "signed.h4mk")
+        page.click("#items a[data-name='signed.h4mk']")
+        page.wait_for_selector("#same", state="detached")
+        new = server.get("/video/info?name=signed.h4mk").json["head"]
+        assert new != old
+        says(page, "#facts", new)
