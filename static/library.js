@@ -14,7 +14,7 @@ const ROW = 60; // px, the height of .items li
 let running = null; // the list that is shown: {abort, query, items, next, total, busy}
 let current = null;
 let thumbs = null; // the module that draws them, when it is there
-const list = new VirtualList($("items"), ROW, row, (first, last) => more(last));
+const list = new VirtualList($("items"), ROW, row, { seen: (first, last) => more(last) });
 
 export function href(name, seconds) {
   const place = `?${new URLSearchParams({ name })}`;

@@ -140,3 +140,17 @@ def test_a_container_that_is_another_one_meanwhile(browser: Browser, root: Path)
         new = server.get("/video/info?name=signed.h4mk").json["head"]
         assert new != old
         says(page, "#facts", new)
+
+
+def test_the_container_tab_leaves_nothing_behind(page: Page, server: Server) -> None:
+    page.add_init_script(COUNTED)
+    open_container(page, server, "signed.h4mk")
+    page.wait_for_selector("#items a.item")
+    found = []
+    for _ in range(3):
+        page.click("#tab-container")
+        page.wait_for_selector("#hex span")
+        page.click("#tab-facts")
+        page.wait_for_selector("#facts")
+        found.append(page.evaluate("[counts.window, counts.observed]"))
+    assert found[0] == found[1] == found[2]
