@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, Route
 
+from harmony4.crypto.signing import SigningKey
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.signing import sign_file
 from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import BUNNY, needs_chromium, needs_ffmpeg
-from pagelib import LOST, SHOWN, ffmpeg, open_container, page_on, says
+from pagelib import LOST, PEM, SHOWN, SIGNING, ffmpeg, open_container, page_on, says
 from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -154,3 +157,52 @@ def test_the_container_tab_leaves_nothing_behind(page: Page, server: Server) -> 
         page.wait_for_selector("#facts")
         found.append(page.evaluate("[counts.window, counts.observed]"))
     assert found[0] == found[1] == found[2]
+
+
+# -- checked
+
+
+def test_check_again_while_it_runs(page: Page, server: Server) -> None:
+    """What was broken off says nothing of the run that is under way."""
+    held = hold_two(page, "**/video/proof?*")
+    open_container(page, server, "signed.h4mk")
+    page.click("#tab-check")
+    for _ in range(2):
+        with page.expect_request("**/video/proof?*"):
+            page.click("#check-go")
+    page.evaluate(TWO_FRAMES)
+    assert page.is_hidden("#verdict")
+    assert page.is_visible("button:text('Stop')")
+    held[-1].continue_()
+    says(page, "#verdict", "All 11 blocks")
+    assert page.is_hidden("button:text('Stop')")
+
+
+def test_a_check_that_fails_is_no_verified_container(page: Page, server: Server) -> None:
+    row = "#items a[data-name='signed.h4mk']"
+    open_container(page, server, "signed.h4mk")
+    page.click("#tab-check")
+    page.fill("#pem", PEM)
+    page.click("#check-go")
+    says(page, row, "verified")
+    page.fill("#pem", "a key")
+    page.click("#check-go")
+    says(page, "#verdict", "no public key")
+    assert "verified" in page.inner_text(row)  # nothing was checked
+    page.fill("#pem", SigningKey.from_number(7).public.pem().decode())
+    page.click("#check-go")
+    says(page, "#verdict", "by a key that is trusted")
+    assert "verified" not in page.inner_text(row)
+
+
+def test_a_key_does_not_stand_for_another_container(browser: Browser, root: Path) -> None:
+    """One that the same key has signed, and that took the name of the one that is open."""
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        open_container(page, server, "signed.h4mk")
+        page.click("#tab-check")
+        page.fill("#pem", PEM)
+        export(BUNNY, root / "other.h4mk", ExportOptions())
+        sign_file(root / "other.h4mk", Signer(SIGNING, "a film", 1))
+        (root / "other.h4mk").replace(root / "signed.h4mk")
+        page.click("#check-go")
+        says(page, "#verdict", "not the container that is pinned")
