@@ -3,6 +3,7 @@
 import { follow } from "./events.js";
 
 const ENOUGH = 200; // tokens ahead are enough, however short the time is that they cover
+const AWAY = 1e6; // µs from where a stream broke: there it is tried again
 const MANY = 2000; // however long the time is that is asked for
 const MOST = 4000; // tokens that are kept, but for those that are still to come
 
@@ -28,7 +29,8 @@ export class Follower {
     const { tokens } = this;
     const before = now < this.from || (this.dropped && now < tokens[0].pts);
     const behind = tokens.length && !this.complete && now > tokens.at(-1).end + this.ahead;
-    if (before || behind) this.#start();
+    const failed = this.failed !== null && Math.abs(now - this.failed) > AWAY;
+    if (before || behind || failed) this.#start();
     else this.#wake();
   }
 
@@ -36,8 +38,10 @@ export class Follower {
     this.#run?.abort();
     const run = (this.#run = new AbortController());
     const signal = AbortSignal.any([run.signal, this.signal]);
+    signal.addEventListener("abort", () => this.#wake(), { once: true });
     this.tokens = [];
     this.complete = false;
+    this.failed = null; // the position at which the stream broke
     this.dropped = false; // some that were there are no more
     this.from = Math.max(0, Math.floor(this.position() - this.behind));
     const url = `${this.path}?${new URLSearchParams({ ...this.query, from: this.from })}`;
@@ -50,17 +54,17 @@ export class Follower {
         room: async () => {
           while (this.#full() && !signal.aborted) {
             this.state("live, ahead of the player");
-            await new Promise((resolve) => {
-              this.#wake = resolve;
-              signal.addEventListener("abort", resolve, { once: true });
-            });
+            await new Promise((resolve) => (this.#wake = resolve));
           }
         },
       });
       this.complete = true;
       this.state("all of them are here");
     } catch (error) {
-      if (!signal.aborted) this.state(error.message, true);
+      if (!signal.aborted) {
+        this.failed = this.position();
+        this.state(error.message, true);
+      }
     }
     this.changed();
   }

@@ -206,3 +206,54 @@ def test_a_key_does_not_stand_for_another_container(browser: Browser, root: Path
         (root / "other.h4mk").replace(root / "signed.h4mk")
         page.click("#check-go")
         says(page, "#verdict", "not the container that is pinned")
+
+
+# -- followed
+
+
+def test_a_stream_that_broke_or_was_empty_begins_again(page: Page, server: Server) -> None:
+    answers = [
+        {"status": 200, "content_type": "text/event-stream", "body": "event: done\ndata: null\n\n"},
+        {
+            "status": 200,
+            "content_type": "text/event-stream",
+            "body": 'event: problem\ndata: {"detail": "torn"}\n\n',
+        },
+    ]
+
+    def answer(route: Route) -> None:
+        if answers:
+            route.fulfill(**answers.pop(0))  # type: ignore[arg-type]
+        else:
+            route.continue_()
+
+    page.route("**/video/stream?*", answer)
+    open_container(page, server, "ten-hours.h4mk", "#t=18000")
+    page.evaluate(SHOWN)
+    page.click("#tab-tokens")
+    says(page, ".tokens-panel .live", "all of them are here")
+    page.fill("#pts", "9000s")
+    page.press("#pts", "Enter")
+    says(page, ".tokens-panel .live", "torn")
+    page.fill("#pts", "9100s")
+    page.press("#pts", "Enter")
+    says(page, CURRENT, "2:31:40")
+    assert answers == []
+
+
+def test_a_stream_that_waits_gathers_no_listeners(page: Page, server: Server) -> None:
+    page.add_init_script(COUNTED)
+    open_container(page, server, "ten-hours.h4mk")
+    page.evaluate(SHOWN)
+    page.click("#tab-tokens")
+    says(page, ".tokens-panel .live", "ahead of the player")
+    before = page.evaluate("counts.abort")
+    page.evaluate(
+        """async () => {
+          for (let turn = 0; turn < 50; turn += 1) {
+            document.querySelector("video").dispatchEvent(new Event("timeupdate"));
+            await new Promise((done) => setTimeout(done));
+          }
+        }"""
+    )
+    assert page.evaluate("counts.abort") <= before + 2
