@@ -117,6 +117,6 @@ function everything() {
 }
 
 keyboard.start(() => library.enter(openName()));
-upload.start(() => library.load());
+upload.start(() => library.load(true));
 session.start(everything);
 everything();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk.proofs.signature import Signer
 from harmony4.h4mk.proofs.signing import sign_file
 from harmony4.server.exporting.ingest import ExportOptions, export
-from needs import BUNNY, needs_chromium, needs_ffmpeg
+from needs import BUNNY, ROOT, needs_chromium, needs_ffmpeg
 from pagelib import LOST, PEM, SHOWN, SIGNING, ffmpeg, open_container, page_on, says
 from serving import Server, running
 
@@ -257,3 +258,48 @@ def test_a_stream_that_waits_gathers_no_listeners(page: Page, server: Server) ->
         }"""
     )
     assert page.evaluate("counts.abort") <= before + 2
+
+
+# -- listed
+
+
+def test_an_upload_leaves_the_list_where_it_is(browser: Browser, tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    export(ROOT / "LICENSE", served / "m000.h4mk", ExportOptions())
+    for number in range(1, 150):
+        os.link(served / "m000.h4mk", served / f"m{number:03}.h4mk")
+    source = tmp_path / "a.txt"
+    source.write_bytes((ROOT / "LICENSE").read_bytes())
+    with running(served) as server, page_on(browser, server.url) as page:
+        page.goto(server.url)
+        says(page, "#count", "150")
+        page.focus("#items a[data-name='m000.h4mk']")
+        for _ in range(120):
+            page.keyboard.press("ArrowDown")
+        row = "#items a[data-name='m120.h4mk']"
+        page.wait_for_selector(row)
+        assert page.evaluate("document.activeElement.dataset.name") == "m120.h4mk"
+        page.set_input_files("#files", source)
+        page.wait_for_selector("#uploads .upload a")
+        says(page, "#count", "151")
+        page.evaluate(TWO_FRAMES)
+        assert page.evaluate("document.activeElement.dataset.name") == "m120.h4mk"
+        box = page.locator(row).bounding_box()
+        assert box is not None
+        assert 0 < box["y"] < 900
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate("document.activeElement.dataset.name") == "m121.h4mk"
+
+
+def test_the_list_is_busy_until_the_last_load_ends(page: Page, server: Server) -> None:
+    page.goto(server.url)
+    page.wait_for_selector("#items a.item")
+    held = hold_two(page, "**/media?*")
+    for _ in range(2):
+        with page.expect_request("**/media?*"):
+            page.press("#search", "Enter")
+    page.evaluate(TWO_FRAMES)
+    assert page.get_attribute("#items", "aria-busy") == "true"
+    held[-1].continue_()
+    page.wait_for_selector("#items:not([aria-busy])")
