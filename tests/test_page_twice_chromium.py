@@ -303,3 +303,31 @@ def test_the_list_is_busy_until_the_last_load_ends(page: Page, server: Server) -
     assert page.get_attribute("#items", "aria-busy") == "true"
     held[-1].continue_()
     page.wait_for_selector("#items:not([aria-busy])")
+
+
+# -- keys
+
+
+def test_arrows_scroll_what_is_wider_than_the_screen(browser: Browser, server: Server) -> None:
+    with page_on(browser, server.url, viewport={"width": 340, "height": 800}) as page:
+        open_container(page, server, "signed.h4mk")
+        page.evaluate(SHOWN)
+        for tab, place in (("tokens", ".wide"), ("container", "#hex")):
+            page.click(f"#tab-{tab}")
+            page.wait_for_selector("#tokens td" if tab == "tokens" else "#hex span")
+            page.focus(place)
+            page.keyboard.press("ArrowRight")
+            page.evaluate(
+                """(place) => new Promise((done, failed) => {
+                  const box = document.querySelector(place);
+                  if (box.scrollLeft) done();
+                  box.addEventListener("scroll", done, { once: true });
+                  setTimeout(() => failed(new Error("nothing was scrolled")), 10000);
+                })""",
+                place,
+            )
+            assert page.evaluate("document.querySelector('video').currentTime") == 0
+        page.focus("#view")
+        page.keyboard.press("ArrowRight")
+        page.evaluate(SHOWN)
+        assert page.evaluate("document.querySelector('video').currentTime") == pytest.approx(5, abs=0.01)
