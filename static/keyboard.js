@@ -37,13 +37,16 @@ function press(event) {
   else if (key === "," || key === ".") player.step(key === "," ? -1 : 1, event.repeat);
   else if (key === "k" || (key === " " && [document.body, $("view")].includes(target))) toggle();
   // The element's own keys do the rest where it has the focus.
-  else if (!target.closest("video, audio, [role=tablist], .items") && ["ArrowLeft", "ArrowRight"].includes(key)) {
+  else if (!target.closest("video, audio, [role=tablist], .items") && ["ArrowLeft", "ArrowRight"].includes(key) && !sideways(target)) {
     const direction = key === "ArrowLeft" ? -1 : 1;
     if (shiftKey) player.keyframe(direction);
     else player.by(5 * direction);
   } else return false;
   return true;
 }
+
+/** Whether an element can be scrolled sideways: then the arrows do that. */
+const sideways = (one) => one.scrollWidth > one.clientWidth && /auto|scroll/.test(getComputedStyle(one).overflowX);
 
 function toggle() {
   const media = player.media();

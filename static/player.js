@@ -21,6 +21,9 @@ const base = (mine) => Math.max(0, Number(mine.facts?.origin ?? 0)) / 1e6;
 export const position = () => (open?.media ? Math.max(0, open.media.currentTime - base(open)) : (open?.wanted ?? 0) / 1e6);
 export const media = () => open?.media ?? null;
 
+/** What the server said of the container that is open. */
+export const facts = () => open?.facts ?? null;
+
 /** Show a container; `start` in seconds. Resolves when its facts are there. */
 export async function show(name, start) {
   close();
