@@ -69,6 +69,7 @@ from harmony4.server.serving.access import AccessLog
 from harmony4.server.serving.connection import Connection
 from harmony4.server.serving.forwarded import Crowd, Proxies
 from harmony4.server.serving.front import Front, name_request
+from harmony4.server.serving.hangups import at_a_terminal, let_through
 from harmony4.server.serving.listening import address_url, check_open, listen
 from harmony4.server.state import State
 from harmony4.server.streams import arriving, computed, stored
@@ -338,8 +339,9 @@ async def serve(
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop.set)
-            if not sys.stdin.isatty():  # else it says that the terminal is gone
+            if not at_a_terminal():
                 loop.add_signal_handler(signal.SIGHUP, _say_that_it_cannot)
+                let_through()
         ready(address_url(listener))
         await stop.wait()
         if config.stop_delay:

@@ -392,6 +392,74 @@ def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path:
     assert len(after) == 2
 
 
+def test_settings_that_workers_cannot_start_with(library: Path, tmp_path: Path) -> None:
+    """They change nothing: the same workers go on, and successors have the settings of before."""
+    file, log = tmp_path / "harmony4.toml", tmp_path / "log"
+    good = '[server]\nallowed_hosts = ["localhost"]\n'
+    file.write_text(good)
+    wrong = good.replace("localhost", "new.example") + f'keyring = "{tmp_path}/none"\n'
+    with log.open("wb") as out, served(library, "--workers", 2, "--config", file, log=out) as server:
+        before = server.workers()
+        for turn in (1, 2):
+            file.write_text(wrong)
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda turn=turn: log.read_bytes().count(b"the settings stay as they are: ") == turn, "no")
+            until(lambda: server.workers() == before, "the end of the new ones")
+            assert server.get("/health")[0] == 200
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: len(server.workers()) == 2 and before[0] not in server.workers(), "the replacement")
+        (successor,) = {*server.workers()} - {*before}
+        with server.only(successor):
+            assert server.get("/health")[0] == 200  # and not 421
+        file.write_text(good.replace("localhost", "127.0.0.1"))
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: b"the settings were read anew" in log.read_bytes(), "settings that are right")
+        until(lambda: not {*server.workers()} & {before[1], successor}, "the old ones' end")
+        assert len(server.workers()) == 2
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+
+
+def test_sighup_ends_no_worker(library: Path, tmp_path: Path) -> None:
+    """Whoever goes by names sends it to all of them, also to those that are being born."""
+    environment = in_a_worker(tmp_path, "import signal; os.kill(os.getpid(), signal.SIGHUP)")
+    log = tmp_path / "log"
+    path = environment["PYTHONPATH"]
+    with log.open("wb") as out, served(library, "--workers", 2, path=path, log=out) as server:
+        before = server.workers()
+        for pid in before:
+            os.kill(pid, signal.SIGHUP)
+        for pid in before:
+            with server.only(pid):
+                assert server.get("/health")[0] == 200
+        assert server.workers() == before
+    assert log.read_bytes() == b""
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_sighup_while_the_server_starts(library: Path, tmp_path: Path, number: int) -> None:
+    """It ends nothing, and what it asks for is done when there is somebody to do it."""
+    lines = [
+        "import os, signal, sys",
+        "class Hook:",
+        "    def find_spec(self, name, path=None, target=None):",
+        '        if name == "aiohttp":',
+        "            sys.meta_path.remove(self)",
+        "            os.kill(os.getpid(), signal.SIGHUP)",
+        'if "serve" in sys.orig_argv:',
+        "    sys.meta_path.insert(0, Hook())",
+    ]
+    (tmp_path / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    log = tmp_path / "log"
+    said = [b"this server goes on with what it has", b"the settings were read anew"][number - 1]
+    with (
+        log.open("wb") as out,
+        served(library, "--workers", number, path=str(tmp_path), log=out) as server,
+    ):
+        until(lambda: said in log.read_bytes(), "what it asks for")
+        assert server.get("/health")[0] == 200
+
+
 def test_sighup_on_one_processor(library: Path, tmp_path: Path) -> None:
     """`workers = 0` has a parent there, too."""
     file = tmp_path / "harmony4.toml"

@@ -28,9 +28,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _ended_by(signal.SIGTERM, getattr(signal, "SIGHUP", None)):
             # Imported here, so that a Ctrl-C while Python still loads modules ends as quietly as any other.
-            from harmony4.server.cli import frame
+            from harmony4.server.serving.hangups import at_a_terminal, held_back
 
-            return frame.run(sys.argv[1:] if argv is None else list(argv))
+            words = sys.argv[1:] if argv is None else list(argv)
+            # A server reads its settings anew when it is told so, even while modules are being loaded.
+            serving = words[:1] == ["serve"] and not at_a_terminal()
+            with held_back() if serving else contextlib.nullcontext():
+                from harmony4.server.cli import frame
+
+                return frame.run(words)
     except KeyboardInterrupt:
         return 130
     except _Ended as ended:

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -18,6 +19,7 @@ from harmony4.server.cli.options import EPILOG, Json, Quiet, flag, prose
 from harmony4.server.cli.output import columns, json_text, say, write
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.values import format_count, format_duration, format_size
+from harmony4.server.serving.hangups import at_a_terminal, held_back
 
 __all__ = ["register"]
 
@@ -247,6 +249,12 @@ def show_config(
 def _run(
     flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None = None, demo: bool = False
 ) -> None:
+    # SIGHUP means the settings, and waits until somebody can say so; at a terminal it ends the server.
+    with nullcontext() if at_a_terminal() else held_back():
+        _run_now(flags, json=json, quiet=quiet, file=file, demo=demo)
+
+
+def _run_now(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | None, demo: bool) -> None:
     # Only here: aiohttp takes longer to load than most commands take to run.
     from harmony4.server import logs
     from harmony4.server.app import run

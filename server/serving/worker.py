@@ -33,6 +33,8 @@ _STDIN: Final = 0
 
 def main() -> int:
     """Serve until the parent's pipe ends or SIGTERM comes; returns the exit status."""
+    # It is for the parent, but whoever goes by names sends it to all.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         # Only here: an installation that is broken is something to tell the parent as well.
         from harmony4.server import logs

@@ -10,6 +10,9 @@ So a worker ends with its parent however that came to end, and a worker that die
 once. A worker that dies before it was ready counts as a failed start: the next ones wait longer and longer,
 and after PATIENCE of them in a row the server gives up. Before all workers were ready once, the first failure
 is the last.
+
+New settings have to prove themselves: as many new workers are started with them, and only when all of these
+are ready are the others dismissed. If one of them fails, all of them go, and everything stays as it was.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from typing import IO, Final
 from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.server.audit import AuditLog
 from harmony4.server.config import Config
+from harmony4.server.serving.hangups import held_back, let_through
 from harmony4.server.serving.listening import address_url
 from harmony4.server.settings import effective
 from harmony4.server.state import State, held, hold
@@ -89,17 +93,19 @@ class _Worker:
         """Raises OSError where no process can be started."""
         module = "harmony4.server.serving.worker"
         command = [sys.executable, "-P", "-m", module, str(listener.fileno()), shared]
-        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, and a number
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(listener.fileno(),),
-            start_new_session=True,  # Ctrl-C in the terminal is for the parent, who tells the workers
-            bufsize=0,
-        )
+        with held_back():  # it is born so, and ignores SIGHUP as soon as it can
+            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, and a number
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=(listener.fileno(),),
+                start_new_session=True,  # Ctrl-C in the terminal is for the parent, who tells the workers
+                bufsize=0,
+            )
         self.config = config
         self.ready = False
         self.leaving = False
+        self.dismissed = False
         self.reason: str | None = None
         self._said = b""
         with suppress(BrokenPipeError):  # it is dead already: `listen` will say so
@@ -126,6 +132,7 @@ class _Worker:
 
     def dismiss(self) -> None:
         """Tell it to finish what it does and leave. Safe to call twice."""
+        self.dismissed = True
         with suppress(OSError):
             self._pipe(self.process.stdin).close()
 
@@ -162,6 +169,7 @@ class Supervisor:
         if os.name != "posix":
             raise UsageError("several workers need a POSIX system", expected="workers = 1", found=number)
         self._config = config
+        self._next: Config | None = None  # settings that have to prove themselves
         self._listener = listener
         self._number = number
         self._workers: set[_Worker] = set()
@@ -184,7 +192,7 @@ class Supervisor:
             try:
                 self._due = [0.0] * self._number
                 while not self._asked_to_stop:
-                    if self._asked_to_reload:
+                    if self._asked_to_reload and self._running:
                         self._renew()
                     self._start_due()
                     self._look(ready)
@@ -192,30 +200,58 @@ class Supervisor:
                 self._stop()
 
     def _renew(self) -> None:
-        """Take the settings as they are now, and let new workers take the places of those that run."""
+        """Start workers with the settings as they are now; `_take_over` when all of them are ready."""
         self._asked_to_reload = False
         if self._reload is None:
             return
-        before = self._config
+        self._dismiss(self._next)  # what was asked for before is out of date
+        self._next = None
         try:
-            self._config = self._reload()
+            self._next = self._reload()
         except HarmonyError as error:
-            _LOG.error("the settings stay as they are: %s", error)
+            self._keep(str(error))
             return
-        self._note_changes(before)
-        _LOG.warning("the settings were read anew; other workers take over")
-        for worker in self._workers:
-            if worker.ready and not worker.leaving:  # others are looked at when they are ready
-                with suppress(ProcessLookupError):
-                    worker.process.terminate()  # it says that it leaves, which starts its successor
+        for _ in range(self._number):
+            try:
+                self._start(self._next)
+            except OSError as error:
+                self._keep(f"no process can be started: {error.strerror}")
+                return
 
-    def _note_changes(self, before: Config) -> None:
-        """Let the audit log say which settings are others now."""
-        old, new = (
-            {one["key"]: one["value"] for one in effective(each, {})} for each in (before, self._config)
-        )
+    def _keep(self, why: str) -> None:
+        """Give the new settings up, and the workers that were started with them."""
+        self._dismiss(self._next)
+        self._next = None
+        _LOG.error("the settings stay as they are: %s", why)
+
+    def _take_over(self) -> None:
+        """The new settings have proved themselves: dismiss the workers that have others."""
+        assert self._next is not None
+        try:
+            self._note_changes(self._config, self._next)
+        except HarmonyError as error:
+            self._keep(str(error))
+            return
+        except OSError as error:
+            self._keep(f"the audit log cannot be written: {error.strerror}")
+            return
+        before, self._config, self._next = self._config, self._next, None
+        _LOG.warning("the settings were read anew; other workers take over")
+        self._due.clear()  # those would have replaced workers that are not needed any more
+        self._failures = 0
+        self._dismiss(before)
+
+    def _dismiss(self, config: Config | None) -> None:
+        """Dismiss the workers that were started with these very settings."""
+        for worker in self._workers:
+            if worker.config is config:
+                worker.dismiss()
+
+    def _note_changes(self, before: Config, after: Config) -> None:
+        """Let the audit log say which settings are others now. Raises StorageError and OSError."""
+        old, new = ({one["key"]: one["value"] for one in effective(each, {})} for each in (before, after))
         changed = {key: [old[key], new[key]] for key in new if old[key] != new[key]}
-        state = State.of(self._config.state, self._config.library)
+        state = State.of(after.state, after.library)
         # A folder of its own is not made for this: what has no state yet has no tokens and no changes.
         if changed and state.path.exists():
             AuditLog(state).record("settings", changed=changed)
@@ -226,12 +262,15 @@ class Supervisor:
         self._due = [at for at in self._due if at > now]
         for _ in late:
             try:
-                worker = _Worker(self._config, self._listener, self._shared)
+                self._start(self._config)
             except OSError as error:
                 self._failed(f"no process can be started: {error.strerror}")
-                continue
-            self._workers.add(worker)
-            self._selector.register(worker.voice, selectors.EVENT_READ, worker)
+
+    def _start(self, config: Config) -> None:
+        """Raises OSError where no process can be started."""
+        worker = _Worker(config, self._listener, self._shared)
+        self._workers.add(worker)
+        self._selector.register(worker.voice, selectors.EVENT_READ, worker)
 
     def _look(self, ready: Callable[[str], None]) -> None:
         """Wait until a worker says something, a signal comes or a start is due."""
@@ -249,12 +288,18 @@ class Supervisor:
     def _heard(self, worker: _Worker, line: bytes) -> None:
         if line == READY:
             worker.ready = True
-            self._failures = 0
-            if worker.config is not self._config:
-                worker.process.terminate()
-        elif line == LEAVING and not worker.leaving:
+            if worker.config is self._config:
+                self._failures = 0
+            elif worker.config is self._next:
+                proved = sum(one.ready and one.config is self._next for one in self._workers)
+                if proved >= self._number:
+                    self._take_over()
+        elif line == LEAVING and not worker.leaving and not worker.dismissed:
+            if worker.config is self._next:
+                self._keep("a new worker was told to leave")
+            else:
+                self._due.append(0.0)  # its successor need not wait until it has finished
             worker.leaving = True
-            self._due.append(0.0)  # its successor need not wait until it has finished
         elif line.startswith(FAILED):
             worker.reason = line.removeprefix(FAILED).decode(errors="replace")
         elif not line:
@@ -263,10 +308,13 @@ class Supervisor:
     def _ended(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         self._selector.unregister(worker.voice)
+        given_up = worker.dismissed
         how = worker.bury()
-        if worker.leaving:
+        if worker.leaving or given_up:
             return
-        if worker.ready:
+        if worker.config is self._next:
+            self._keep(how)
+        elif worker.ready:
             _LOG.warning("%s; another one takes its place", how)
             self._due.append(0.0)
         else:
@@ -323,6 +371,7 @@ class Supervisor:
             number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         try:
+            let_through()
             yield
         finally:
             for number, handler in before.items():
