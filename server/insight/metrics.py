@@ -19,7 +19,7 @@ from harmony4.server.health import disk_free
 from harmony4.server.insight.tally import DIGITS, Snapshot
 from harmony4.server.keys import CONFIG, DESK, EVENTS, LIBRARY, OUTLETS, SHARES, TALLY
 
-__all__ = ["COUNTERS", "GAUGES", "families", "publishing", "routes", "watch"]
+__all__ = ["COUNTERS", "GAUGES", "VALUES", "families", "publishing", "routes", "watch"]
 
 _PUBLISH: Final = 1.0
 """Seconds between two snapshots for the other workers: what a worker that is killed takes with it at most."""
@@ -37,6 +37,13 @@ COUNTERS: Final = {
     ),
     "scrubbed_bytes": ("harmony4_scrubbed_bytes", "Bytes verified in the background", None),
 }
+VALUES: Final = {
+    "damaged": ("read", "scrub"),
+    "refused": ("streams", "streams_per_client", "connections_per_client"),
+    "scrubbed": ("sound", "damaged"),
+}
+"""All values of the counters' labels. They are shown from the start, as 0: what Prometheus sees as 1 first
+has not increased for it, and the first damage would not be told."""
 GAUGES: Final = {
     "workers": ("harmony4_workers", "Processes that serve", None),
     "connections": ("harmony4_connections", "Connections that are open", None),
@@ -169,7 +176,8 @@ def families(whole: Snapshot) -> Iterator[Metric]:
         "harmony4_seek_seconds", "Time that a seek took", whole["seeks"], whole["seek_sum"], _SEEKS, 1e-9
     )
     for key, (name, text, label) in COUNTERS.items():
-        yield _family(CounterMetricFamily, name, text, label, key, whole["counts"], 0)
+        numbers = {f"{key}|{value}": 0 for value in VALUES.get(key, ())} | whole["counts"]
+        yield _family(CounterMetricFamily, name, text, label, key, numbers, 0)
     for key, (name, text, label) in GAUGES.items():
         yield _family(GaugeMetricFamily, name, text, label, key, whole["gauges"], None)
 
