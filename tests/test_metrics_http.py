@@ -332,6 +332,15 @@ def alerts() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
+def test_workers_are_held_against_the_setting(tmp_path: Path) -> None:
+    """Not against what there was: a reload has old and new ones for a while."""
+    (rule,) = (rule for rule in alerts() if rule["alert"] == "Harmony4WorkersMissing")
+    assert rule["expr"] == "harmony4_workers < harmony4_workers_wanted"
+    with running(tmp_path) as server:
+        found = samples(server)
+    assert value(found, "harmony4_workers") == value(found, "harmony4_workers_wanted") == 1
+
+
 def test_alerts_are_about_metrics_that_there_are(tmp_path: Path) -> None:
     write_container(tmp_path / "a.h4mk", [b"x"])
     with running(tmp_path) as server:
