@@ -24,7 +24,7 @@ demo: $(VENV)/.runtime  ## make a small library of real media and serve it over 
 test: $(VENV)/.dev  ## all tests; those that need ffmpeg, chromium or nginx are skipped where these are missing
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
-test-system: $(VENV)/.dev  ##  the whole under load, and faults while it is (SYSTEM_TIME=120 seconds)
+test-system: $(VENV)/.dev  ## the whole under load, and faults while it is (SYSTEM_TIME=120 seconds)
 	@$(BIN)/pytest -s tests/system.py tests/system_faults.py $(PYTEST_ARGS)
 
 soak: $(VENV)/.dev  ## the same for an hour

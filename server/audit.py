@@ -76,6 +76,11 @@ class AuditLog:
         """The file, if there is one."""
         return self._state.path / "audit.log"
 
+    @property
+    def waiting(self) -> int:
+        """Lines that could not be written yet."""
+        return len(self._late) + self._lost
+
     def record(self, action: str, **facts: object) -> None:
         """Add a line; it is on the disk when this returns.
 
@@ -113,18 +118,20 @@ class AuditLog:
     def _append(self, file: BinaryIO, rows: list[Row]) -> None:
         """All rows, or none of them. Raises OSError, and others where the log's last line is none."""
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _LONGEST))
+        # Room for the last whole line and as much that was cut short.
+        file.seek(max(0, size - 2 * _LONGEST))
         *lines, torn = file.read().split(b"\n")
         number, prev = 0, _FIRST
         if lines:
             last = lines[-1]
             number, prev = int(json.loads(last)["n"]), hashlib.sha256(last).hexdigest()
+        repaired: Row | None = None
         if torn:
             # A crash cut the last line short. What there is of it stays, in a line that says so.
             _LOG.error("the last line of the audit log was cut short")
             size -= len(torn)
             lost = torn[:_SHOWN].decode("utf-8", "replace")
-            repaired: Row = {"time": rfc3339(time.time()), "action": "repaired", "by": "server", "lost": lost}
+            repaired = {"time": rfc3339(time.time()), "action": "repaired", "by": "server", "lost": lost}
             rows = [repaired, *rows]
         data = bytearray()
         for row in rows:
@@ -148,6 +155,8 @@ class AuditLog:
             # What is not whole does not stay: the next one must find the end of a line.
             with suppress(OSError):
                 os.ftruncate(descriptor, size)
+                if repaired is not None:  # nowhere but here, now
+                    self._late.insert(0, repaired)
             raise
 
     def verify(self, expected: Head | None = None) -> Head:

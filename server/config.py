@@ -78,7 +78,9 @@ class Config:
         86_400.0, "seconds after its last byte that an unfinished upload is kept", (1, 31_536_000)
     )
     stream_spill: int = _setting(
-        2**30, "bytes of tokens that may wait on disk for who reads them, for each upload", (0, 2**63 - 1)
+        2**30,
+        "bytes of an answer that may wait on disk for its reader; behind a proxy, of the body as well",
+        (0, 2**63 - 1),
     )
     job_ttl: float = _setting(86_400.0, "seconds that a finished job is remembered", (0, 31_536_000))
     trash_retention: float = _setting(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from pathlib import Path
 
 from aiohttp import web
 
@@ -35,7 +36,7 @@ async def get_ready(request: web.Request) -> web.Response:
     app = request.app
     free = workers = 0
     if not app[STATUS].leaving:
-        free = await asyncio.to_thread(disk_free, app[LIBRARY].root)
+        free = await asyncio.to_thread(disk_free, app[LIBRARY].root, app[LIBRARY].device)
         workers = await asyncio.to_thread(app[SHARES].living)
     if app[STATUS].leaving:
         raise Problem("stopping", "the server is stopping")
@@ -49,10 +50,16 @@ async def get_ready(request: web.Request) -> web.Response:
     return json_response(found, "no-store")
 
 
-def disk_free(root: os.PathLike[str]) -> int:
-    """Bytes that are free on the library's disk. Raises SourceError where it cannot be read."""
+def disk_free(root: os.PathLike[str], device: int | None = None) -> int:
+    """Bytes that are free on the library's disk.
+
+    Raises SourceError where it cannot be read, or is another one than `device`: something was mounted over
+    it, or what was mounted is gone.
+    """
     try:
         with os.scandir(root):
+            if device is not None and Path(root).stat().st_dev != device:
+                raise SourceError("the library's folder is on another disk than at the start")
             return shutil.disk_usage(root).free
     except OSError as error:
         raise SourceError(f"cannot read the library: {error.strerror}") from error

@@ -14,16 +14,17 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import Final, TextIO
+from json import dumps
+from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
 
 from harmony4.server.config import Config
 
-__all__ = ["LONGEST", "REQUEST_ID", "LineHandler", "configure", "rfc3339"]
+__all__ = ["LONGEST", "REQUEST_ID", "LineHandler", "configure", "json_line", "rfc3339"]
 
 LONGEST: Final = 4096
 """Bytes of a line, its end included: what Linux writes to a pipe in one piece (PIPE_BUF)."""
@@ -31,6 +32,8 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """What the request that is being answered is called."""
 
 _CUT: Final = b" ...\n"
+_LEAST: Final = 8
+"""Bytes of a text that is not cut any more."""
 _SECRET: Final = re.compile(
     r"([?&]sig=|Bearer +|h4mk-key-v1[-a-z]*:|harmony4_session=|h4_[0-9a-f]{16}_)[^\s&\"';,]+", re.IGNORECASE
 )
@@ -63,6 +66,24 @@ def rfc3339(seconds: float) -> str:
     return f"{whole}.{int(seconds * 1000) % 1000:03}Z"
 
 
+def json_line(record: Mapping[str, Any]) -> str:
+    """A record as a line of JSON in ASCII, of at most LONGEST bytes: else its longest texts are cut."""
+    fields = dict(record)
+    while True:
+        text = dumps(fields, default=repr)
+        over = len(text) + 1 - LONGEST
+        texts = {name: len(dumps(value)) for name, value in fields.items() if isinstance(value, str)}
+        longest = max(texts, key=lambda name: texts[name], default="")
+        if over <= 0 or not longest or texts[longest] <= _LEAST:
+            return f"{text}\n"
+        value, size = fields[longest], texts[longest]
+        fields[longest] = value[: max(0, int(len(value) * (1 - over / size)) - 8)] + " ..."
+
+
+def _render(_logger: object, _method: str, event: EventDict) -> str:
+    return json_line(event)[:-1]
+
+
 def _stamp(_logger: object, _method: str, event: EventDict) -> EventDict:
     record = event.get("_record")
     seconds = time.time() if record is None else record.created
@@ -91,7 +112,7 @@ def formatter(log_format: str) -> logging.Formatter:
         structlog.processors.format_exc_info,
         structlog.stdlib.ProcessorFormatter.remove_processors_meta,
         _without_secrets,
-        structlog.processors.JSONRenderer(),
+        _render,
     ]
     return structlog.stdlib.ProcessorFormatter(processors=chain)
 

@@ -1,5 +1,6 @@
 // The page: the address says what is open (?name=…#t=seconds), everything else follows it.
 
+import * as api from "./api.js";
 import { $ } from "./dom.js";
 import { parseTime } from "./format.js";
 import * as keyboard from "./keyboard.js";
@@ -17,11 +18,12 @@ function openTime() {
 
 let shown = null;
 
-/** Show what the address says; `moved`: somebody went there, so the focus goes along. */
-function follow(moved = false) {
+/** Show what the address says; `moved`: somebody went there, so the focus goes along; `chosen`: by a link. */
+function follow(moved = false, chosen = false) {
   const name = openName();
   const before = shown;
-  if (name && name === shown) {
+  if (name && name === shown && !$("player").hidden) {
+    if (chosen) again(name);
     if (openTime()) player.jump(Math.round(openTime() * 1e6)); // only the position is another one
     return;
   }
@@ -41,9 +43,22 @@ function follow(moved = false) {
   if (moved && before) library.enter(before);
 }
 
+/** What is open was chosen once more: another container may have that name by now. */
+async function again(name) {
+  const old = player.facts();
+  if (!old) return; // it is being opened
+  const now = await api.info(name).catch(() => null);
+  if (!now || version(now) === version(old) || player.facts() !== old) return;
+  shown = null;
+  follow(true);
+}
+
+/** What tells a container from another one of its name; files of the original implementation have no head. */
+const version = (facts) => facts.head ?? facts.tracks.map((one) => one.etag).join();
+
 function navigate(url) {
   history.pushState(null, "", url);
-  follow(true);
+  follow(true, true);
   scrollTo({ top: 0 });
 }
 
@@ -102,6 +117,6 @@ function everything() {
 }
 
 keyboard.start(() => library.enter(openName()));
-upload.start(() => library.load());
+upload.start(() => library.load(true));
 session.start(everything);
 everything();

@@ -6,12 +6,13 @@ import * as api from "./api.js";
 import { Chunks } from "./chunks.js";
 import { element } from "./dom.js";
 import { bytes, clock, count, sentence } from "./format.js";
-import { LAST, equal, hex, need } from "./h4mk.js";
+import { Harmony4Error, LAST, equal, hex, need } from "./h4mk.js";
 import { sha256 } from "./masking.js";
 import { Trust, checkProof } from "./proof.js";
 import { renew } from "./library.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
+import * as storage from "./storage.js";
 import { before } from "./timeline.js";
 
 const BATCH = 4 * 2 ** 20; // bytes of the stream that one proof is asked for, at most
@@ -31,7 +32,7 @@ export async function open(context, root) {
     return;
   }
   const pem = element("textarea", { id: "pem", rows: 5, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
-  pem.value = localStorage.getItem(KEY) ?? "";
+  pem.value = storage.get(KEY) ?? "";
   const file = element("input", { type: "file", class: "aside", accept: ".pem" });
   const lies = await session.lies();
   if (signal.aborted) return;
@@ -84,17 +85,21 @@ export async function open(context, root) {
     stop.hidden = false;
     const found = { checked: timeline.checked = [], faults: 0, bytes: 0, blocks: 0, holes: [] };
     const lying = Boolean(lies && lie.checked);
+    let began = false; // else the key is none, which says nothing of the container
     try {
       const typed = pem.value.trim();
-      const trust = new Trust(typed ? { keys: [typed] } : { head: facts.head });
-      if (typed) localStorage.setItem(KEY, typed);
+      const trust = new Trust({ keys: typed ? [typed] : [], head: facts.head });
+      if (typed) storage.set(KEY, typed);
       const print = typed ? (await trust.keys())[0][0].slice(0, 8) : null;
       const say = () => {
+        if (running !== mine) return;
         bar.value = found.bytes;
         says.textContent = `${count(found.blocks, "block")}, ${bytes(found.bytes)} of ${bytes(track.bytes)} checked`;
         timeline.draw();
       };
-      await check(context, trust, typed ? [typed] : [], source(track, lying && lies, context.name), found, AbortSignal.any([mine.signal, signal]), say);
+      began = true;
+      const head = await check(context, trust, typed ? [typed] : [], source(track, lying && lies, context.name), found, AbortSignal.any([mine.signal, signal]), say);
+      if (running !== mine) return;
       say();
       const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
       if (found.faults && !lying) seen.forget(context.name, facts.head);
@@ -102,15 +107,18 @@ export async function open(context, root) {
       else {
         const right = found.blocks === 1 ? "The only block is right" : `All ${count(found.blocks, "block")}${found.holes.length ? " that are left" : ""} are right`;
         tell(`${right}, ${whom}.${gone(found.holes, facts.duration)}`, found.holes.length ? "holes" : "good");
-        if (print && facts.tracks.length === 1 && !lying) seen.remember(context.name, facts.head);
+        if (print && facts.tracks.length === 1 && !lying) seen.remember(context.name, head);
       }
     } catch (error) {
-      if (signal.aborted) return;
+      if (signal.aborted || running !== mine) return;
+      if (began && !lying && error instanceof Harmony4Error) seen.forget(context.name, facts.head);
       if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
       else tell(sentence(error.message), "fault");
     } finally {
-      renew(context.name);
-      stop.hidden = true;
+      if (running === mine) {
+        renew(context.name);
+        stop.hidden = true;
+      }
     }
   });
 }
@@ -137,7 +145,7 @@ function gone(holes, duration) {
  * Check all blocks of a track at `url`, from the position on and then from the beginning; goes along where the player jumps.
  *
  * Ends only where all of the track is checked: its last block says that it is the last one, and what is missing before it is what
- * the container itself, by its root, says is lost.
+ * the container itself, by its root, says is lost. Resolves to the head that was proven.
  */
 async function check(context, trust, keys, url, found, signal, say) {
   const { name, track, position } = context;
@@ -198,6 +206,7 @@ async function check(context, trust, keys, url, found, signal, say) {
     found.holes.push({ ...hole, from, to });
     found.checked.push({ start: from, end: to ?? Number(context.facts.duration), kind: "lost" });
   }
+  return trust.head;
 }
 
 /** Throws `seal` unless these blocks are all of a track's, but for its holes. */

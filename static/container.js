@@ -65,7 +65,7 @@ export async function open({ name, signal }, root) {
       if (!signal.aborted) button.replaceChildren(element("span", { class: "tag bad" }, "?"), element("span", { class: "bad" }, error.message));
     });
     return li;
-  });
+  }, { signal });
   const part = (start) => {
     base = Math.max(0, Math.min(start, chunks.count - 1));
     base -= base % ROWS;

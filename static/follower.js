@@ -3,7 +3,9 @@
 import { follow } from "./events.js";
 
 const ENOUGH = 200; // tokens ahead are enough, however short the time is that they cover
-const MOST = 4000; // tokens that are kept
+const AWAY = 1e6; // µs from where a stream broke: there it is tried again
+const MANY = 2000; // however long the time is that is asked for
+const MOST = 4000; // tokens that are kept, but for those that are still to come
 
 export class Follower {
   /**
@@ -25,9 +27,10 @@ export class Follower {
   move() {
     const now = this.position();
     const { tokens } = this;
-    const before = tokens.length && now < tokens[0].pts && this.from > 0;
+    const before = now < this.from || (this.dropped && now < tokens[0].pts);
     const behind = tokens.length && !this.complete && now > tokens.at(-1).end + this.ahead;
-    if (before || behind) this.#start();
+    const failed = this.failed !== null && Math.abs(now - this.failed) > AWAY;
+    if (before || behind || failed) this.#start();
     else this.#wake();
   }
 
@@ -35,8 +38,11 @@ export class Follower {
     this.#run?.abort();
     const run = (this.#run = new AbortController());
     const signal = AbortSignal.any([run.signal, this.signal]);
+    signal.addEventListener("abort", () => this.#wake(), { once: true });
     this.tokens = [];
     this.complete = false;
+    this.failed = null; // the position at which the stream broke
+    this.dropped = false; // some that were there are no more
     this.from = Math.max(0, Math.floor(this.position() - this.behind));
     const url = `${this.path}?${new URLSearchParams({ ...this.query, from: this.from })}`;
     this.state("connecting");
@@ -48,17 +54,17 @@ export class Follower {
         room: async () => {
           while (this.#full() && !signal.aborted) {
             this.state("live, ahead of the player");
-            await new Promise((resolve) => {
-              this.#wake = resolve;
-              signal.addEventListener("abort", resolve, { once: true });
-            });
+            await new Promise((resolve) => (this.#wake = resolve));
           }
         },
       });
       this.complete = true;
       this.state("all of them are here");
     } catch (error) {
-      if (!signal.aborted) this.state(error.message, true);
+      if (!signal.aborted) {
+        this.failed = this.position();
+        this.state(error.message, true);
+      }
     }
     this.changed();
   }
@@ -67,19 +73,27 @@ export class Follower {
     const { tokens } = this;
     if (!tokens.length) return false;
     const now = this.position();
+    if (tokens.at(-MANY)?.pts > now) return true;
     const enough = tokens.length > 2 && tokens.at(-1).pts > now + this.ahead;
     return enough && (tokens.at(-1).pts > now + 4 * this.ahead || tokens.length > ENOUGH);
   }
 
   #take(type, data) {
-    if (type === "reset") this.tokens = [];
-    else if (type === "meta") this.meta = data;
+    if (type === "reset") {
+      this.tokens = [];
+      this.dropped = false;
+    } else if (type === "meta") this.meta = data;
     else if (type === "token") {
       for (const name of ["pts", "end"]) data[name] = Number(data[name]);
       this.tokens.push(data);
       this.received += 1;
-      const old = this.position() - 2 * this.behind;
-      while (this.tokens.length > 2 && (this.tokens.length > MOST || this.tokens[1].pts < old)) this.tokens.shift();
+      const now = this.position();
+      const old = now - 2 * this.behind;
+      // What plays and what comes stays: the stream waits instead.
+      while (this.tokens.length > 2 && this.tokens[1].pts < (this.tokens.length > MOST ? now : old)) {
+        this.tokens.shift();
+        this.dropped = true;
+      }
       this.changed();
     }
   }

@@ -1,5 +1,5 @@
 // Masked containers in the page: whoever looks at it types a key or chooses a key file. Keys stay in this module's memory
-// until the page is left; they are in no request, no address and no storage.
+// until the page is left, or its reader signs out; they are in no request, no address and no storage.
 
 import { element } from "./dom.js";
 import { sentence } from "./format.js";
@@ -8,6 +8,7 @@ import { publish } from "./unmask.js";
 
 const FILE_LIMIT = 4096; // bytes; a key file is one line
 const ring = new Map(); // the keys that opened something here, by id
+addEventListener("harmony4-left", () => ring.clear());
 
 /**
  * An address on which a masked track plays: with a key that is known, or one that is asked for in `stage`. `whole` tells whether
@@ -20,7 +21,7 @@ export async function open(name, track, { stage, signal, failed }) {
   const unlock = async (key) => {
     await container.unlock(key);
     const published = await publish(container, { track, failed });
-    ring.set(key.id, key);
+    if (!signal.aborted) ring.set(key.id, key);
     return { ...published, whole: container.whole };
   };
   return known ? unlock(ring.get(known)) : asked(stage, signal, async (text) => unlock(await MasterKey.from(text)));

@@ -14,15 +14,15 @@ const ROW = 60; // px, the height of .items li
 let running = null; // the list that is shown: {abort, query, items, next, total, busy}
 let current = null;
 let thumbs = null; // the module that draws them, when it is there
-const list = new VirtualList($("items"), ROW, row, (first, last) => more(last));
+const list = new VirtualList($("items"), ROW, row, { seen: (first, last) => more(last) });
 
 export function href(name, seconds) {
   const place = `?${new URLSearchParams({ name })}`;
   return seconds === undefined ? place : `${place}#t=${seconds}`;
 }
 
-/** Show the list from its beginning. Resolves when the first page is there. */
-export async function load() {
+/** Show the list from its beginning, or anew as far as it is looked at (`keep`). Resolves when that is there. */
+export async function load(keep = false) {
   running?.abort.abort();
   const q = $("search").value.trim();
   const mine = { abort: new AbortController(), query: { q, sort: $("sort").value }, items: [], next: undefined, total: 0, busy: false };
@@ -30,7 +30,8 @@ export async function load() {
   if (!list.count) list.show(6); // rows that say: something comes
   $("items").setAttribute("aria-busy", "true");
   try {
-    await fetchPage(mine, PAGE);
+    do await fetchPage(mine, keep ? Math.min(MOST, lowest() + PAGE) : PAGE);
+    while (keep && mine.next && mine.items.length < lowest() + PAGE);
   } catch (error) {
     if (error.name === "AbortError" || running !== mine) return;
     list.show(0);
@@ -41,11 +42,13 @@ export async function load() {
     } else show(again(error));
     return;
   } finally {
-    $("items").removeAttribute("aria-busy");
+    if (running === mine) $("items").removeAttribute("aria-busy");
   }
   if (running !== mine) return;
-  $("library").scrollTop = 0;
+  const place = keep ? held() : null;
+  if (!keep) $("library").scrollTop = 0;
   list.show(mine.total);
+  if (place) hold(mine, place);
   $("count").textContent = count(mine.total, "container");
   mine.empty = !mine.total && !q;
   if (current === null) idle();
@@ -56,10 +59,30 @@ export async function load() {
   thumbs.look($("items"));
 }
 
+/** The number of the lowest row that is an element, 0 where there is none. */
+const lowest = () => Math.max(0, ...[...$("items").children].map((one) => Number(one.dataset.row)));
+
+/** The row that stays where it is when the list is shown anew: the one with the focus, else the topmost that is seen. */
+function held() {
+  const focused = document.activeElement?.closest("#items li");
+  const { top } = $("library").getBoundingClientRect();
+  const rows = [...$("items").children].filter((one) => one.getBoundingClientRect().top >= top);
+  const li = focused ?? ($("library").scrollTop ? rows.sort((a, b) => a.dataset.row - b.dataset.row)[0] : null);
+  return li && { name: li.item?.name, row: Number(li.dataset.row), focus: Boolean(focused) };
+}
+
+function hold(mine, { name, row, focus }) {
+  const found = mine.items.findIndex((one) => one.name === name);
+  const number = found < 0 ? Math.min(row, mine.total - 1) : found; // it is no more: what is in its place
+  if ($("library").scrollTop) $("library").scrollTop += (number - row) * ROW;
+  list.update();
+  if (focus && number >= 0) list.reveal(number, true);
+}
+
 function again(error) {
   tell(`The library cannot be shown: ${error.message}`);
   const button = element("button", { type: "button", class: "quiet" }, "Try again");
-  button.addEventListener("click", load);
+  button.addEventListener("click", () => load());
   return [...note("The library cannot be shown", sentence(error.message)), button];
 }
 

@@ -15,8 +15,14 @@ const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own
 let open = null;
 
 /** Seconds. */
-export const position = () => open?.media?.currentTime ?? (open?.wanted ?? 0) / 1e6;
+/** Seconds that a medium's own clock is ahead of its container's: browsers play by the medium's, which they let begin at 0 at the least. */
+const base = (mine) => Math.max(0, Number(mine.facts?.origin ?? 0)) / 1e6;
+
+export const position = () => (open?.media ? Math.max(0, open.media.currentTime - base(open)) : (open?.wanted ?? 0) / 1e6);
 export const media = () => open?.media ?? null;
+
+/** What the server said of the container that is open. */
+export const facts = () => open?.facts ?? null;
 
 /** Show a container; `start` in seconds. Resolves when its facts are there. */
 export async function show(name, start) {
@@ -117,7 +123,7 @@ function moved(mine) {
 
 /** Show another place without asking anybody about it: while somebody drags. */
 function scrub(pts) {
-  if (open?.media && !open.media.seeking) open.media.currentTime = pts / 1e6;
+  if (open?.media && !open.media.seeking) open.media.currentTime = base(open) + pts / 1e6;
 }
 
 /** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player, if it is not there already. */
@@ -182,10 +188,11 @@ export function step(direction, repeated = false) {
   media.pause();
   const stepped = (async () => {
     await mine.stepping;
-    const pts = open === mine && mine.media === media ? await neighbour(media, direction, (time) => picture(mine, time)) : null;
+    const pts = open === mine && mine.media === media ? await neighbour(media, direction, (time) => picture(mine, time - base(mine) * 1e6)) : null;
     if (pts === null || open !== mine || mine.media !== media) return;
     // Going back ends at the picture's end, and its own time is its beginning.
-    await jump(pts, direction > 0 ? { mediaTime: pts / 1e6, now: performance.now() } : null);
+    const there = pts - base(mine) * 1e6;
+    await jump(there, direction > 0 ? { mediaTime: there / 1e6, now: performance.now() } : null);
   })();
   mine.stepping = stepped;
   stepped.finally(() => mine.stepping === stepped && (mine.stepping = null));
@@ -194,27 +201,27 @@ export function step(direction, repeated = false) {
 /** Move the media element; resolves to the picture that it shows then: {mediaTime, now}, or null. */
 function picture(mine, pts) {
   const { media } = mine;
-  media.currentTime = pts / 1e6 + HALF;
+  media.currentTime = base(mine) + pts / 1e6 + HALF;
   if (!media.requestVideoFrameCallback) return null;
   return new Promise((resolve) => {
     const drawn = (_, { mediaTime }) => {
       // One that was on its way already is none of this seek.
       if (media.seeking && Math.abs(mediaTime - media.currentTime) > 1) media.requestVideoFrameCallback(drawn);
-      else resolve({ mediaTime, now: performance.now() });
+      else resolve({ mediaTime: mediaTime - base(mine), now: performance.now() });
     };
     media.requestVideoFrameCallback(drawn);
     // A picture that was drawn while nobody was registered for it is not told of: then it is looked at.
     media.addEventListener("seeked", () => {
       const now = performance.now();
-      setTimeout(() => resolve(looked(media, now)), LATE);
+      setTimeout(() => resolve(looked(mine, media, now)), LATE);
     }, { once: true });
     setTimeout(() => resolve(null), 5000);
   });
 }
 
-function looked(media, now) {
+function looked(mine, media, now) {
   const picture = shownBy(media);
-  return picture && { mediaTime: picture.pts / 1e6, now };
+  return picture && { mediaTime: picture.pts / 1e6 - base(mine), now };
 }
 
 /** The keyframe before (-1) or behind (1) the position. */
@@ -313,7 +320,7 @@ function play(mine, track, url, start) {
   for (const event of ["timeupdate", "progress", "seeking", "seeked", "loadedmetadata", "play", "pause"]) {
     media.addEventListener(event, () => {
       if (!current()) return;
-      timeline.follow(media);
+      timeline.follow(media, base(mine));
       moved(mine);
     });
   }
@@ -321,13 +328,13 @@ function play(mine, track, url, start) {
   media.addEventListener("error", () => current() && failed(mine, track, media));
   media.addEventListener("playing", () => current() && mine.away && fine(mine));
   media.addEventListener("seeked", () => current() && mine.away && fine(mine));
-  if (start) media.addEventListener("loadedmetadata", () => (media.currentTime = start), { once: true });
+  if (start || base(mine)) media.addEventListener("loadedmetadata", () => (media.currentTime = base(mine) + start), { once: true });
   $("stage").replaceChildren(media);
 }
 
 /** What a media element could not do is the fault of the file, or of the way to it: the server is asked which. */
 async function failed(mine, track, media) {
-  const place = media.currentTime || mine.wanted / 1e6;
+  const place = media.currentTime ? position() : mine.wanted / 1e6;
   const there = await api.info(mine.name, mine.abort.signal).catch((error) => error);
   if (open !== mine || mine.media !== media) return;
   if (there.status === undefined && there.head === mine.facts.head && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
@@ -354,8 +361,8 @@ function fine(mine) {
 function settle(mine) {
   clearTimeout(mine.settling);
   mine.settling = setTimeout(() => {
-    if (open !== mine || !mine.media?.currentTime) return;
-    history.replaceState(null, "", href(mine.name, Math.round(mine.media.currentTime * 1000) / 1000));
+    if (open !== mine || !mine.media?.readyState) return;
+    history.replaceState(null, "", href(mine.name, Math.round(position() * 1000) / 1000));
   }, SETTLED);
 }
 

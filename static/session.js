@@ -77,5 +77,6 @@ async function enter(event) {
 async function leave() {
   await api.signOut().catch(() => null);
   await look();
+  dispatchEvent(new Event("harmony4-left")); // whoever comes next has no keys of ours
   changed();
 }

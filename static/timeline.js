@@ -70,12 +70,12 @@ export class Timeline {
     this.draw();
   }
 
-  /** Follow a media element. */
-  follow(player) {
-    if (!this.dragging) this.position = player.currentTime * 1e6;
+  /** Follow a media element, whose clock is `base` seconds ahead. */
+  follow(player, base = 0) {
+    if (!this.dragging) this.position = Math.max(0, player.currentTime - base) * 1e6;
     this.buffered = [];
     for (let index = 0; index < player.buffered.length; index += 1) {
-      this.buffered.push([player.buffered.start(index) * 1e6, player.buffered.end(index) * 1e6]);
+      this.buffered.push([(player.buffered.start(index) - base) * 1e6, (player.buffered.end(index) - base) * 1e6]);
     }
     this.say();
     this.draw();

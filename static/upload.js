@@ -5,7 +5,7 @@ import { $, element, tell } from "./dom.js";
 import { bytes, count, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as session from "./session.js";
-import { Transfer, forget, unfinished } from "./tus.js";
+import { Transfer, giveUp, nobodySends, unfinished } from "./tus.js";
 
 const AT_ONCE = 2;
 const REFUSED = {
@@ -42,7 +42,7 @@ export function start(done) {
     $("drop").hidden = true;
     take([...event.dataTransfer.files]);
   });
-  for (const one of unfinished()) $("uploads").append(remains(one));
+  for (const one of unfinished()) nobodySends(one).then((left) => left && $("uploads").append(remains(one)));
 }
 
 function take(files) {
@@ -61,7 +61,7 @@ function remains(one) {
   const row = element("li", { class: "upload", "data-key": one.key }, element("span", { class: "name" }, one.file), element("span", { class: "choices" }, again, away), element("span", { class: "more-facts" }, "Not all of it was sent. Choose the same file again, and the rest of it follows."));
   again.addEventListener("click", () => $("files").click());
   away.addEventListener("click", () => {
-    forget(one);
+    giveUp(one);
     row.remove();
     $("add").querySelector("input").focus();
   });
@@ -107,7 +107,7 @@ class Upload {
     stream.addEventListener("job", (this.heard = (event) => this.hear(JSON.parse(event.data))));
     stream.addEventListener("open", (this.opened = () => this.ask()));
     if (/\.h4mk$/i.test(this.file.name)) {
-      this.fail(new Problem({ detail: "This is a container already: copy it into the library's folder." }));
+      this.fail(new Problem({ type: "container", detail: "This is a container already: copy it into the library's folder." }));
       return;
     }
     const transfer = (this.transfer = new Transfer(this.file, this.name, {
@@ -188,7 +188,7 @@ class Upload {
 
   press() {
     if (!this.over) {
-      if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" });
+      if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" }).catch(() => (this.says.textContent = "The server cannot be reached: it is not cancelled"));
       else if (this.transfer) this.transfer.cancel();
       else this.drop();
     } else if (this.button.textContent !== "Close") {

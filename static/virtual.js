@@ -10,13 +10,16 @@ export class VirtualList {
   /**
    * `list` (a <ul>) gets the height of all rows; each row is `height` px and stands where it belongs. `row(number)` makes
    * the element of a row, `seen(first, last)` is told which rows are near the screen.
+   * It ends with `signal`.
    */
-  constructor(list, height, row, seen = () => {}) {
+  constructor(list, height, row, { seen = () => {}, signal } = {}) {
     Object.assign(this, { list, height, row, seen });
     const later = () => this.later();
-    addEventListener("scroll", later, { capture: true, passive: true });
-    addEventListener("resize", later);
-    new ResizeObserver(later).observe(list.parentElement);
+    addEventListener("scroll", later, { capture: true, passive: true, signal });
+    addEventListener("resize", later, { signal });
+    const observer = new ResizeObserver(later);
+    observer.observe(list.parentElement);
+    signal?.addEventListener("abort", () => observer.disconnect(), { once: true });
     list.addEventListener("keydown", (event) => this.#key(event));
   }
 

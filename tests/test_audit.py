@@ -127,6 +127,56 @@ def test_a_line_that_a_crash_cut_short(tmp_path: Path, cut: int) -> None:
     assert log.verify().number == 6
 
 
+_TORN = """
+import resource, sys
+from pathlib import Path
+from harmony4.server.audit import AuditLog
+from harmony4.server.state import State
+log = AuditLog(State(Path(sys.argv[1])))
+resource.setrlimit(resource.RLIMIT_FSIZE, (log.path.stat().st_size, resource.RLIM_INFINITY))
+log.record("delete", name="late")
+assert log.waiting == 2, log.waiting
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+log.retry()
+assert log.waiting == 0
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+def test_a_line_cut_short_before_the_disk_was_full(tmp_path: Path) -> None:
+    log = told(tmp_path / "state")
+    log.path.write_bytes(log.path.read_bytes()[:-20])
+    command = [sys.executable, "-c", _TORN, str(tmp_path / "state")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    assert [row["action"] for row in rows[4:]] == ["repaired", "delete"]
+    assert log.verify().number == 6
+
+
+def test_a_long_line_before_one_that_was_cut_short(tmp_path: Path) -> None:
+    log = AuditLog(State(tmp_path / "state"))
+    for letter in "ab":
+        log.record("delete", name=letter * 40_000)
+    log.path.write_bytes(log.path.read_bytes()[:-5])
+    log.record("delete", name="after")
+    rows = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    assert [row["action"] for row in rows] == ["delete", "repaired", "delete"]
+    assert log.verify().number == 3
+
+
+def test_lines_that_wait_are_seen_and_written_at_the_end(tmp_path: Path) -> None:
+    write_container(tmp_path / "a.h4mk", [b"x"])
+    with running(tmp_path) as server:
+        path = tmp_path / FOLDER / "audit.log"
+        path.parent.mkdir(exist_ok=True)
+        path.mkdir()
+        assert server.request("DELETE", "/media?name=a.h4mk", (), b"").status in (200, 204)
+        assert b"\nharmony4_audit_lines_waiting 1.0\n" in server.get("/metrics").body
+        path.rmdir()
+    assert [row["action"] for row in entries(tmp_path)] == ["delete"]
+
+
 def test_what_is_no_log(tmp_path: Path) -> None:
     log = AuditLog(State(tmp_path / "state"))
     with pytest.raises(SourceError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,39 @@ def test_the_worst_of_all_locks_counts(
     assert capsys.readouterr().out.count("\n") == 2
 
 
-def test_a_program_without_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("says", "status", "said"),
+    [
+        ("no route to host", 3, "not audited: no route to host"),
+        ("ERROR:x:Could not connect to the service", 3, "not audited: ERROR:x:Could not connect"),
+        ("503 Server Error: Service Unavailable for url", 3, "not audited: 503"),
+        ("unrecognized arguments: --disable-pip", 1, "failed with status 1: unrecognized arguments"),
+        ("requirements.lock: invalid requirement", 1, "failed with status 1: requirements.lock"),
+        ("", 1, "pip-audit failed with status 1: ?"),
+    ],
+)
+def test_a_program_without_a_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], says: str, status: int, said: str
+) -> None:
     program = tmp_path / "reporter"
-    program.write_text("#!/bin/sh\necho no route to host >&2\nexit 1\n")
+    program.write_text(f"#!/bin/sh\necho '{says}' >&2\nexit 1\n")
     program.chmod(0o755)
-    assert AUDIT.main(str(program), "lock") == 3
-    assert "not audited: no route to host" in capsys.readouterr().out
+    assert AUDIT.main(str(program), "lock") == status
+    assert said in capsys.readouterr().out
+
+
+def test_a_check_without_the_program_is_said_to_be_none(tmp_path: Path) -> None:
+    """The step of .ci/run, where pip-audit cannot be installed: `make` fails for want of a registry."""
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    step = "audit() {" + script.split("\naudit() {", 1)[1].split("\n}\n", 1)[0] + "\n}\naudit\n"
+    (tmp_path / "Makefile").write_text(".build/audit/.ready:\n\t@false\n")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", step],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not audited: pip-audit could not be installed here" in done.stdout

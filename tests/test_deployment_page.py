@@ -26,6 +26,8 @@ for name; do
   case $name in
     python3-venv) python3 -c 'import venv, ensurepip' ;;
     nginx) nginx -v ;;
+    openssl) openssl version ;;
+    curl) curl --version ;;
     *) echo "what is $name?"; exit 1 ;;
   esac || exit 1
 done

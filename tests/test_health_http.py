@@ -6,6 +6,7 @@ import json
 import signal
 from pathlib import Path
 
+from harmony4.server.keys import LIBRARY
 from processes import Served, needs_proc, served, until
 from serving import running, write_container
 
@@ -41,6 +42,14 @@ def turned(server: Served) -> bool:
     no = [json.loads(body)["type"] for status, body in answers if status == 503]
     assert set(no) <= {"urn:harmony4:problem:stopping"}
     return len(no) == len(answers)
+
+
+def test_a_library_whose_disk_is_another_one(tmp_path: Path) -> None:
+    """As after an unmount below the server: the folder is there, and empty."""
+    with running(tmp_path) as server:
+        assert server.get("/ready").status == 200
+        server.app[LIBRARY].device += 1
+        assert server.get("/ready").status == 503
 
 
 @needs_proc

@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from commands import run
-from harmony4.server.logs import LONGEST, REQUEST_ID, LineHandler, formatter, rfc3339
+from harmony4.server.logs import LONGEST, REQUEST_ID, LineHandler, formatter, json_line, rfc3339
 from processes import Served, needs_proc, served
 from serving import running, write_container
 
@@ -80,13 +80,29 @@ def test_the_console_names_the_request() -> None:
         REQUEST_ID.reset(token)
 
 
-def test_a_line_is_one_write(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", ["x" * 10_000, "\u00e9" * 10_000, "\n\\" * 5000, "\U0001f600" * 3000])
+def test_a_line_is_one_write(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    """And an object still, of JSON's text as of a terminal's: the longest text in it is cut."""
     handler = LineHandler(sys.stderr)
     handler.setFormatter(formatter("json"))
+    handler.emit(record(text))
+    written = capsys.readouterr().err
+    assert LONGEST - 256 < len(written) <= LONGEST
+    said = json.loads(written)["event"]
+    assert said.endswith(" ...")
+    assert text.startswith(said.removesuffix(" ..."))
+    handler.setFormatter(formatter("console"))
     handler.emit(record("x" * 10_000))
     written = capsys.readouterr().err
     assert len(written) == LONGEST
     assert written.endswith(" ...\n")
+
+
+def test_many_long_texts_are_all_cut() -> None:
+    line = json_line({"a": "x" * 5000, "b": "y" * 5000, "c": 7, "d": "z"})
+    assert len(line) <= LONGEST
+    found = json.loads(line)
+    assert (found["c"], found["d"]) == (7, "z")
 
 
 def test_times_are_utc() -> None:

@@ -16,7 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from commands import run
-from harmony4.server.insight.metrics import COUNTERS, GAUGES, families
+from harmony4.server.insight.metrics import COUNTERS, GAUGES, VALUES, families
 from harmony4.server.insight.tally import Shares, Tally, merge
 from harmony4.server.keys import EXPRESS
 from needs import ROOT
@@ -111,6 +111,23 @@ def test_damage_is_counted(tmp_path: Path) -> None:
     with running(tmp_path, verify_on_read=True) as server:
         assert server.get("/video/range?name=a.h4mk").status == 500
         assert value(samples(server), "harmony4_verification_failures_total", found_by="read") == 1
+
+
+def test_labels_are_there_before_the_first_event(tmp_path: Path) -> None:
+    """increase() of a series that begins with 1 is 0: nobody would be told of the first damage."""
+    with running(tmp_path) as server:
+        found = samples(server)
+    for key, values in VALUES.items():
+        name, _, label = COUNTERS[key]
+        for one in values:
+            assert found[f"{name}_total", frozenset({(str(label), one)})] == 0
+    counted = {
+        one
+        for file in (ROOT / "server").rglob("*.py")
+        for one in re.findall(r'"((?:damaged|refused|scrubbed)\|\w+)"', file.read_text("utf-8"))
+    }
+    assert counted == {f"{key}|{one}" for key, values in VALUES.items() for one in values}
+    assert set(VALUES) == {key for key, (_, _, label) in COUNTERS.items() if label}
 
 
 def test_a_token_of_its_own(tmp_path: Path) -> None:
@@ -313,6 +330,15 @@ def test_names_are_as_prometheus_wants_them(tmp_path: Path) -> None:
 def alerts() -> list[dict[str, Any]]:
     groups = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text("utf-8"))["groups"]
     return [rule for group in groups for rule in group["rules"]]
+
+
+def test_workers_are_held_against_the_setting(tmp_path: Path) -> None:
+    """Not against what there was: a reload has old and new ones for a while."""
+    (rule,) = (rule for rule in alerts() if rule["alert"] == "Harmony4WorkersMissing")
+    assert rule["expr"] == "harmony4_workers < harmony4_workers_wanted"
+    with running(tmp_path) as server:
+        found = samples(server)
+    assert value(found, "harmony4_workers") == value(found, "harmony4_workers_wanted") == 1
 
 
 def test_alerts_are_about_metrics_that_there_are(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,25 @@ def test_a_token_opens_the_library_until_one_signs_out(root: Path, page: Page) -
         page.wait_for_selector("text=Sign in to see the library")
         assert page.query_selector_all("#items a") == []
         assert page.evaluate("fetch('media').then((answer) => answer.status)") == 401
+
+
+def test_keys_are_forgotten_with_the_session(tmp_path: Path, page_library: Path, page: Page) -> None:
+    """Who signs in after somebody else has to have the key of a masked container."""
+    shutil.copy(page_library / "masked.h4mk", tmp_path)
+    _, text = token(tmp_path, "reader", "read")
+    with running(tmp_path, auth=True) as server:
+        page.goto(f"{server.url}/?name=masked.h4mk")
+        page.wait_for_selector("#sign-in[open]")
+        sign_in(page, text)
+        page.fill("#key", bytes(range(60, 92)).hex())
+        page.press("#key", "Enter")
+        page.wait_for_selector("#stage video, #stage audio")
+        page.click("#session")
+        page.wait_for_selector("text=Sign in to see the library")
+        page.evaluate("document.querySelector('#session').click()")  # it may ask by itself
+        page.wait_for_selector("#sign-in[open]")
+        sign_in(page, text)
+        page.wait_for_selector("#key")
 
 
 def test_reading_alone(root: Path, page: Page) -> None:

@@ -148,7 +148,7 @@ def test_an_upload_goes_on_after_a_reload(browser: Browser, tmp_path: Path) -> N
         page.reload()
         page.wait_for_selector("text=The library is empty")
         # The page remembers it; only the person has the file.
-        assert "film.mp4" in page.inner_text("#uploads")
+        says(page, "#uploads", "film.mp4")
         assert "Choose the same file again" in page.inner_text("#uploads")
         methods: list[str] = []
         page.on("request", lambda one: methods.append(one.method) if "/uploads/" in one.url else None)
@@ -162,7 +162,127 @@ def test_an_upload_goes_on_after_a_reload(browser: Browser, tmp_path: Path) -> N
         assert server.get("/video/range?name=film.mp4.h4mk").body == BUNNY.read_bytes()
 
 
+def test_cancelled_while_it_is_made(browser: Browser, tmp_path: Path) -> None:
+    """Cancel while the request that makes the upload is under way: the server forgets it."""
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        held: list[Any] = []
+        page.route(re.compile("/uploads/$"), lambda route: held.append(route))
+        asked: list[str] = []
+        page.on("request", lambda one: asked.append(one.method) if UPLOAD.search(one.url) else None)
+        with page.expect_request(re.compile("/uploads/$")):
+            page.set_input_files("#files", BUNNY)
+        page.click("#uploads button:text('Cancel')")
+        with page.expect_response(UPLOAD) as answered:
+            held[0].continue_()
+        assert answered.value.request.method == "DELETE"
+        assert answered.value.status == 204
+        page.wait_for_selector("#uploads .bad:text('Cancelled')")
+        assert asked == ["DELETE"]
+        assert server.get("/media").json["items"] == []
+        assert page.evaluate("localStorage.length") == 0
+
+
+def test_cancelled_without_a_server(browser: Browser, tmp_path: Path) -> None:
+    """All of it is sent, and the line is gone when it is cancelled: that is said, and nothing is thrown."""
+    with running(tmp_path) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.route(re.compile(r"/(jobs|events)\b"), lambda route: route.abort("connectionreset"))
+        page.set_input_files("#files", BUNNY)
+        says(page, "#uploads", "all of it sent")
+        with page.expect_event("requestfailed", lambda one: one.method == "DELETE"):
+            page.click("#uploads button:text('Cancel')")
+        says(page, "#uploads", "it is not cancelled")
+
+
+def test_a_file_that_changes(browser: Browser, tmp_path: Path) -> None:
+    """It is not sent for ever: what was sent of it is dropped, and that is said."""
+    media = tmp_path / "film.mp4"
+    media.write_bytes(BUNNY.read_bytes())
+    (tmp_path / "library").mkdir()
+    with running(tmp_path / "library") as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+
+        def change(route: Any) -> None:
+            if route.request.method == "PATCH":
+                media.write_bytes(b"another")
+                route.abort("connectionreset")
+            else:
+                route.continue_()
+
+        page.route(UPLOAD, change)
+        with page.expect_request(lambda one: one.method == "DELETE"):
+            page.set_input_files("#files", media)
+        page.wait_for_selector("#uploads .bad:text('has been changed or moved')")
+        assert page.inner_text("#uploads button") == "Close"
+        assert page.evaluate("localStorage.length") == 0
+
+
+def test_another_file_of_the_same_name_size_and_time(browser: Browser, tmp_path: Path) -> None:
+    """It is sent from its beginning: a container of the ends of two files would be nobody's."""
+    media = tmp_path / "film.bin"
+    (tmp_path / "library").mkdir()
+    with running(tmp_path / "library") as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.route(UPLOAD, lambda route: route.abort("connectionreset"))
+        methods: list[str] = []
+        page.on("request", lambda one: methods.append(one.method) if "/uploads/" in one.url else None)
+        for content in (b"a" * 200_000, b"b" * 200_000):
+            media.write_bytes(content)
+            os.utime(media, (1_700_000_000, 1_700_000_000))
+            methods.clear()
+            page.set_input_files("#files", media)
+            if content[:1] == b"a":
+                page.wait_for_selector("#uploads .waits")
+                page.unroute(UPLOAD)
+                page.reload()
+                page.wait_for_selector("text=Choose the same file again")
+        page.wait_for_selector("#uploads .upload a")
+        assert methods == ["DELETE", "POST", "PATCH"]
+        assert server.get("/video/range?name=film.bin.h4mk").body == content
+
+
+def test_a_duplicated_tab_leaves_the_upload_alone(browser: Browser, tmp_path: Path) -> None:
+    """It has the name of the tab that sends: it offers to give the upload up only when that tab is closed."""
+    with running(tmp_path) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.route(UPLOAD, lambda route: route.abort("connectionreset"))
+        page.set_input_files("#files", BUNNY)
+        page.wait_for_selector("#uploads .waits")
+        name = page.evaluate("sessionStorage['harmony4-tab']")
+        other = page.context.new_page()
+        other.add_init_script(f"sessionStorage['harmony4-tab'] = '{name}'")
+        other.goto(server.url)
+        other.wait_for_selector("text=The library is empty")
+        waits = "async () => (await navigator.locks.query()).pending.length"
+        until(lambda: other.evaluate(waits) == 1, "the other tab waits for the upload")
+        assert other.locator("#uploads li").count() == 0
+        page.close()
+        other.wait_for_selector("#uploads button:text('Give up')")
+        with other.expect_response(UPLOAD) as given:
+            other.click("#uploads button:text('Give up')")
+        assert given.value.request.method == "DELETE"
+        assert given.value.status == 204
+
+
 # -- what is refused
+
+
+def test_a_container_is_no_media(browser: Browser, tmp_path: Path) -> None:
+    """What never works is not offered again."""
+    (tmp_path / "served").mkdir()
+    (tmp_path / "film.h4mk").write_bytes(b"H4MK")
+    with running(tmp_path / "served") as server, page_on(browser, server.url) as page:
+        page.goto(server.url)
+        page.wait_for_selector("text=The library is empty")
+        page.set_input_files("#files", tmp_path / "film.h4mk")
+        page.wait_for_selector("#uploads .bad:text('container already')")
+        assert page.inner_text("#uploads button") == "Close"
 
 
 def choose(page: Page, *files: Path) -> str:

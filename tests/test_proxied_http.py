@@ -83,6 +83,16 @@ def test_masks_of_much_at_once(tmp_path: Path, data: bytes) -> None:
         until(lambda: not spools(server), "clearing up")
 
 
+def test_masks_of_more_than_may_wait(tmp_path: Path, data: bytes) -> None:
+    """It is said before the answer begins; who comes without a proxy reads while it sends."""
+    ring = keyring(tmp_path / "ring", one=ONE)
+    with running(tmp_path, keyring=ring, stream_spill=2**20) as server:
+        answer, said = post(server.address, f"{MASK}&key=one", data, **{"X-Forwarded-For": "192.0.2.7"})
+        assert answer.status == 507
+        assert "stream_spill" in json.loads(said)["detail"]
+        until(lambda: not spools(server), "clearing up")
+
+
 @each_loop
 def test_who_sends_slowly_is_answered_meanwhile(tmp_path: Path, loop: str) -> None:
     """And what comes faster then is taken at once: more than the connection and the spill in memory hold."""

@@ -127,6 +127,7 @@ def test_files_that_are_nothing_but_memory() -> None:
     descriptor = os.memfd_create("film")
     try:
         os.write(descriptor, DATA)
+        residency.learn(descriptor)
         assert is_resident(descriptor, [(0, SIZE)])
         assert read(descriptor, 7, 100) == DATA[7:107]
         os.ftruncate(descriptor, 2**20)  # a hole: no page is there yet

@@ -29,7 +29,7 @@ from harmony4.crypto.mask import MasterKey
 from harmony4.h4mk import H4MKReader, TimeRange, Unmasked
 from harmony4.h4mk.proofs.prove import Prover
 from harmony4.server.folder.facts import SeekCard, seek_card
-from harmony4.server.reading.residency import let_go, mapped_bytes
+from harmony4.server.reading.residency import learn, let_go, mapped_bytes
 from harmony4.server.serving.descriptors import is_exhausted
 
 __all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name", "is_inside"]
@@ -174,7 +174,7 @@ class Library:
         try:
             self.root: Final = Path(os.path.realpath(root, strict=True))
             with os.scandir(self.root):
-                pass
+                self.device: Final = self.root.stat().st_dev
         except OSError as error:
             raise SourceError(f"cannot read the library: {error.strerror}", where=str(root)) from error
         own = self.root if without is None else Path(os.path.realpath(without))
@@ -362,6 +362,7 @@ class Library:
                 reader.close()
                 raise _missing()
             if descriptor is not None and Identity.of(os.fstat(descriptor)) == before:
+                learn(descriptor)
                 _warm(reader)
                 return reader, before, _key_ids(reader)
             reader.close()

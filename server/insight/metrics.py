@@ -18,8 +18,9 @@ from harmony4.crypto.errors import SourceError
 from harmony4.server.health import disk_free
 from harmony4.server.insight.tally import DIGITS, Snapshot
 from harmony4.server.keys import CONFIG, DESK, EVENTS, LIBRARY, OUTLETS, SHARES, TALLY
+from harmony4.server.serving.workers import count
 
-__all__ = ["COUNTERS", "GAUGES", "families", "publishing", "routes", "watch"]
+__all__ = ["COUNTERS", "GAUGES", "VALUES", "families", "publishing", "routes", "watch"]
 
 _PUBLISH: Final = 1.0
 """Seconds between two snapshots for the other workers: what a worker that is killed takes with it at most."""
@@ -37,6 +38,13 @@ COUNTERS: Final = {
     ),
     "scrubbed_bytes": ("harmony4_scrubbed_bytes", "Bytes verified in the background", None),
 }
+VALUES: Final = {
+    "damaged": ("read", "scrub"),
+    "refused": ("streams", "streams_per_client", "connections_per_client"),
+    "scrubbed": ("sound", "damaged"),
+}
+"""All values of the counters' labels. They are shown from the start, as 0: what Prometheus sees as 1 first
+has not increased for it, and the first damage would not be told."""
 GAUGES: Final = {
     "workers": ("harmony4_workers", "Processes that serve", None),
     "connections": ("harmony4_connections", "Connections that are open", None),
@@ -57,6 +65,8 @@ GAUGES: Final = {
         "Containers that failed their last scrubbing",
         None,
     ),
+    "audit_waiting": ("harmony4_audit_lines_waiting", "Lines that the audit log has no room for yet", None),
+    "workers_wanted": ("harmony4_workers_wanted", "Processes that are to serve, by the settings", None),
     "disk_free": ("harmony4_disk_free_bytes", "Bytes that are free on the library's disk", None),
     "takes_uploads": ("harmony4_takes_uploads", "Whether there is more room than min_free: 1 or 0", None),
 }
@@ -76,6 +86,7 @@ async def get_metrics(request: web.Request) -> web.Response:
     whole = await asyncio.to_thread(request.app[SHARES].together, own)
     # Jobs are everybody's: each worker sees all of them.
     whole["gauges"] |= await asyncio.to_thread(_exports, request.app)
+    whole["gauges"]["workers_wanted"] = count(request.app[CONFIG].workers)
     with suppress(SourceError):  # then the library cannot be read, and there is no number
         free = await asyncio.to_thread(disk_free, request.app[LIBRARY].root)
         whole["gauges"] |= {"disk_free": free, "takes_uploads": free >= request.app[CONFIG].min_free}
@@ -105,6 +116,7 @@ def watch(app: web.Application) -> None:
         "listeners|events": lambda: app[EVENTS].listeners,
         "listeners|tokens": lambda: len(app[OUTLETS]),
         "waiting": lambda: app[EVENTS].waiting,
+        "audit_waiting": lambda: app[DESK].audit.waiting,
         "lag|events": lambda: app[EVENTS].lag,
         "lag|tokens": lambda: _lag(app),
     }
@@ -169,7 +181,8 @@ def families(whole: Snapshot) -> Iterator[Metric]:
         "harmony4_seek_seconds", "Time that a seek took", whole["seeks"], whole["seek_sum"], _SEEKS, 1e-9
     )
     for key, (name, text, label) in COUNTERS.items():
-        yield _family(CounterMetricFamily, name, text, label, key, whole["counts"], 0)
+        numbers = {f"{key}|{value}": 0 for value in VALUES.get(key, ())} | whole["counts"]
+        yield _family(CounterMetricFamily, name, text, label, key, numbers, 0)
     for key, (name, text, label) in GAUGES.items():
         yield _family(GaugeMetricFamily, name, text, label, key, whole["gauges"], None)
 

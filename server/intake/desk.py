@@ -382,3 +382,5 @@ class Desk:
             await asyncio.wait(self._behind)
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self.shelf.close)
+        # What still waits is in memory alone.
+        await asyncio.to_thread(self.audit.retry)

@@ -23,7 +23,7 @@ import numpy as np
 from harmony4.crypto.errors import SourceError
 from harmony4.h4mk.edits.openfile import OpenFile
 
-__all__ = ["bring_in", "is_cut_short", "is_resident", "let_go", "mapped_bytes", "read_resident"]
+__all__ = ["bring_in", "is_cut_short", "is_resident", "learn", "let_go", "mapped_bytes", "read_resident"]
 
 _CACHESTAT: Final = 451
 """The system call's number, the same on all of Linux's architectures but alpha."""
@@ -42,6 +42,8 @@ _madvise = ctypes.CDLL(None).madvise if _LINUX else None
 _fstatfs = ctypes.CDLL(None).fstatfs if _LINUX else None
 _MEMORY: Final = frozenset({0x01021994, 0x858458F6})
 """TMPFS_MAGIC, RAMFS_MAGIC (linux/magic.h)."""
+_in_memory: set[int] = set()
+"""Descriptors with nothing but memory behind them, as `learn` saw when they were opened."""
 
 
 class _Range(ctypes.Structure):
@@ -122,10 +124,19 @@ def _reads(descriptor: int, offset: int, size: int, whole: bool) -> bool:
         return not whole and error.errno == errno.EOPNOTSUPP and _is_memory(descriptor)
 
 
+def learn(descriptor: int) -> None:
+    """Find out what is behind a file that was opened; in a thread, as a file system in a process is asked.
+
+    What is not known is taken for a disk.
+    """
+    status = (ctypes.c_long * 64)()  # struct statfs begins with its type
+    memory = _fstatfs is not None and not _fstatfs(descriptor, status) and status[0] in _MEMORY
+    (_in_memory.add if memory else _in_memory.discard)(descriptor)
+
+
 def _is_memory(descriptor: int) -> bool:
     """Whether there is nothing but memory behind a file, so that what is cached is good."""
-    status = (ctypes.c_long * 64)()  # struct statfs begins with its type
-    return _fstatfs is not None and not _fstatfs(descriptor, status) and status[0] in _MEMORY
+    return descriptor in _in_memory
 
 
 def read_resident(descriptor: int, offset: int, size: int, into: Sequence[memoryview]) -> bool:

@@ -15,13 +15,12 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from json import dumps as json_text
 from typing import Final
 from urllib.parse import unquote
 
 from aiohttp import web
 
-from harmony4.server.logs import rfc3339
+from harmony4.server.logs import json_line, rfc3339
 
 __all__ = ["SENT", "AccessLog", "client_fields", "escape", "without_signature"]
 
@@ -149,7 +148,7 @@ class AccessLog:
         }
         if request_id:
             record["request_id"] = request_id
-        return f"{json_text(record)}\n"
+        return json_line(record)
 
     async def close(self) -> None:
         """Write what waits."""
@@ -181,7 +180,8 @@ class AccessLog:
         """
         lost = len(lines) + dropped
         if dropped:
-            lines.append(f"({dropped} lines were dropped: the log's reader is too slow)\n")
+            said = f"{dropped} lines were dropped: the log's reader is too slow"
+            lines.append(json_line({"level": "warning", "event": said}) if self._json else f"({said})\n")
         most = _PIPE if self._pipe else 2**20
         batch: list[str] = []
         size = 0

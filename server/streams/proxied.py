@@ -39,6 +39,8 @@ class Arrival:
         self._pieces = pieces
         self._proxied = is_forwarded(request)
         self._spill = Spill(folder / "ahead", most)
+        self._spill.patient = self._proxied
+        """Until the answer begins."""
         self._task: asyncio.Task[None] | None = None
         self._came = 0
         self._full = False
@@ -64,7 +66,6 @@ class Arrival:
             async for piece in self._pieces:
                 yield piece
             return
-        self._spill.patient = True
         self._task = asyncio.create_task(self._take())
         while data := await self._spill.take(None):
             yield data
