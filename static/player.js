@@ -73,6 +73,9 @@ $("track").addEventListener("change", () => open?.facts && choose(open, Number($
 /** Play a track, with its keyframes on the timeline and the panels below. */
 async function choose(mine, number, start) {
   stop(mine);
+  mine.wanted = start * 1e6; // a track that is not played has no clock
+  mine.turn = (mine.turn ?? 0) + 1; // numbers that are on their way are another track's
+  $("numbers").hidden = true;
   const { facts, name } = mine;
   const track = (mine.track = facts.tracks[number]);
   const version = (mine.version = track.etag?.slice(0, 16));
