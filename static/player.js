@@ -118,6 +118,7 @@ export function close() {
   for (const id of ["numbers", "seek-problem", "track"]) $(id).hidden = true;
   $("stage").replaceChildren();
   $("state").textContent = "";
+  $("pts").value = "";
 }
 
 function moved(mine) {

@@ -1,4 +1,4 @@
-"""The page in Debian's Chromium where the track is changed."""
+"""The page in Debian's Chromium where the track or the container is changed."""
 
 from __future__ import annotations
 
@@ -30,3 +30,13 @@ def test_a_track_that_is_not_played_keeps_the_place(browser: Browser, tmp_path: 
         page.wait_for_selector("#stage video")
         page.evaluate(SHOWN)
         assert abs(page.evaluate("document.querySelector('video').currentTime") - 3) < 0.1
+
+
+def test_a_time_that_was_typed_is_of_its_container(browser: Browser, page_library: Path) -> None:
+    with running(page_library) as server, page_on(browser, server.url) as page:
+        open_container(page, server, "signed.h4mk")
+        page.evaluate(SHOWN)
+        jump(page, "3s", 3_000_000)
+        page.click('#items a[href*="sound.h4mk"]')
+        page.wait_for_selector("#stage audio")
+        assert page.input_value("#pts") == ""
