@@ -12,12 +12,13 @@ const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts));
 const SETTLED = 300; // ms until the address says the new position
 const LATE = 150; // ms in which a picture that was sought is told of
 const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own time lies up to one µs behind its PTS
+const INCOMPLETE = ", may be incomplete";
 let open = null;
 
-/** Seconds. */
 /** Seconds that a medium's own clock is ahead of its container's: browsers play by the medium's, which they let begin at 0 at the least. */
 const base = (mine) => Math.max(0, Number(mine.facts?.origin ?? 0)) / 1e6;
 
+/** Where one is, in seconds. */
 export const position = () => (open?.media ? Math.max(0, open.media.currentTime - base(open)) : (open?.wanted ?? 0) / 1e6);
 export const media = () => open?.media ?? null;
 
@@ -301,7 +302,7 @@ async function unlock(mine, track, start) {
     }
     mine.published = published;
     if (!published.whole) {
-      $("state").textContent += ", may be incomplete";
+      if (!$("state").textContent.endsWith(INCOMPLETE)) $("state").textContent += INCOMPLETE;
       $("state").className = "state warn";
     }
     play(mine, track, published.url, start);
@@ -349,7 +350,7 @@ async function failed(mine, track, media) {
   again.addEventListener("click", () => (there.head && there.head !== mine.facts.head ? show(mine.name, place) : choose(mine, track.track, place)));
   stop(mine);
   mine.wanted = place * 1e6;
-  const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : there.head && there.head !== mine.facts.head ? "It was replaced by another one meanwhile." : "The connection to the server was lost.";
+  const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : there.head && there.head !== mine.facts.head ? "It was replaced by another one meanwhile." : there.status ? `The server says: ${sentence(there.message)}` : "The connection to the server was lost.";
   $("stage").className = "stage";
   $("stage").replaceChildren(element("div", { class: "note" }, ...note("Playing was interrupted", why), again));
   tell(`Playing was interrupted. ${why}`);
