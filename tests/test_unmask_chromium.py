@@ -98,6 +98,13 @@ def visit(page: Page, server: Server, name: str) -> None:
     page.goto(f"{server.url}/?name={quote(name)}.h4mk")
 
 
+ORIGIN = """async () => {
+  const name = new URLSearchParams(location.search).get("name");
+  const answer = await fetch(`/video/info?${new URLSearchParams({ name })}`);
+  return Number((await answer.json()).origin) / 1e6;
+}"""
+
+
 def unlock(page: Page, text: str = HEX) -> None:
     page.fill("#key", text)
     page.press("#key", "Enter")
@@ -114,7 +121,7 @@ def move(page: Page, seconds: float) -> dict[str, Any]:
     page.press("#pts", "Enter")
     sought(page, round(seconds * 1e6))
     found: dict[str, Any] = page.evaluate(FRAME)
-    assert abs(found["time"] - seconds) <= 0.05
+    assert abs(found["time"] - page.evaluate(ORIGIN) - seconds) <= 0.05  # its clock is the medium's
     return found
 
 
