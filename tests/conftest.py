@@ -24,7 +24,9 @@ from hypothesis import settings
 from needs import PACKAGES, PROGRAMS, program
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
+
+    from serving import Server
 
 # A test that is slow once, on a machine with other work, is not wrong.
 settings.register_profile("untimed", deadline=None)
@@ -69,6 +71,24 @@ def page_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pagelib import library
 
     return library(tmp_path_factory.mktemp("library"))
+
+
+@pytest.fixture(scope="module")
+def server(page_library: Path) -> Iterator[Server]:
+    """Those containers, served; modules that want others have a `server` of their own."""
+    from serving import running
+
+    with running(page_library) as one:
+        yield one
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """A page of it, which is not loaded yet."""
+    from pagelib import page_on
+
+    with page_on(browser, server.url) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

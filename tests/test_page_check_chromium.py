@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,18 +42,6 @@ STROKES = """([from, to]) => {
   return found;
 }"""
 """How many pixels have something in the middle of the timeline's height, between two parts of its width."""
-
-
-@pytest.fixture(scope="module")
-def server(page_library: Path) -> Iterator[Server]:
-    with running(page_library) as one:
-        yield one
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    with page_on(browser, server.url) as one:
-        yield one
 
 
 @pytest.mark.parametrize("key", [True, False])

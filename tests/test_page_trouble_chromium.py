@@ -17,7 +17,7 @@ from commands import started
 from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import BUNNY, needs_chromium, needs_ffmpeg
 from pagelib import LOST, SHOWN, film, jump, page_on, says, sought
-from serving import running
+from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
@@ -93,17 +93,22 @@ def test_a_server_that_is_killed_and_comes_back(browser: Browser, root: Path, tm
             page.wait_for_selector("#numbers:not([hidden])")
 
 
+def interrupted(page: Page, server: Server) -> None:
+    """Open a film whose server goes away as it is asked for the media."""
+
+    def away(route: Route) -> None:
+        page.route("**/video/info?*", lambda other: other.abort("connectionrefused"))
+        route.abort("connectionrefused")
+
+    page.route("**/video/range/**", away)
+    page.goto(f"{server.url}/?name=signed.h4mk#t=4")
+    says(page, "#stage", "Playing was interrupted")
+
+
 def test_a_server_that_goes_away_before_a_film_begins(browser: Browser, root: Path) -> None:
     """No film is called unplayable for that; one button goes on."""
     with running(root) as server, page_on(browser, server.url, LOST) as page:
-
-        def away(route: Route) -> None:
-            page.route("**/video/info?*", lambda other: other.abort("connectionrefused"))
-            route.abort("connectionrefused")
-
-        page.route("**/video/range/**", away)
-        page.goto(f"{server.url}/?name=signed.h4mk#t=4")
-        says(page, "#stage", "Playing was interrupted")
+        interrupted(page, server)
         says(page, "#stage", "The connection to the server was lost.")
         page.click("#items a[data-name='sound.h4mk']")
         says(page, "#view-note", "The server cannot be reached.")
@@ -116,14 +121,7 @@ def test_a_server_that_goes_away_before_a_film_begins(browser: Browser, root: Pa
 def test_a_film_that_was_interrupted_goes_on(browser: Browser, root: Path) -> None:
     """Where it was, by one button."""
     with running(root) as server, page_on(browser, server.url, LOST) as page:
-
-        def away(route: Route) -> None:
-            page.route("**/video/info?*", lambda other: other.abort("connectionrefused"))
-            route.abort("connectionrefused")
-
-        page.route("**/video/range/**", away)
-        page.goto(f"{server.url}/?name=signed.h4mk#t=4")
-        says(page, "#stage", "Playing was interrupted")
+        interrupted(page, server)
         page.unroute_all()
         page.click("#stage button")
         page.wait_for_selector("#stage video")

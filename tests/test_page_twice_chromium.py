@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -56,18 +55,6 @@ COUNTED = """(() => {
 
 TWO_FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 CURRENT = "#tokens tr[aria-current]"
-
-
-@pytest.fixture(scope="module")
-def server(page_library: Path) -> Iterator[Server]:
-    with running(page_library) as one:
-        yield one
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    with page_on(browser, server.url) as one:
-        yield one
 
 
 @pytest.fixture

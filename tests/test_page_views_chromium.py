@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,18 +37,6 @@ PLAYS = """() => new Promise((resolve) => {
   if (video.paused) video.addEventListener("playing", resolve);
   else resolve();
 })"""
-
-
-@pytest.fixture(scope="module")
-def server(page_library: Path) -> Iterator[Server]:
-    with running(page_library) as one:
-        yield one
-
-
-@pytest.fixture
-def page(browser: Browser, server: Server) -> Iterator[Page]:
-    with page_on(browser, server.url) as one:
-        yield one
 
 
 def time(page: Page) -> float:
