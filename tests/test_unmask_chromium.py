@@ -100,7 +100,7 @@ def visit(page: Page, server: Server, name: str) -> None:
 
 ORIGIN = """async () => {
   const name = new URLSearchParams(location.search).get("name");
-  const answer = await fetch(`/video/info?${new URLSearchParams({ name })}`);
+  const answer = await fetch(`video/info?${new URLSearchParams({ name })}`);
   return Number((await answer.json()).origin) / 1e6;
 }"""
 
