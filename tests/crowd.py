@@ -31,6 +31,8 @@ from programs import Proxy, nginx
 from serving import write_container
 
 SECONDS: Final = float(os.environ.get("SYSTEM_TIME", "120"))
+LONG: Final = min(60.0, max(4.0, SECONDS / 10))
+"""Seconds that a fault and what is before and after it take."""
 P99: Final = float(os.environ.get("SYSTEM_P99", "0.05"))
 """Seconds that 99 of 100 seeks may take at most."""
 KINDS: Final = {"range": 110, "seek": 50, "listen": 20, "upload": 10, "page": 10}

@@ -18,24 +18,30 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial, partialmethod
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
+import aiohttp
 import pytest
 
 from crowd import (
     BLOCK,
     BLOCKS,
+    CLIENTS,
     ENVIRONMENT,
+    LONG,
     OPTIONS,
     P99,
     SECONDS,
+    Client,
     CutError,
     Film,
     Place,
     Reply,
+    Seen,
     Talker,
     anonymous,
     behind_nginx,
@@ -106,25 +112,119 @@ def test_two_hundred_clients(place: Place, films: list[Film]) -> None:
 
 
 def test_sigterm_under_load(films: list[Film], tmp_path: Path) -> None:
-    """What has begun ends whole, `/ready` turns first, and the server is gone in time."""
-    library = Path(films[0].name).parent
-    with (
-        (tmp_path / "log").open("wb") as log,
-        served(library, *OPTIONS, log=log, **ENVIRONMENT) as server,
-    ):
+    """What has begun ends whole, `/ready` turns first, and the server is gone in time.
+
+    The crowd comes through nginx; forty who read nothing yet have the server's own address: nginx would read
+    for them.
+    """
+    ends: list[float] = []
+    refused: Counter[str] = Counter()
+    told: Counter[str] = Counter()
+    with behind_nginx(Path(films[0].name).parent, tmp_path) as place:
+        server = place.server
         lines = [server.connect(small=True) for _ in range(40)]
         for number, line in enumerate(lines):
             line.ask(f"/video/range?name={Path(films[number % 5].name).name}")
             assert line.head()[0] == 200
-        started = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        until(lambda: server.get("/ready")[0] == 503, "/ready, which turns first")
-        assert server.get("/health")[0] == 200  # and everything is answered still
-        for number, line in enumerate(lines):
-            assert line.body(BLOCK * BLOCKS) == films[number % 5].data
-            line.close()
-        assert server.process.wait(60) == 0
-        assert time.monotonic() - started < 1 + 10 + 5 + 5
+
+        def end() -> None:
+            started = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: server.get("/ready")[0] == 503, "/ready, which turns first")
+            assert server.get("/health")[0] == 200  # and everything is answered still
+            for number, line in enumerate(lines):
+                assert line.body(BLOCK * BLOCKS) == films[number % 5].data
+                line.close()
+            assert server.process.wait(60) == 0
+            assert time.monotonic() - started < 1 + 10 + 5 + 5
+
+        async def end_amid() -> Seen:
+            clock = asyncio.get_running_loop().time
+            clients = {
+                kind: _knowing(kind, client, ends, refused, clock)
+                for kind, client in (CLIENTS | {"listen": partial(_listen, told, ends)}).items()
+            }
+            amid = asyncio.create_task(crowd(place.url, films, LONG, clients=clients))
+            await asyncio.sleep(LONG / 2)
+            ends.append(clock())
+            await asyncio.to_thread(end)
+            return await amid
+
+        seen = asyncio.run(end_amid())
+    print(f"SIGTERM: {dict(seen.counts)} answers, {dict(told)} streams, refused afterwards {dict(refused)}")
+    assert not seen.wrong
+    assert told["to the end"]
+    assert refused["range"], "the load went on when the server was gone"
+    assert "Traceback" not in place.said()
+
+
+async def _listen(
+    told: Counter[str],
+    ends: Sequence[float],
+    session: aiohttp.ClientSession,
+    url: str,
+    film: Film,
+    dice: random.Random,
+    seen: Seen,
+) -> None:
+    """One of those who wait for events: a stream goes on until the server stops, and has a proper end."""
+    async with session.get(f"{url}/events") as answer:
+        seen.check(answer.status == 200, f"/events: {answer.status}")
+        seen.heard.add(asyncio.current_task())
+        async for line in answer.content:  # what breaks off within a chunk is an error
+            seen.check(
+                line == b"\n" or line.startswith((b"event:", b"data:", b":", b"retry:")), f"/events: {line!r}"
+            )
+    seen.check(bool(ends), "/events: ended, and nobody had asked the server to")
+    told["to the end"] += 1
+
+
+class _RefusedError(Exception):
+    """The server is gone."""
+
+
+def _knowing(
+    kind: str, client: Client, ends: Sequence[float], refused: Counter[str], clock: Callable[[], float]
+) -> Client:
+    """A client who knows that a server which was told to stop (at `ends[0]`) may refuse what is asked then.
+
+    Not what was asked before, and not within the second that `stop_delay` gives: that comes whole.
+    """
+
+    class Asking:
+        """A session; what may be refused and is ends the client's round."""
+
+        def __init__(self, session: aiohttp.ClientSession) -> None:
+            self._session = session
+
+        @asynccontextmanager
+        async def _ask(self, method: str, url: str, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+            asked = clock()
+            # nginx may have taken a moment to pass it on.
+            late = ends and asked > ends[0] + (0 if url.endswith("/ready") else 0.8)
+            try:
+                async with self._session.request(method, url, **options) as answer:
+                    if late and answer.status in (502, 503):
+                        raise _RefusedError
+                    yield answer
+            except aiohttp.ClientError as error:
+                if late:  # the film's next slice is nowhere to be had
+                    raise _RefusedError from error
+                raise
+
+        get = partialmethod(_ask, "GET")
+        post = partialmethod(_ask, "POST")
+        delete = partialmethod(_ask, "DELETE")
+
+    async def ask(
+        session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
+    ) -> None:
+        try:
+            await client(cast("aiohttp.ClientSession", Asking(session)), url, film, dice, seen)
+        except _RefusedError:
+            refused[kind] += 1
+
+    return ask
 
 
 def test_a_worker_is_killed_under_load(films: list[Film], tmp_path: Path) -> None:
@@ -318,8 +418,15 @@ async def _talk_while_it_changes(
                 task.cancel()
             writer.close()
 
+    async def heard(*names: str) -> None:
+        """Until there were more of such answers."""
+        enough = {name: answers[name] + 10 for name in names}
+        await asyncio.to_thread(
+            until, lambda: all(answers[name] >= enough[name] for name in names), str(names)
+        )
+
     async def change() -> None:
-        await asyncio.sleep(1)
+        await heard("revoked 206", "late 401", "host 421", "key 403", "secret 206", "steady")
         old = set(server.workers())
         now = clock()
         began.update(revoked=now, late=now, host=now, key=now)
@@ -332,7 +439,7 @@ async def _talk_while_it_changes(
         await asyncio.to_thread(until, lambda: len(server.workers()) == 2, "the new ones")
         now = clock()
         changed.update(revoked=now, late=now, host=now, key=now)
-        await asyncio.sleep(1)
+        await heard("revoked 401", "late 206", "host 206", "key 206", "secret 206", "steady")
         # The secret: what the old one signed is void, and the next workers know the new one.
         old = set(server.workers())
         began["secret"] = clock()
@@ -342,15 +449,12 @@ async def _talk_while_it_changes(
         await asyncio.to_thread(until, lambda: not old & set(server.workers()), "their end")
         changed["secret"] = clock()
         fresh.append(signed())
-        await asyncio.sleep(1)
+        await heard("secret 401", "fresh", "steady")
         ended.set()
 
     await asyncio.gather(change(), *map(talk, range(60)), *(listen() for _ in range(5)))
     print(f"SIGHUP: {dict(sorted(answers.items()))}")
-    for kind in ("revoked 206", "revoked 401", "late 401", "late 206", "host 421", "host 206"):
-        assert answers[kind], kind
-    for kind in ("key 403", "key 206", "secret 206", "secret 401", "steady", "fresh", "listeners told"):
-        assert answers[kind], kind
+    assert answers["listeners told"]
 
 
 def test_ten_thousand_idle_connections(films: list[Film], tmp_path: Path) -> None:

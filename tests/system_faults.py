@@ -24,7 +24,7 @@ import pytest
 from crowd import (
     BLOCK,
     CLIENTS,
-    SECONDS,
+    LONG,
     CutError,
     Film,
     Seen,
@@ -43,8 +43,6 @@ from processes import cpu_seconds, needs_proc, until
 
 pytestmark = [needs_nginx, needs_proc, pytest.mark.timeout(900)]
 
-LONG: Final = min(60.0, max(4.0, SECONDS / 10))
-"""Seconds that each of them takes."""
 READERS: Final = {"range": 30, "seek": 10, "listen": 5}
 COUNT: Final = 8
 """Blocks of a film here."""

@@ -14,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -74,10 +75,44 @@ def test_nginx_serves_slices_and_names_the_client(tmp_path: Path, capfd: pytest.
         assert b"harmony4_requests_total" in body
         until(lambda: "/metrics" in (tmp_path / "access.log").read_text(), "nginx's log")
         assert "secret" not in (tmp_path / "access.log").read_text()
+        # A refused request has one name in both logs and in the answer.
+        status, headers, _ = get(f"{proxy.url}/video/info?name=none.h4mk")
+        assert status == 404
+        until(lambda: f" {headers['X-Request-Id']}\n" in (tmp_path / "access.log").read_text(), "its name")
     log = capfd.readouterr().err
     assert "127.0.0.1 - - [" in log
     assert "6.6.6.6" not in log
     assert "secret" not in log
+
+
+@needs_nginx
+def test_nginx_lets_nobody_wait_in_vain(tmp_path: Path) -> None:
+    """Many ask for the same at once: one fetches what may be kept, and what may not is fetched by each.
+
+    If those waited for each other, nginx would let them go after five seconds.
+    """
+    film = bytes(range(256)) * 2**12
+    write_container(tmp_path / "library" / "a.h4mk", [film])
+    with (
+        running(tmp_path / "library") as server,
+        nginx(tmp_path / "nginx", example(tmp_path), server.address) as proxy,
+    ):
+        target = json.loads(get(f"{proxy.url}/media")[2])["items"][0]["range_url"]
+        for url, fields, states in (
+            (f"{target}&n=1", {}, {"MISS", "HIT"}),
+            (f"{target}&n=2", {"Authorization": "Bearer x"}, {"BYPASS"}),
+            (f"{target}&n=3", {"Cookie": "harmony4_session=x"}, {"BYPASS"}),
+            (f"{target}&n=4", {"Cookie": "others=x"}, {"MISS", "HIT"}),
+            (f"{target}&sig=x", {}, {"BYPASS"}),
+            ("/video/range?name=a.h4mk", {}, {"BYPASS"}),
+        ):
+            with ThreadPoolExecutor(16) as pool:
+                answers = list(
+                    pool.map(lambda _, url=url, fields=fields: get(proxy.url + url, **fields), range(16))
+                )
+            for status, headers, body in answers:
+                assert (status, body) == (200, film)
+                assert headers["X-Cache-Status"] in states, (url, headers)
 
 
 @needs_nginx
