@@ -35,7 +35,17 @@ _CUT: Final = b" ...\n"
 _LEAST: Final = 8
 """Bytes of a text that is not cut any more."""
 _SECRET: Final = re.compile(
-    r"([?&]sig=|Bearer +|h4mk-key-v1[-a-z]*:|harmony4_session=|h4_[0-9a-f]{16}_)[^\s&\"';,]+", re.IGNORECASE
+    r"""(
+        [?&](?:s|%73)(?:i|%69)(?:g|%67)=         # a signature, however it is escaped
+      | [?&][^=&\#\s]*master[^=&\#\s]*=        # a master key under whatever name,
+      | [?&][^=&\#\s]*=(?=[0-9A-F]{64})        # or where none is asked for
+      | harmony4-master-key["']?\s*[:=,]\s*["']?
+      | Bearer\ +
+      | h4mk-key-v1[-a-z]*(?::|%3A)
+      | harmony4_session=
+      | h4_[0-9a-f]{16}_
+    )[^\s&"';,]+""",
+    re.IGNORECASE | re.VERBOSE,
 )
 
 

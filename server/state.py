@@ -68,6 +68,11 @@ class State:
             raise StorageError(f"cannot make the server's folder {path}: {error.strerror}") from error
         return path
 
+    def is_writable(self) -> bool:
+        """Whether something can be kept in it, as far as permissions say, or it can be made."""
+        there = next(one for one in (self.path, *self.path.parents) if one.exists())
+        return os.access(there, os.W_OK | os.X_OK)
+
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Hold the lock `name`: nobody else, in this process or another, is in such a block.

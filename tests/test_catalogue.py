@@ -182,6 +182,21 @@ def test_a_replaced_container_shows_new_facts(library: Path, tmp_path: Path) -> 
     catalogue.close()
 
 
+@needs_proc
+def test_a_link_takes_the_place_of_a_container(library: Path, tmp_path: Path) -> None:
+    """What lies outside is not shown, though it was none when the listing was made."""
+    write_container(tmp_path / "outside.h4mk", [b"secret"] * 20)
+    catalogue = Catalogue(library)
+    assert catalogue.page(query="nothing", sort="name", after=None, limit=9) == ([], None, 0)
+    path = library / "1" / "01.h4mk"
+    path.unlink()
+    path.symlink_to(tmp_path / "outside.h4mk")
+    settle(library)
+    (item,) = (item for item in everything(catalogue) if item["name"] == "1/01.h4mk")
+    assert item["error"] == {"code": "source-changed", "message": "the file cannot be read"}
+    assert "blocks" not in item
+
+
 def test_a_listing_is_believed_for_a_moment(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as no folder changes, and not for ever."""
     listing = Listing(library)

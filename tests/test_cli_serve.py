@@ -17,6 +17,7 @@ from harmony4.h4mk import H4MKReader
 from harmony4.server.cli import serving
 from harmony4.server.cli.demo_media import draw_frame, tone
 from harmony4.server.cli.demo_plan import DEMOS, FPS
+from mounts import folder_that_can_be_locked
 
 NAMES = [f"{demo.name}.h4mk" for demo in DEMOS]
 Capture = pytest.CaptureFixture[str]
@@ -112,6 +113,27 @@ def test_serve_says_where(tmp_path: Path) -> None:
         url = line.split(" at ")[1].split()[0]
         found = get(f"{url}video/seek?name=a.h4mk&pts=2300000")
         assert (found["pts"], found["offset"]) == (2_000_000, 1206)
+
+
+@pytest.mark.parametrize("below", ["", "below/it"])
+def test_a_state_that_cannot_be_written_is_said(tmp_path: Path, below: str) -> None:
+    """Whoever names one means to use it; what is there is served all the same."""
+    (tmp_path / "library").mkdir()
+    small_container(tmp_path / "library" / "a.h4mk")
+    settings = tmp_path / "settings.toml"
+    with folder_that_can_be_locked(tmp_path / "disk") as disk:
+        settings.write_text(f"[server]\nport = 0\nstate = {json.dumps(str(disk.path / below))}\n")
+        assert disk.lock()
+        with started("serve", tmp_path / "library", "--config", settings) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            url = process.stdout.readline().decode().split(" at ")[1].split()[0]
+            assert get(f"{url}video/seek?name=a.h4mk&pts=2300000")["offset"] == 1206
+            process.terminate()
+            assert process.wait(ROOM) == 0
+            said = process.stderr.read().decode()
+        disk.unlock()
+    assert said.count("cannot be written") == 1, said
 
 
 def test_an_address_that_is_taken_is_refused(library: Path, tmp_path: Path, capsys: Capture) -> None:

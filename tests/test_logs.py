@@ -51,6 +51,12 @@ def test_a_record_as_json() -> None:
     ("text", "secret"),
     [
         ("GET /video/range?name=a&sig=0a1b2c&exp=1", "0a1b2c"),
+        ("GET /video/range?name=a&%73i%67=0a1b2c", "0a1b2c"),
+        ("GET /video/range?name=a&my_master-key=abcdef", "abcdef"),
+        (f"GET /video/range?name=a&x={'0a' * 32}", "0a0a"),
+        ("Harmony4-Master-Key: 00ff00ff", "00ff00ff"),
+        ("{'Harmony4-Master-Key': '00ff00ff'}", "00ff00ff"),
+        ("GET /a?b=h4mk-key-v1%3A00ff00ff", "00ff00ff"),
         ("Authorization: Bearer h4_0123.abcdef", "h4_0123.abcdef"),
         ("cannot read h4mk-key-v1:00ff00ff", "00ff00ff"),
         ("Cookie: harmony4_session=YWJj.def", "YWJj.def"),

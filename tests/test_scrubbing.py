@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from harmony4.server.config import Config
+from harmony4.server.folder import scrubbing
 from harmony4.server.folder.library import Library
 from harmony4.server.folder.scrubbing import Scrubber
 from harmony4.server.insight.tally import Tally
 from harmony4.server.state import FOLDER, State, hold, open_private
-from processes import until
+from processes import needs_proc, until
 from serving import running, write_container
 
 
@@ -57,6 +59,24 @@ def test_damage_is_reported_everywhere_and_stays(tmp_path: Path, caplog: pytest.
         until(lambda: "\nharmony4_damaged_containers 0.0\n" in server.get("/metrics").body.decode(), "zero")
     assert "'bad.h4mk' is damaged" in caplog.text
     assert (tmp_path / "bad.h4mk").exists()
+
+
+@needs_proc
+def test_what_took_the_place_of_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link to the outside and a pipe, put there after the look at the folder: neither is read."""
+    root, outside = tmp_path / "library", tmp_path / "outside.h4mk"
+    for name in ("link", "pipe", "sound"):
+        write_container(root / f"{name}.h4mk", [b"x" * 1000])
+    outside.write_bytes(b"no container")
+    found = scrubbing.scan(root)
+    for name in ("link", "pipe"):
+        (root / f"{name}.h4mk").unlink()
+    (root / "link.h4mk").symlink_to(outside)
+    os.mkfifo(root / "pipe.h4mk")
+    monkeypatch.setattr(scrubbing, "scan", lambda *_: found)
+    one = scrubber(root)
+    one.round()
+    assert list(one.findings.read()) == ["sound.h4mk"]
 
 
 def test_nothing_is_scrubbed_unless_asked_for(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -259,9 +260,15 @@ def _run_now(flags: dict[str, object], *, json: bool, quiet: bool, file: Path | 
     from harmony4.server import logs
     from harmony4.server.app import run
     from harmony4.server.config import load_config
+    from harmony4.server.state import State
 
     config = load_config(file=file, environ=os.environ, flags=flags)
     logs.configure(config)
+    # A library that is only read may lie where nothing can be written; who names a folder means to use it.
+    if config.state is not None and not State.of(config.state, config.library).is_writable():
+        logging.getLogger("harmony4.server").warning(
+            "state: %s cannot be written: uploads, changes and new tokens will be refused", config.state
+        )
 
     def ready(url: str) -> None:
         if json:

@@ -17,10 +17,11 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
-from harmony4.crypto.errors import HarmonyError, SourceError
+from harmony4.crypto.errors import HarmonyError, SourceChangedError, SourceError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.folder import facts
 from harmony4.server.folder.factstore import FactStore, Known
+from harmony4.server.folder.library import Identity, holds
 from harmony4.server.folder.listing import Entry, Listing
 
 __all__ = ["SORTS", "Catalogue", "Page"]
@@ -161,7 +162,7 @@ class Catalogue:
             for one in missing:
                 known = kept.get(one.raw)
                 if known is None or known[0] != one.identity:
-                    item, lasting = _read(one)
+                    item, lasting = self._read(one)
                     known = (one.identity, item)
                     if rest is not None:
                         rest()
@@ -181,26 +182,31 @@ class Catalogue:
         known = self._facts.get(entry.raw)
         return known if known is not None and known[0] == entry.identity else None
 
-
-def _read(entry: Entry) -> tuple[dict[str, Any], bool]:
-    """An item of the listing, and whether it holds as long as the file stays the same."""
-    item: dict[str, Any] = {
-        "name": entry.name,
-        "size": entry.identity.size,
-        "modified": entry.identity.mtime_ns // 10**9,
-    }
-    if entry.name is None:
-        shown = entry.raw.decode(errors="replace")
-        return item | {"error": {"code": "name", "message": f"the file's name is not UTF-8: {shown}"}}, True
-    try:
-        with H4MKReader(entry.path) as reader:
-            item |= facts.summary_facts(reader)
-            if reader.tracks:
-                item["range_url"] = facts.range_url(reader, entry.name)
-                if item["mask"] is not None:
-                    item["mask"]["range_url"] = facts.range_url(reader, entry.name, unmasked=True)
-    except SourceError as error:
-        return item | {"error": {"code": error.code, "message": "the file cannot be read"}}, False
-    except HarmonyError as error:
-        return item | {"error": {"code": error.code, "message": str(error)}}, True
-    return item, True
+    def _read(self, entry: Entry) -> tuple[dict[str, Any], bool]:
+        """An item of the listing, and whether it holds as long as the file stays the same."""
+        item: dict[str, Any] = {
+            "name": entry.name,
+            "size": entry.identity.size,
+            "modified": entry.identity.mtime_ns // 10**9,
+        }
+        if entry.name is None:
+            message = f"the file's name is not UTF-8: {entry.raw.decode(errors='replace')}"
+            return item | {"error": {"code": "name", "message": message}}, True
+        lasting = True
+        try:
+            with H4MKReader(entry.path) as reader:
+                descriptor = reader.fileno()
+                if descriptor is not None:
+                    if not holds(descriptor, self._root, self._without):
+                        raise SourceChangedError("the file was replaced")
+                    lasting = Identity.of(os.fstat(descriptor)) == entry.identity
+                item |= facts.summary_facts(reader)
+                if reader.tracks:
+                    item["range_url"] = facts.range_url(reader, entry.name)
+                    if item["mask"] is not None:
+                        item["mask"]["range_url"] = facts.range_url(reader, entry.name, unmasked=True)
+        except SourceError as error:
+            return item | {"error": {"code": error.code, "message": "the file cannot be read"}}, False
+        except HarmonyError as error:
+            return item | {"error": {"code": error.code, "message": str(error)}}, True
+        return item, lasting

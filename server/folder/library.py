@@ -358,7 +358,7 @@ class Library:
             except HarmonyError as error:
                 raise _BrokenError(before, error) from error
             descriptor = reader.fileno()
-            if descriptor is not None and not self._holds(descriptor):
+            if descriptor is not None and not holds(descriptor, self.root, self.without):
                 reader.close()
                 raise _missing()
             if descriptor is not None and Identity.of(os.fstat(descriptor)) == before:
@@ -367,17 +367,6 @@ class Library:
                 return reader, before, _key_ids(reader)
             reader.close()
         raise SourceChangedError("the container changes while it is being opened")
-
-    def _holds(self, descriptor: int) -> bool:
-        """Whether an open file is in the library: a link may have taken the place of what was resolved.
-
-        Where the system does not say which file it is, what was resolved has to do.
-        """
-        try:
-            path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        except OSError:
-            return True
-        return is_inside(path, self.root, self.without)
 
     def _unused(self, container: Container) -> None:
         """The last user of a container has left."""
@@ -449,6 +438,18 @@ def _missing() -> NotFoundError:
 def is_inside(path: Path, root: Path, without: Path | None) -> bool:
     """Whether a real path is in the library at `root`, and not in its folder `without`. Pure."""
     return path.is_relative_to(root) and (without is None or not path.is_relative_to(without))
+
+
+def holds(descriptor: int, root: Path, without: Path | None) -> bool:
+    """Whether an open file is in the library at `root`: a link may have taken the place of what was found.
+
+    Where the system does not say which file it is, what was found has to do.
+    """
+    try:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+    except OSError:
+        return True
+    return is_inside(path, root, without)
 
 
 def check_name(name: str) -> str:

@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -24,7 +25,7 @@ from aiohttp import web
 from harmony4.crypto.errors import HarmonyError, StorageError
 from harmony4.h4mk import verify
 from harmony4.server.config import Config
-from harmony4.server.folder.library import SUFFIX, Identity, Library
+from harmony4.server.folder.library import SUFFIX, Identity, Library, holds
 from harmony4.server.folder.listing import Entry, scan
 from harmony4.server.insight.tally import Tally
 from harmony4.server.keys import CONFIG, LIBRARY, STATE, TALLY
@@ -169,8 +170,14 @@ class Scrubber:
         """Verify one container; None where it is gone or was replaced meanwhile."""
         problem = None
         try:
-            with entry.path.open("rb") as file:
-                before = Identity.of(os.fstat(file.fileno()))
+            # Not to hang, whatever is there by now.
+            flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+            with os.fdopen(os.open(entry.path, flags), "rb") as file:
+                status = os.fstat(file.fileno())
+                inside = holds(file.fileno(), self._library.root, self._library.without)
+                if not inside or not stat.S_ISREG(status.st_mode):
+                    return None
+                before = Identity.of(status)
                 report = verify(_Slow(file, self._rate, self._stop, self._tally))  # type: ignore[arg-type]
                 if not before.fits(os.fstat(file.fileno())) or not before.fits(entry.path.stat()):
                     return None
