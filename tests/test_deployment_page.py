@@ -1,4 +1,4 @@
-"""docs/DEPLOYMENT.md, "From a bare Debian to TLS": its commands are run, as they stand there.
+"""docs/DEPLOYMENT.md, from a bare Debian to TLS, upgrades, backup: its commands are run, as they stand there.
 
 In a mount namespace in which /etc, /opt, /srv, /var and /run are laid over with memory, so that nothing of
 this machine is touched, and from the first server on in a network of its own. What is not there is stood in
@@ -39,14 +39,21 @@ unit=/etc/systemd/system/harmony4.service
 value() { sed -n "s/^$1=//p" $unit; }
 case "$*" in
   daemon-reload) test -f $unit ;;
-  'enable --now harmony4')
+  'stop harmony4')
+    kill "$(cat /mnt/server.pid)"
+    while kill -0 "$(cat /mnt/server.pid)" 2>/dev/null; do sleep 0.1; done ;;
+  'restart harmony4')
+    "$0" stop harmony4
+    "$0" start harmony4 ;;
+  'enable --now harmony4' | 'start harmony4')
     user=$(value User)
     install -d -o "$user" -g "$user" -m "$(value StateDirectoryMode)" "/var/lib/$(value StateDirectory)"
     install -d -o "$user" -g "$user" -m "$(value CacheDirectoryMode)" "/var/cache/$(value CacheDirectory)"
     cd /
     # shellcheck disable=SC2046
     setpriv --reuid "$user" --regid "$(value Group)" --clear-groups --no-new-privs --bounding-set -all \\
-      env -i PATH=/usr/bin:/bin $(value Environment) $(value ExecStart) >/mnt/server.log 2>&1 &
+      env -i PATH=/usr/bin:/bin $(value Environment) $(value ExecStart) >>/mnt/server.log 2>&1 &
+    echo $! >/mnt/server.pid
     for _ in $(seq 600); do
       curl -s -o /dev/null http://127.0.0.1:8000/health && exit
       kill -0 $! || break
@@ -66,7 +73,7 @@ for each in etc opt srv var run; do
   mkdir -p /mnt/$each /mnt/.$each
   mount -t overlay overlay -o lowerdir=/$each,upperdir=/mnt/$each,workdir=/mnt/.$each /$each
 done
-rm -rf /etc/harmony4 /opt/harmony4 /srv/media /var/lib/harmony4 /var/cache/harmony4 /etc/nginx/conf.d/*
+rm -rf /etc/harmony4 /opt/harmony4* /srv/media /var/{lib,cache,backups}/harmony4 /etc/nginx/conf.d/*
 rm -f /run/nginx.pid
 cd "$FOLDER"
 """
@@ -96,14 +103,25 @@ wrong=wrong.example.org
 test "$(code -k --resolve $wrong:443:127.0.0.1 https://$wrong/)" = 421
 grep -q '"action": "token-add"' /var/lib/harmony4/audit.log
 grep -q '"action": "export"' /var/lib/harmony4/audit.log
+serves() { get --retry 20 --retry-all-errors "$url/video/range?name=a.h4mk" | cmp - /mnt/film; }
+runs() { readlink "/proc/$(cat /mnt/server.pid)/exe"; tr '\\0' ' ' <"/proc/$(cat /mnt/server.pid)/cmdline"; }
+runs | grep -q /opt/harmony4/bin/
+. "$FOLDER/backup"
+rm -rf /srv/media/* /var/lib/harmony4/*
+. "$FOLDER/restore"
+serves
+test "$(code -H "Authorization: Bearer $token" -X DELETE "$url/media?name=none.h4mk")" = 404
+. "$FOLDER/upgrade"
+runs | grep -q /opt/harmony4-new/bin/
+serves
 if grep -rF "$token" /var/log/nginx /mnt/server.log /var/lib/harmony4; then exit 1; fi
 echo the page leads where it says
 """
 
 
-def blocks() -> list[str]:
+def blocks(heading: str) -> list[str]:
     page = (ROOT / "docs" / "DEPLOYMENT.md").read_text("utf-8")
-    section = page.split("## From a bare Debian to TLS\n", 1)[1].split("\n## ", 1)[0]
+    section = page.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
@@ -123,7 +141,9 @@ def copy_of_the_repository(folder: Path) -> None:
 @needs_curl
 @pytest.mark.timeout(900)
 def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
-    certificate, main, answer, token = blocks()
+    certificate, main, answer, token = blocks("From a bare Debian to TLS")
+    backup, restore = blocks("Backup")
+    (upgrade,) = blocks("Upgrades")
     folder, stand_ins = tmp_path / "harmony4", tmp_path / "bin"
     copy_of_the_repository(folder)
     stand_ins.mkdir()
@@ -131,13 +151,17 @@ def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
         (stand_ins / name).write_text(text)
         (stand_ins / name).chmod(0o755)
     # From here on nothing comes from outside.
+    second, change, upgrade = upgrade.partition("/opt/harmony4-new/bin/harmony4 config")
+    assert change
+    for name, text in (("backup", backup), ("restore", restore), ("upgrade", change + upgrade)):
+        (folder / name).write_text(text)
     install, cut, rest = main.partition("install -d -o harmony4")
     assert cut
     inside = "\n".join(
         ["set -eux", "ip link set lo up", cut + rest, answer, f"token=$({token.strip()})", AFTER]
     )
     (tmp_path / "inside").write_text(inside)
-    script = "\n".join([BEFORE, certificate, install, f"unshare --net bash {tmp_path}/inside"])
+    script = "\n".join([BEFORE, certificate, install, second, f"unshare --net bash {tmp_path}/inside"])
     # pip's own settings, such as which package index there is, are this machine's.
     environ = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
     environ |= {"PATH": f"{stand_ins}:{PATH}", "HOME": "/root", "LC_ALL": "C.UTF-8", "FOLDER": str(folder)}
