@@ -9,10 +9,11 @@ def browser() -> Iterator[Browser]:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
 
 from needs import program
 
@@ -28,12 +29,22 @@ QUIET: Final = (
     "--renderer-process-limit=1",
 )
 """Its usual arguments."""
+_STARTS: Final = 2
+"""Starts that may fail."""
 
 
 @contextmanager
 def chromium(*arguments: str) -> Iterator[Browser]:
     """A browser until the block is left, started with these arguments besides its usual ones."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program("chromium"), args=[*QUIET, *arguments])
+        browser = _launched(playwright, [*QUIET, *arguments])
         yield browser
         browser.close()
+
+
+def _launched(playwright: Playwright, arguments: list[str]) -> Browser:
+    # On a busy machine it now and then dies of SIGSEGV while it starts, before it has seen anything of ours.
+    for _ in range(_STARTS):
+        with suppress(PlaywrightError):
+            return playwright.chromium.launch(executable_path=program("chromium"), args=arguments)
+    return playwright.chromium.launch(executable_path=program("chromium"), args=arguments)

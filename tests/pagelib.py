@@ -267,6 +267,9 @@ def jump(page: Page, text: str, pts: int) -> dict[str, str]:
     page.fill("#pts", text)
     page.press("#pts", "Enter")
     sought(page, pts)
+    page.wait_for_function(
+        f"!Object.values(({NUMBERS})()).includes('…')"
+    )  # the picture comes after the place
     found: dict[str, str] = page.evaluate(NUMBERS)
     return found
 
