@@ -124,6 +124,9 @@ class FileSource:
 
     def read_into(self, offset: int, out: memoryview) -> None:
         """Fill `out`. Raises TruncatedError where the file ends before, SourceError on an I/O error."""
+        if getattr(_THREAD, "impatient", False):
+            self._fill_resident(offset, out)
+            return
         done = 0
         try:
             while done < len(out) and (count := os.preadv(self._fd, [out[done:]], offset + done)):
@@ -161,12 +164,15 @@ class FileSource:
 
     def _read_resident(self, offset: int, count: int) -> bytes:
         data = bytearray(max(count, 0))
+        self._fill_resident(offset, data)
+        return bytes(data)
+
+    def _fill_resident(self, offset: int, out: bytearray | memoryview) -> None:
         try:
-            if _NOWAIT is None or (count > 0 and os.preadv(self._fd, [data], offset, _NOWAIT) != count):
+            if _NOWAIT is None or (out and os.preadv(self._fd, [out], offset, _NOWAIT) != len(out)):
                 raise NotResidentError("the bytes are not in memory", where=offset)
         except OSError as error:
             raise NotResidentError("the bytes are not in memory", where=offset) from error
-        return bytes(data)
 
     def fileno(self) -> int:
         """The descriptor, for calls such as `posix_fadvise`."""

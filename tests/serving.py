@@ -224,3 +224,13 @@ def write_container(
         for number, payload in enumerate(payloads):
             builder.add_block(payload, number * step, key=number % key_every == 0)
         return builder.finish(ends={0: len(payloads) * step})
+
+
+def settle(server: Server) -> None:
+    """Let the server's loop turn a few times."""
+
+    async def turns() -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    asyncio.run_coroutine_threadsafe(turns(), server.loop).result(30)

@@ -25,7 +25,7 @@ from harmony4.server.reading import express
 from harmony4.server.reading.express import Express, split
 from harmony4.server.serving.connection import Connection
 from processes import until
-from serving import LOOPS, MAPPING_LOOPS, Server, running, write_container
+from serving import LOOPS, MAPPING_LOOPS, Server, running, settle, write_container
 
 BLOCKS = [
     random.Random(n).randbytes(size) for n, size in enumerate([70_000, 1, 300_000, 5, 4_000_000, 80_000])
@@ -81,16 +81,6 @@ class Client:
             body += piece
         assert re.search(rb"\r\nDate: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", head)
         return re.sub(rb"Date: [^\r]*\r\n", b"", head), body
-
-
-def settle(server: Server) -> None:
-    """Let the server's loop turn a few times."""
-
-    async def turns() -> None:
-        for _ in range(5):
-            await asyncio.sleep(0)
-
-    asyncio.run_coroutine_threadsafe(turns(), server.loop).result(30)
 
 
 def raw(target: str, *lines: str, method: str = "GET") -> bytes:

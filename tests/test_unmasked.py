@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 
@@ -22,11 +23,14 @@ from harmony4.crypto.errors import (
 from harmony4.crypto.mask import MaskSpec
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, Unmasked, mask_container
 from harmony4.h4mk.layout import CHUNK_SIZE
+from harmony4.h4mk.masks import unmasked as unmasked_module
 from harmony4.h4mk.source import BytesSource, FileSource, read_into
 from masking import ONE, STRANGE, TWO
 
 BLOCKS = [random.Random(n).randbytes(size) for n, size in enumerate([1000, 1, 2**21 + 77, 300_000, 16])]
 STREAM = b"".join(BLOCKS)
+PLACES = [(sum(map(len, BLOCKS[:number])), len(one)) for number, one in enumerate(BLOCKS)]
+"""Offset and size of each block."""
 INFO = TrackInfo(kind="video", media_type="video/mp4")
 
 
@@ -102,6 +106,63 @@ def test_any_range(start: int, length: int, new: bool) -> None:
         assert bytes(out[count:]) == b"\xaa" * (length - count)
 
 
+@settings(max_examples=40)
+@given(st.integers(0, len(STREAM) - 1), st.integers(1, len(STREAM)), st.sampled_from([0, 1]))
+def test_what_is_at_hand(start: int, length: int, track: int) -> None:
+    """Once its blocks were checked, and not before; the plain copy of the track as well."""
+    length = min(length, len(STREAM) - start)
+    out = memoryview(bytearray(length))
+    with H4MKReader(MASKED) as reader:
+        unmasked = Unmasked(reader, [ONE])
+        assert not unmasked.read_soon(start, out, track)
+        unmasked.read(start, length, track)
+        assert unmasked.read_soon(start, out, track)
+        assert out == STREAM[start : start + length]
+        whole = memoryview(bytearray(len(STREAM)))
+        touched = {
+            row for row, (first, size) in enumerate(PLACES) if start < first + size and first < start + length
+        }
+        assert unmasked.read_soon(0, whole, track) == (len(touched) == len(BLOCKS))
+        assert not Unmasked(reader, [ONE], always=True).read_soon(start, out, track)
+
+
+def test_what_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a disk; who may, gets it."""
+    (tmp_path / "a.h4mk").write_bytes(MASKED)
+    out = memoryview(bytearray(99))
+    with H4MKReader(tmp_path / "a.h4mk") as reader:
+        unmasked = Unmasked(reader, [ONE])
+        unmasked.read(2000, 99)
+        allowed = [3]  # the token, once more to check its tag, the payload
+        read = os.preadv
+
+        def some(descriptor: int, into: list[memoryview], offset: int, flags: int = 0) -> int:
+            if flags:
+                assert flags == os.RWF_NOWAIT
+                if not allowed[0]:
+                    raise BlockingIOError
+                allowed[0] -= 1
+            return read(descriptor, into, offset)  # whatever the file system knows
+
+        monkeypatch.setattr(os, "preadv", some)
+        assert unmasked.read_soon(2000, out)
+        assert out == STREAM[2000:2099]
+        for there in (0, 1):  # neither token nor payload, only the token
+            allowed[0] = there
+            assert not unmasked.read_soon(2000, out)
+        assert unmasked.read_into(2000, out) == 99
+
+
+def test_keys_are_kept_for_some_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many a container has."""
+    monkeypatch.setattr(unmasked_module, "_KEYS", 2)
+    with H4MKReader(MASKED) as reader:
+        unmasked = Unmasked(reader, [ONE])
+        for _ in range(3):
+            assert unmasked.read(0, len(STREAM)) == STREAM
+            assert len(unmasked._keys) <= 2
+
+
 @pytest.mark.parametrize(
     ("token", "wrong"), [(False, ChecksumError), (True, SealError)], ids=["a payload", "a tag"]
 )
@@ -141,8 +202,11 @@ def test_a_tag_is_checked_every_time() -> None:
         unmasked = Unmasked(reader, [ONE])
         assert unmasked.read(0, 10) == STREAM[:10]
         source.other = spoiled(0, 0, token=True)
+        assert not unmasked.read_soon(0, memoryview(bytearray(10)))
         with pytest.raises(SealError, match="tag"):
             unmasked.read(0, 10)
+        source.other = MASKED
+        assert unmasked.read_soon(0, memoryview(bytearray(10)))
 
 
 def test_reading_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

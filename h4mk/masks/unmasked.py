@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO, Final, cast
 
@@ -10,11 +11,13 @@ from harmony4.crypto.digest import Buffer, sha256
 from harmony4.crypto.errors import HarmonyError, SealError, UsageError
 from harmony4.crypto.mac import equal
 from harmony4.crypto.mask import FileKey, MasterKey, xor_mask, xor_mask_into
-from harmony4.crypto.token import MASKED, TokenRecord
+from harmony4.crypto.token import MASKED, TOKEN_SIZE, TokenRecord
 from harmony4.h4mk.blockfile import BlockFile
+from harmony4.h4mk.layout import CHUNK_SIZE
 from harmony4.h4mk.masks.keyslots import open_slots
 from harmony4.h4mk.masks.masking import is_whole
 from harmony4.h4mk.reader import H4MKReader
+from harmony4.h4mk.source import impatient
 
 __all__ = ["Unmasked"]
 
@@ -22,6 +25,8 @@ _Place = tuple[int, int, int]
 """A row of the range map, a byte in its block, and where that stands in the file."""
 _STEP: Final = 2**18
 """Bytes that are read and unmasked at a time, while they are in the processor's cache."""
+_KEYS: Final = 1024
+"""Blocks whose keys are kept, of each container: some 400 bytes each."""
 _PIECE: Final = 2**20
 """Bytes of the largest piece that `pieces` gives."""
 
@@ -29,8 +34,9 @@ _PIECE: Final = 2**20
 class Unmasked:
     """Reads the streams of one open container as they were before they were masked; plain tracks as they are.
 
-    May be used from several threads. Every block's tag is checked whenever something of it is read, its
-    SHA-256 and CRC the first time. It reads through `reader`, which stays the caller's.
+    May be used from several threads. Every block's token is read whenever something of it is read, and its
+    tag is checked unless the token is one whose tag was right; its SHA-256 and CRC the first time. It reads
+    through `reader`, which stays the caller's.
     """
 
     def __init__(self, reader: H4MKReader, masters: Iterable[MasterKey], *, always: bool = False) -> None:
@@ -52,6 +58,8 @@ class Unmasked:
             raise SealError("nothing in the container shows that it was masked with this key")
         self._always = always
         self._checked: dict[int, bytearray] = {}
+        self._keys: dict[tuple[int, int], tuple[bytes, bytes | None]] = {}
+        """Of blocks by track and row: the token whose tag was found right, and the key."""
 
     def _is_whole(self) -> bool:
         meta, root = self.reader.meta, self.reader.root
@@ -102,6 +110,34 @@ class Unmasked:
             done += size
         return done
 
+    def read_soon(self, start: int, out: memoryview, track: int = 0) -> bool:
+        """Fill `out` with bytes of a track's stream, which exist from `start` on, and wait for no disk.
+
+        False where that cannot be: a block of them was not read before, something is not in memory or is not
+        as it should be. `pieces` and `read_into` get them then, or say what is wrong. Tags are checked.
+        """
+        checked = self._checked.get(track)
+        flat = self.reader.flat_map(track)
+        if checked is None or flat is None or self._always:
+            return False
+        row, done = bisect_right(flat.offsets, start) - 1, 0
+        try:
+            with impatient():
+                for position, size in flat.pieces(start, len(out)):
+                    if not checked[row >> 3] & 1 << (row & 7):
+                        return False
+                    skip = start + done - flat.offsets[row]
+                    key = self._known_key(row, position - skip, track)
+                    part = out[done : done + size]
+                    self.reader.read_file_into(position, part)
+                    if key is not None:
+                        xor_mask_into(part, part, key, skip)
+                    done += size
+                    row += 1
+        except HarmonyError:
+            return False
+        return True
+
     def _places(self, start: int, length: int, track: int) -> Iterator[tuple[_Place, int]]:
         """The blocks that hold a byte range, where it begins in each, and how much of it is there."""
         rmap = self.reader.range_map(track)
@@ -119,8 +155,7 @@ class Unmasked:
             checked = self._checked.setdefault(track, bytearray(count))
         bit = 1 << (row & 7)
         if checked[row >> 3] & bit and not self._always:
-            token = self.reader.stored(row, track)
-            key = self._block_key(token)
+            key = self._known_key(row, position - skip, track)
             for done in range(0, len(out), _STEP):
                 part = out[done : done + _STEP]
                 self.reader.read_file_into(position + at + done, part)
@@ -134,6 +169,22 @@ class Unmasked:
             out[:] = memoryview(block.payload)[skip + at : skip + at + len(out)]
             if key is not None:
                 xor_mask_into(out, out, key, skip + at)
+
+    def _known_key(self, row: int, payload: int, track: int) -> bytes | None:
+        """`_block_key` of the `row`-th stored block, whose payload begins at a place of the file.
+
+        The token's bytes are read each time; where they are those whose tag was found right, the tag is.
+        """
+        packed = self.reader.read_file(max(payload - CHUNK_SIZE - TOKEN_SIZE, 0), TOKEN_SIZE)
+        known = self._keys.get((track, row))
+        if known is not None and known[0] == packed:
+            return known[1]
+        token = self.reader.stored(row, track)
+        key = self._block_key(token)
+        if len(self._keys) >= _KEYS:
+            self._keys.clear()
+        self._keys[track, row] = token.pack(), key
+        return key
 
     def read(self, start: int, length: int, track: int = 0) -> bytes:
         """`pieces` in one."""

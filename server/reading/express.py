@@ -43,7 +43,7 @@ from harmony4.server.serving.front import route_name
 if TYPE_CHECKING:
     from harmony4.h4mk import H4MKReader
     from harmony4.server.folder.library import Container, Library
-    from harmony4.server.reading.resource import Resource
+    from harmony4.server.reading.resource import Resource, Soon
     from harmony4.server.serving.connection import Connection
 
 __all__ = ["SHORT", "Express", "Key", "offer_range", "offer_seek", "split"]
@@ -72,6 +72,12 @@ SHORT: Final = 2**16
 """Bytes of an answer that somebody waits for rather than plays."""
 _SMALL: Final = 2**16
 """Up to here reading beats mapping: one system call says whether the bytes are in memory and fetches them."""
+_MOST_MADE: Final = 2**20
+"""The largest body that is made on the event loop, bytes: as long as `_MOST` takes to be copied."""
+_KEPT: Final = 2**24
+"""Bytes of made bodies that may wait in transports; while there are more, only small ones are made here."""
+_BUFFER: Final = memoryview(bytearray(_MOST_MADE))
+"""For the event loop: good until the next body is made."""
 _STEADY: Final = frozenset(
     {
         "accept-ranges",
@@ -144,6 +150,8 @@ class Express:
         """The Date header's value (RFC 9110 §6.6.1)."""
         self.last = float("-inf")
         """The loop's time, seconds, of the last short answer, in this lane or elsewhere."""
+        self.kept = 0
+        """Bytes of made bodies that wait in transports."""
         self.answered = 0
         """Number of requests that were answered in this lane."""
         self._closed = False
@@ -261,9 +269,16 @@ _VOUCHED: Final = web.RequestKey("vouched", int)
 def offer_range(request: web.Request, resource: Resource) -> None:
     """Say that an answer with one range (206) follows from the resource and the range alone."""
     descriptor = resource.container.reader.fileno()
-    if resource.in_memory and descriptor is not None:
-        plan: Callable[[_Outer], _Plan] = lambda outer: _RangePlan(outer, resource, descriptor)  # noqa: E731
-        request[_OFFER] = _Offer(206, _RANGE, resource.container, plan)
+    if not resource.in_memory or descriptor is None:
+        return
+    plan: Callable[[_Outer], _Plan]
+    if resource.fill is None:
+        plan = lambda outer: _RangePlan(outer, resource, descriptor)  # noqa: E731
+    elif (soon := resource.soon) is not None:
+        plan = lambda outer: _MadePlan(outer, resource, descriptor, soon)  # noqa: E731
+    else:
+        return
+    request[_OFFER] = _Offer(206, _RANGE, resource.container, plan)
 
 
 def offer_seek(request: web.Request, container: Container, card: SeekCard) -> None:
@@ -344,6 +359,12 @@ class _RangePlan:
         length = stop - start
         if length <= 0 or length > (_MOST_CALM if express.is_calm(express.now) else _MOST):
             return False
+        return self._answer(connection, express, start, length, started)
+
+    def _answer(
+        self, connection: Connection, express: Express, start: int, length: int, started: float
+    ) -> bool:
+        """Answer with bytes that exist. `started`: when that began, seconds."""
         try:
             pieces = self._pieces(start, length)
             if type(pieces) is not tuple:
@@ -359,6 +380,13 @@ class _RangePlan:
             return False  # the ordinary way says what is wrong
         if data is None:
             return False
+        head = self._head(express, start, length)
+        if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
+            connection.owe(self.container, left)
+        self._count(connection, express, length, started)
+        return True
+
+    def _head(self, express: Express, start: int, length: int) -> bytes:
         outer = self._outer
         if length != self._length:
             self._length = length
@@ -366,7 +394,10 @@ class _RangePlan:
         if express.date is not self._date:
             self._date = express.date
             self._behind = b"/%d\r\nDate: %b\r\n\r\n" % (self._size, express.date)
-        head = b"%b%d-%d%b" % (self._front, start, stop - 1, self._behind)
+        return b"%b%d-%d%b" % (self._front, start, start + length - 1, self._behind)
+
+    def _count(self, connection: Connection, express: Express, length: int, started: float) -> None:
+        outer = self._outer
         express.answered += 1
         if length <= SHORT:
             express.last = express.now
@@ -375,16 +406,32 @@ class _RangePlan:
         cell[1] += length
         tally.sizes[length.bit_length()] += 1  # far below 2^48
         tally.size_sum += length
-        transport = connection.transport
-        assert transport is not None
-        if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
-            transport.set_write_buffer_limits(high=0)  # so that it says when all of it is out
-            transport.writelines(left)
-            connection.owe(self.container)
         if (access := connection.access) is not None:
             seconds = perf_counter() - started
             address = outer.address(connection)
             access.add(address, outer.line, outer.status, length, outer.client, seconds)
+
+
+class _MadePlan(_RangePlan):
+    """One range of a resource whose bytes stand in no file, but are made of those that do: unmasked ones."""
+
+    def __init__(self, outer: _Outer, resource: Resource, descriptor: int, soon: Soon) -> None:
+        super().__init__(outer, resource, descriptor)
+        self._soon = soon
+
+    def _answer(
+        self, connection: Connection, express: Express, start: int, length: int, started: float
+    ) -> bool:
+        # What the kernel does not take at once has to be kept for it: no slice of a file will do.
+        if length > (_MOST_MADE if express.kept < _KEPT else _SMALL):
+            return False
+        data = _BUFFER[:length]
+        if not self._soon(start, data):
+            return False
+        head = self._head(express, start, length)
+        if left := push(connection.socket, head, data, self._descriptor, (), None):
+            connection.owe(self.container, left, copied=True)
+        self._count(connection, express, length, started)
         return True
 
 

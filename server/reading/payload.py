@@ -101,7 +101,7 @@ async def respond(request: web.Request, resource: Resource) -> web.StreamRespons
     # Whether a wish for a digest is granted depends on the range: the next one needs the ordinary way, too.
     wished = "Want-Content-Digest" in request.headers
     check = request.app[CONFIG].verify_on_read
-    if decision.status == 206 and len(decision.parts) == 1 and not (wished or check or resource.fill):
+    if decision.status == 206 and len(decision.parts) == 1 and not (wished or check):
         offer_range(request, resource)
     return await send(request, response, resource, decision.parts, check=check)
 

@@ -37,6 +37,9 @@ Checked = Callable[[int, int], Iterator[memoryview]]
 Fill = Callable[[int, memoryview], int]
 """(start, buffer) → how many bytes from there on are in the buffer now, one at least. As `Checked`."""
 
+Soon = Callable[[int, memoryview], bool]
+"""(start, buffer) → whether the buffer holds the bytes from there on, which exist. Waits for nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Resource:
@@ -59,6 +62,8 @@ class Resource:
     """How a download's file name ends, without the dot; None keeps the container's own name."""
     fill: Fill | None = None
     """Where the file holds other bytes than these, masked ones: what gives these. So does `checked`."""
+    soon: Soon | None = None
+    """The same as `fill` on the event loop, of bytes that are at hand."""
     versions: tuple[str | None, ...] = ()
     """Entity tags whose beginnings an address may name as its version (`v`), where there are more than one.
     """
@@ -104,6 +109,7 @@ def stream_resource(container: Container, track: int, unmasked: Unmasked | None 
         ),
         extension=facts.extension(state.info.media_type),
         fill=None if unmasked is None else lambda start, out: unmasked.read_into(start, out, track),
+        soon=None if unmasked is None else lambda start, out: unmasked.read_soon(start, out, track),
         versions=facts.etags(reader, track),
     )
 

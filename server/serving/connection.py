@@ -12,6 +12,7 @@ import asyncio
 import logging
 import struct
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from socket import SO_LINGER, SOL_SOCKET
 from time import perf_counter
@@ -76,6 +77,7 @@ class Connection(web.RequestHandler):
         "_body",
         "_crowd",
         "_express",
+        "_kept",
         "_keys",
         "_opened",
         "_owed",
@@ -125,6 +127,8 @@ class Connection(web.RequestHandler):
         """Whether slices of a mapping may be written to the transport."""
         self._owed: Container | None = None
         """A lease on the container of which slices were handed over, until the kernel has taken them."""
+        self._kept = 0
+        """Bytes of it that are copies."""
         self.received = 0
         """Bytes that came while a body was arriving: who still sends need not read yet."""
         self.socket = -1
@@ -155,8 +159,7 @@ class Connection(web.RequestHandler):
         if self._crowd is not None and self._place is not None:
             self._crowd.leave(self._place)
             self._place = None
-        owed, self._owed = self._owed, None
-        if owed is not None:
+        if (owed := self._disown()) is not None:
             with owed:
                 pass
         super().connection_lost(exc)
@@ -165,11 +168,29 @@ class Connection(web.RequestHandler):
         if self._body is not None and not self._body.is_eof():
             self._body.feed_eof()
 
-    def owe(self, container: Container) -> None:
-        """Slices of its mapping were handed over: keep it open until the kernel has taken them."""
+    def owe(self, container: Container, rest: Sequence[bytes | memoryview], *, copied: bool = False) -> None:
+        """Hand over the rest of an answer, slices of a container's mapping unless it is `copied`.
+
+        The container stays open until the kernel has taken it.
+        """
+        transport = self.transport
+        assert transport is not None
+        transport.set_write_buffer_limits(high=0)  # so that it says when all of it is out
+        transport.writelines(rest)
+        if copied and self._express is not None:
+            self._kept = sum(map(len, rest))
+            self._express.kept += self._kept
         container.users += 1
         self._owed = container
         self._loop.call_soon(self._look_at_owed)
+
+    def _disown(self) -> Container | None:
+        """What is owed, which is not owed any more."""
+        if self._kept and self._express is not None:
+            self._express.kept -= self._kept
+            self._kept = 0
+        owed, self._owed = self._owed, None
+        return owed
 
     def _look_at_owed(self) -> None:
         if self._owed is None or self.wire is None:
@@ -185,7 +206,7 @@ class Connection(web.RequestHandler):
             self._settle()
 
     def _settle(self) -> None:
-        container, self._owed = self._owed, None
+        container = self._disown()
         assert container is not None
         # The rest of a mapping's last page reads as zero bytes, and fails nothing.
         cut = is_cut_short(container.reader)

@@ -89,7 +89,7 @@ def mask(place: Place) -> Table:
     table.notes.append(
         f"{plan.rounds} rounds of {plan.seconds} s, 8 connections; one server for each kind, both on one "
         "core, asked in turns. Everything has been read once before, so each block's digest was checked by "
-        "then; its tag is checked for every answer."
+        "then; its token is compared for every answer."
     )
     return table
 
