@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from harmony4.server.logs import json_line, rfc3339
+from harmony4.server.logs import json_line, rfc3339, without_parameters
 
 __all__ = ["SENT", "AccessLog", "client_fields", "escape", "without_signature"]
 
@@ -37,8 +37,6 @@ _PIPE: Final = 4096
 _CUT: Final = " ...\n"
 """The end of a line that would not fit into one piece."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_SIGNATURE: Final = re.compile(r"([?&](?:s|%73)(?:i|%69)(?:g|%67)=)[^&# ]*")
-_MASTER: Final = re.compile(r"([?&][^=&# ]*master[^=&# ]*=)[^&# ]*", re.IGNORECASE)
 _KEY: Final = re.compile(r"(?:h4mk-key-|h4_[0-9a-f]{16}_|[0-9A-Fa-f]{64})[^&# ]*")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 
@@ -56,7 +54,7 @@ def without_signature(target: str) -> str:
 
     Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits; nor a token.
     """
-    shown = _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
+    shown = _KEY.sub("...", without_parameters(target))
     # Escapes must not hide one: where there is one behind them, the whole query goes, or all of it.
     if _KEY.search(unquote(shown)) is None:
         return shown
