@@ -116,7 +116,7 @@ def _cost(table: Table, home: Path, rounds: int, size: int, key: SigningKey) -> 
         "signing after every block": [*plain, "--sign-every", "1", "--key", secret],
     }
     costs: dict[str, list[float]] = {way: [] for way in ways if way}
-    # What signing takes is less than what two runs differ by: twice the rounds, each way first as often as last.
+    # Signing takes less than what two runs differ by: twice the rounds, each way first as often as last.
     for number in range(2 * rounds + 1):
         warm([source])
         spent = {}
