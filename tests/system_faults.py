@@ -76,6 +76,12 @@ def load(
     return asyncio.run(both())
 
 
+async def more(number: int, count: Callable[[], int], what: str) -> None:
+    """Until there are `number` more of something than now."""
+    enough = count() + number
+    await asyncio.to_thread(until, lambda: count() >= enough, f"{number} more: {what}")
+
+
 class Uploads:
     """Clients that upload, and may be told that there is no room."""
 
@@ -128,10 +134,10 @@ def test_the_disk_fills_up(tmp_path: Path) -> None:
             counts: list[int] = []
 
             async def happens() -> None:
-                await asyncio.sleep(LONG / 4)
+                await more(5, lambda: uploads.done, "uploads")
                 await asyncio.to_thread(disk.fill)
                 counts.append(uploads.done)
-                await asyncio.sleep(LONG / 4)
+                await more(5, lambda: uploads.refused, "refusals")
                 counts.append(uploads.refused)
                 await asyncio.to_thread(disk.empty)
                 counts.append(uploads.done)
@@ -158,10 +164,10 @@ def test_the_library_becomes_read_only(tmp_path: Path) -> None:
             counts: list[int] = []
 
             async def happens() -> None:
-                await asyncio.sleep(LONG / 4)
+                await more(5, lambda: uploads.done, "uploads")
                 await asyncio.to_thread(until, disk.lock, "a moment in which nobody writes")
                 counts.append(uploads.done)
-                await asyncio.sleep(LONG / 4)
+                await more(5, lambda: uploads.refused, "refusals")
                 counts.append(uploads.refused)
                 await asyncio.to_thread(disk.unlock)
                 counts.append(uploads.done)
@@ -433,9 +439,9 @@ def test_a_container_rots(tmp_path: Path) -> None:
                 counts[kind] = counts.get(kind, 0) + 1
 
             async def rot() -> None:
-                await asyncio.sleep(LONG / 3)
+                await more(20, lambda: counts.get("whole", 0), "whole answers")
                 await asyncio.to_thread(flip, Path(victim.name), place_in_file)
-                await asyncio.sleep(LONG * 2 / 3)
+                await more(20, lambda: counts.get("checksum", 0), "refusals")
                 ended.set()
 
             seen, *_ = await asyncio.gather(
@@ -589,12 +595,14 @@ def test_nginx_is_reloaded_and_restarted(tmp_path: Path) -> None:
 
             async def happens() -> None:
                 nonlocal gentle
-                await asyncio.sleep(LONG / 4)
+                await more(300, lambda: counts["answers"], "answers")
+                await more(8 - counts["streams"], lambda: counts["streams"], "streams")
                 place.proxy.reload()
-                await asyncio.sleep(LONG / 4)
+                await more(300, lambda: counts["answers"], "answers after the reload")
                 gentle = False
                 await asyncio.to_thread(place.proxy.restart, 1.0)
-                await asyncio.sleep(LONG / 2)
+                await more(300, lambda: counts["answers"], "answers after the restart")
+                await more(16 - counts["streams"], lambda: counts["streams"], "streams that come back")
                 ended.set()
 
             await asyncio.gather(happens(), *map(read, range(30)), *(listen() for _ in range(8)))
