@@ -4,9 +4,9 @@
     python tests/vendor/fetch.py --check    # only look whether the files are these; no network
 
 `modules.json` is the one table: name, version, licence, what uses it, and of each file its place in npm's
-package and its SHA-256. One of the files is the package's own package.json, which says whose version the others
-are: it is compared with the table's. No part of it is installed with HarmonyØ4, and the page loads none of it. To upgrade
-one: change its version, run this, look at the new files, and put the hashes that it names into the table.
+package and its SHA-256. One of the files is the package's own package.json: the version that it says must be
+the table's. No part of it is installed with HarmonyØ4, and the page loads none of it. To upgrade one: change
+its version, run this, look at the new files, and put the hashes that it names into the table.
 """
 
 from __future__ import annotations
