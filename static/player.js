@@ -12,6 +12,7 @@ const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts), (pts) => 
 const MANY = 100_000; // keyframes: of more than that only some are fetched
 const TICKS = 2000; // of those
 const SETTLED = 300; // ms until the address says the new position
+const PATIENCE = 1000; // ms that a picture may take until there are controls without it
 const LATE = 150; // ms in which a picture that was sought is told of
 const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own time lies up to one µs behind its PTS
 const INCOMPLETE = ", may be incomplete";
@@ -359,8 +360,10 @@ function play(mine, track, url, start) {
       moved(mine);
     });
   }
-  // Browsers that save data may load nothing until somebody plays: they suspend.
-  for (const event of ["loadedmetadata", "suspend", "play"]) media.addEventListener(event, () => (media.controls = true), { once: true });
+  const control = () => (media.controls = true);
+  for (const event of ["loadeddata", "play"]) media.addEventListener(event, control, { once: true });
+  // Browsers that save data load no picture until somebody plays. All suspend for a moment when they know the length.
+  media.addEventListener("suspend", () => setTimeout(control, PATIENCE), { once: true });
   for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
   media.addEventListener("error", () => current() && failed(mine, track, media));
   media.addEventListener("playing", () => current() && mine.away && fine(mine));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -9,8 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, Request, Route
 
 from harmony4.h4mk import H4MKReader, TrackInfo
+from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import needs_chromium, needs_ffmpeg
-from pagelib import FRAME, NUMBERS, SHOWN, jump, open_container, page_on, says, sought
+from pagelib import FRAME, NUMBERS, SHOWN, ffmpeg, jump, open_container, page_on, says, sought
 from processes import until
 from serving import Server, running, write_container
 
@@ -268,3 +270,47 @@ def test_no_controls_until_there_is_a_picture(page: Page, server: Server) -> Non
     page.evaluate(SHOWN)
     page.goto(f"{server.url}/?name=sound.h4mk")
     page.wait_for_selector("#stage audio[controls]")
+
+
+# -- pictures of the library
+
+
+TALLEST = """() => {
+  const canvas = document.querySelector("canvas.thumb");
+  const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const ground = data.slice(0, 3).join();
+  const rows = Array.from({ length: height }, (_, y) => {
+    const pixel = (x) => data.slice(4 * (y * width + x), 4 * (y * width + x) + 3).join();
+    return Array.from({ length: width }, (_, x) => x).filter((x) => pixel(x) !== ground).length;
+  });
+  return [rows.indexOf(Math.max(...rows)), Math.max(...rows), height, width];
+}"""
+"""The row of a picture with the most that is no ground: its number, how much, and the picture's size."""
+
+
+@pytest.mark.parametrize(("profile", "most"), [("structure", 130_000), ("detail", 230_000)])
+def test_pictures_of_stored_spectra_read_little(
+    browser: Browser, tmp_path: Path, profile: str, most: int
+) -> None:
+    """Of half an hour a few tokens for each column, and the tone is where it was: at 1 kHz, all along."""
+    tone = tmp_path / "tone.flac"
+    ffmpeg("-f", "lavfi", "-i", "sine=1000:r=8000:d=1800", tone)
+    library = tmp_path / "library"
+    library.mkdir()
+    options = ExportOptions(spectrum=profile)
+    export(tone, library / "tone.h4mk", options)
+    with running(library) as server, page_on(browser, server.url) as page:
+        (item,) = server.get("/media").json["items"]
+        stored = next(one["bytes"] for one in item["tracks"] if one["kind"] == "tokens")
+        assert stored > 1.5 * most
+        ends: list[Request] = []
+        page.on("requestfinished", lambda one: ends.append(one))
+        page.goto(server.url)
+        page.wait_for_selector("canvas.drawn")
+        row, wide, height, width = page.evaluate(TALLEST)
+        assert wide == width
+        expected = height * (1 - math.log2(1000 / 60) / math.log2(12_000 / 60))
+        assert abs(row - expected) <= 3  # its mark is three rows high
+        read = [one for one in ends if "/video/range/" in one.url or "/audio/" in one.url]
+        assert not any("/audio/stream" in one.url for one in read)
+        assert 0 < sum(one.sizes()["responseBodySize"] for one in read) < most
