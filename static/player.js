@@ -102,9 +102,9 @@ async function choose(mine, number, start) {
     },
   });
   if (!track.keyframes) return;
-  const times = () => Array.from({ length: TICKS }, (_, at) => Math.floor((at * Number(facts.duration)) / (TICKS - 1)));
-  const asked = Number(track.keyframes) > MANY ? api.keyframesAt(name, times(), number, version, mine.abort.signal) : api.keyframes(name, number, version, mine.abort.signal);
-  const table = await asked.catch(() => null);
+  const times = Array.from({ length: TICKS }, (_, at) => Math.floor((at * facts.duration) / (TICKS - 1)));
+  const some = Number(track.keyframes) > MANY ? times : null;
+  const table = await api.keyframes(name, number, version, mine.abort.signal, some).catch(() => null);
   if (table && open === mine && mine.track === track) timeline.show(facts.duration, table, Number(track.keyframes));
 }
 
