@@ -90,6 +90,7 @@ async function choose(mine, number, start) {
   const track = (mine.track = facts.tracks[number]);
   const version = (mine.version = track.etag?.slice(0, 16));
   timeline.reset();
+  timeline.position = start; // media say where they are when they know it
   stage(mine, track, start);
   timeline.show(facts.duration, []);
   panels.show({
@@ -164,6 +165,7 @@ export async function jump(pts, there = null) {
   const shown = there ?? (mine.media ? picture(mine, pts) : null);
   if (!mine.media) {
     timeline.position = pts;
+    timeline.say();
     timeline.draw();
     moved(mine);
   }
