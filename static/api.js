@@ -26,8 +26,8 @@ async function json(path, query = {}, options = {}) {
 
 export const media = (query, signal) => json("media", query, { signal });
 export const info = (name, signal) => json("video/info", { name }, { signal });
-/** What tells a container from another one of its name. Those that are not sealed, or of the original implementation, have no head. */
-export const version = (facts) => [facts.head, facts.size, ...facts.tracks.map((one) => one.etag)].join();
+/** What tells a container from another one of its name. Those that are not sealed have no head, nor ETags. */
+export const version = ({ head, size, tracks }) => head ?? JSON.stringify([size, tracks]);
 
 export const seek = (name, pts, track, v) => json("video/seek", { name, pts, track, v });
 export const seekMany = (name, times) => json("video/seek", { name, pts: times.join(",") });

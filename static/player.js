@@ -11,7 +11,7 @@ import { Timeline, before } from "./timeline.js";
 const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts));
 const SETTLED = 300; // ms until the address says the new position
 const LATE = 150; // ms in which a picture that was sought is told of
-const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own time lies up to one µs behind its PTS
+const INSIDE = 1.5e-6; // s: times are whole µs, rounded down, and that twice: a picture's own time lies up to two µs behind its PTS
 const STRAY = 0.05; // s: players move by less on their own
 const INCOMPLETE = ", may be incomplete";
 let open = null;
@@ -232,7 +232,7 @@ export function step(direction, repeated = false) {
 /** Move the media element; resolves to the picture that it shows then: {mediaTime, now}, or null. */
 function picture(mine, pts) {
   const { media } = mine;
-  move(mine, pts / 1e6 + HALF);
+  move(mine, pts / 1e6 + INSIDE);
   if (!media.requestVideoFrameCallback) return null;
   return new Promise((resolve) => {
     const drawn = (_, { mediaTime }) => {
@@ -361,7 +361,7 @@ function play(mine, track, url, start) {
   media.addEventListener("playing", () => current() && mine.away && fine(mine));
   media.addEventListener("seeked", () => current() && mine.away && fine(mine));
   // Where one wants to be by then: times that are typed meanwhile count, too.
-  media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted / 1e6 + HALF), { once: true });
+  media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted / 1e6 + INSIDE), { once: true });
   media.addEventListener("seeking", () => current() && strayed(mine));
   $("stage").replaceChildren(media);
 }
