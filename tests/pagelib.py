@@ -126,7 +126,8 @@ LISTEN: Final = """(selector) => {
 NUMBERS: Final = """() => Object.fromEntries([...document.querySelectorAll("#numbers div")].map(
   (one) => [one.dataset.fact, one.querySelector("dd").innerText]))"""
 WHOLE: Final = """() => new Promise((done) => {
-  const check = () => document.querySelector("#numbers").innerText.includes("…") ? setTimeout(check, 20) : done();
+  const waits = () => document.querySelector("#numbers").innerText.includes("…");
+  const check = () => waits() ? setTimeout(check, 20) : done();
   check();
 })"""
 UNTIL = """([selector, text]) => new Promise((resolve, reject) => {

@@ -80,7 +80,7 @@ def test_a_press_opens_what_it_began_on(browser: Browser, root: Path) -> None:
 
 
 def test_rows_that_are_the_same_stay(browser: Browser, root: Path) -> None:
-    """With the focus that they got meanwhile, and their pictures, also where another one comes before them."""
+    """With the focus that they got meanwhile, and their pictures, also behind one that is new."""
     with running(root) as server, page_on(browser, server.url) as page:
         shown(page, server)
         page.evaluate(f"""window.old = document.querySelector("{SIGNED}")""")

@@ -125,7 +125,8 @@ def test_a_step_that_fails_leaves_the_next_one_alone(browser: Browser, late: Ser
         page.evaluate(
             """() => {
               const video = document.querySelector("video");
-              Object.defineProperty(video, "duration", { configurable: true, get() { throw new Error("torn") } });
+              const get = () => { throw new Error("torn"); };
+              Object.defineProperty(video, "duration", { configurable: true, get });
             }"""
         )
         page.keyboard.press(".")
