@@ -17,11 +17,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from json import dumps
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 from urllib.parse import unquote
 
-import structlog
-from structlog.typing import EventDict, Processor
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
 
 from harmony4.server.config import Config
 
@@ -32,7 +32,8 @@ __all__ = [
     "configure",
     "json_line",
     "rfc3339",
-    "without_parameters",
+    "without_keys",
+    "without_signature",
 ]
 
 LONGEST: Final = 4096
@@ -56,10 +57,28 @@ _SECRET: Final = re.compile(
 # No part of it fits in two ways: what a client sends is looked at once, however it is made.
 _PARAMETER: Final = re.compile(r"([?&]([^=&?#\s]*)=)([^&#\s]*)")
 _LIKE_A_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}")
+_KEY: Final = re.compile(r"(?:h4mk-key-|h4_[0-9a-f]{16}_|[0-9A-Fa-f]{64})[^&# ]*")
 
 
-def without_parameters(text: str) -> str:
-    """A text whose addresses tell neither a signature nor a master key, under whatever name and escapes."""
+def without_signature(target: str) -> str:
+    """A request's target for a log: a signature in it opens what it signs for whoever reads it.
+
+    Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits; nor a token.
+    """
+    shown = without_keys(_without_parameters(target))
+    # Escapes must not hide one: where there is one behind them, the whole query goes, or all of it.
+    if _KEY.search(unquote(shown)) is None:
+        return shown
+    path = shown.partition("?")[0]
+    return f"{path}?..." if _KEY.search(unquote(path)) is None else "..."
+
+
+def without_keys(text: str) -> str:
+    """A text of a client's in which there is neither a key nor a token."""
+    return _KEY.sub("...", text)
+
+
+def _without_parameters(text: str) -> str:
     return _PARAMETER.sub(_shown, text)
 
 
@@ -127,7 +146,7 @@ def _stamp(_logger: object, _method: str, event: EventDict) -> EventDict:
 
 
 def _without_secret(text: str) -> str:
-    return _SECRET.sub(r"\1...", without_parameters(text))
+    return _SECRET.sub(r"\1...", _without_parameters(text))
 
 
 def _without_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:
@@ -142,6 +161,8 @@ def formatter(log_format: str) -> logging.Formatter:
     """How records are written."""
     if log_format == "console":
         return _Plain("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    import structlog  # takes its time, and commands log nothing
+
     chain: list[Processor] = [
         _stamp,
         structlog.stdlib.add_log_level,

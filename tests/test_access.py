@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from commands import HARMONY4, ROOM
-from harmony4.server.logs import formatter
-from harmony4.server.serving.access import AccessLog, escape, without_signature
+from harmony4.server.logs import formatter, without_signature
+from harmony4.server.serving.access import AccessLog, escape
 from serving import write_container
 
 LINE = re.compile(
