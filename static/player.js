@@ -14,7 +14,6 @@ const TICKS = 2000; // of those
 const SETTLED = 300; // ms until the address says the new position
 const PATIENCE = 1000; // ms that a picture may take until there are controls without it
 const LATE = 150; // ms in which a picture that was sought is told of
-const INSIDE = 1.5e-6; // s: times are whole µs, rounded down, and that twice: a picture's own time lies up to two µs behind its PTS
 const STRAY = 0.05; // s: players move by less on their own
 const INCOMPLETE = ", may be incomplete";
 let open = null;
@@ -154,12 +153,14 @@ function moved(mine) {
 
 /** Show another place without asking anybody about it: while somebody drags. */
 function scrub(pts) {
-  if (open?.media && !open.media.seeking) move(open, pts / 1e6);
+  if (open?.media && !open.media.seeking) move(open, pts);
 }
 
-/** Move the media element to a time (s) of the container. */
-function move(mine, seconds) {
-  mine.media.currentTime = base(mine) + seconds;
+/** Move the media element to a time (µs) of the container, and not before it. */
+function move(mine, pts) {
+  const at = Math.round(origin(mine) + pts);
+  // Browsers round down to whole µs, and Chromium what comes of that once more: 1.041 s is a little less than 1041000 µs.
+  mine.media.currentTime = (at + ((at / 1e6) * 1e6 < at ? 1.5 : 0.5)) / 1e6;
   mine.sent = mine.media.currentTime; // not behind the end
 }
 
@@ -255,7 +256,7 @@ export function step(direction, repeated = false) {
 /** Move the media element; resolves to the picture that it shows then: {mediaTime, now}, or null. */
 function picture(mine, pts) {
   const { media } = mine;
-  move(mine, pts / 1e6 + INSIDE);
+  move(mine, pts);
   if (!media.requestVideoFrameCallback) return null;
   return new Promise((resolve) => {
     const drawn = (_, { mediaTime }) => {
@@ -396,7 +397,7 @@ function play(mine, track, url, start) {
   media.addEventListener("playing", () => current() && mine.away && fine(mine));
   media.addEventListener("seeked", () => current() && mine.away && fine(mine));
   // Where one wants to be by then: times that are typed meanwhile count, too.
-  media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted / 1e6 + INSIDE), { once: true });
+  media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted), { once: true });
   media.addEventListener("seeking", () => current() && strayed(mine));
   $("stage").replaceChildren(media);
 }

@@ -123,7 +123,7 @@ class Upload {
     this.says = element("span", { class: "more-facts" }, "waits");
     this.button = element("button", { type: "button", class: "quiet" }, "Cancel");
     this.button.addEventListener("click", () => this.press());
-    this.label = element("span", { class: "name" }, this.shown);
+    this.label = element("span", { class: "name", title: this.shown }, this.shown);
     this.warns = element("span", { class: "more-facts waits", hidden: true });
     this.row = element("li", { class: "upload" }, this.label, this.button, this.bar, this.says, this.warns);
     $("uploads").append(this.row);
