@@ -220,6 +220,8 @@ class Upload {
   }
 
   why({ code, message, expected }) {
+    // What it says of options is for who runs a command.
+    if (code === "media") return sentence(`It cannot be read, and may be cut off or damaged: ${message.replace(/ \(--raw[^)]*\)/, "")}`);
     const fault = code === "usage" ? unfit(this.name) : null;
     return fault ?? sentence(expected ? `${message}: expected ${expected}` : message);
   }
