@@ -5,6 +5,7 @@ export class Problem extends Error {
     super(body?.detail ?? body?.title ?? `the server answered ${status}`);
     this.code = body?.type?.split(":").pop() ?? "http";
     this.status = status;
+    this.expected = body?.expected;
   }
 }
 
@@ -25,6 +26,9 @@ async function json(path, query = {}, options = {}) {
 
 export const media = (query, signal) => json("media", query, { signal });
 export const info = (name, signal) => json("video/info", { name }, { signal });
+/** What tells a container from another one of its name. Those that are not sealed have no head, nor ETags. */
+export const version = ({ head, size, tracks }) => head ?? JSON.stringify([size, tracks]);
+
 export const seek = (name, pts, track, v, signal) => json("video/seek", { name, pts, track, v }, { signal });
 export const seekMany = (name, times) => json("video/seek", { name, pts: times.join(",") });
 export const proof = (name, track, range, signal) => json("video/proof", { name, track, range }, { signal });

@@ -62,13 +62,10 @@ async function again(name) {
   const old = player.facts();
   if (!old) return; // it is being opened
   const now = await api.info(name).catch(() => null);
-  if (!now || version(now) === version(old) || player.facts() !== old) return;
+  if (!now || api.version(now) === api.version(old) || player.facts() !== old) return;
   shown = null;
   follow(true);
 }
-
-/** What tells a container from another one of its name; files of the original implementation have no head. */
-const version = (facts) => facts.head ?? facts.tracks.map((one) => one.etag).join();
 
 function navigate(url) {
   history.pushState(null, "", url);
