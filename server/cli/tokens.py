@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from harmony4.crypto.errors import SourceError, UsageError
-from harmony4.server.audit import AuditLog, Head, by_command
+from harmony4.server.audit import AuditLog, Head
+from harmony4.server.cli.noting import PATIENCE, by_command
 from harmony4.server.cli.options import EPILOG, Json, prose, usage
 from harmony4.server.cli.output import columns, fields, say, say_json
 from harmony4.server.cli.values import format_count, parse_lifetime, plain
@@ -254,7 +255,7 @@ def _state(library: Path | None, config: Path | None) -> State:
         raise SourceError(
             f"cannot read the library: {error.strerror}", where=str(settings.library)
         ) from error
-    return State.of(settings.state, root)
+    return State.of(settings.state, root, patience=PATIENCE)
 
 
 def _facts(token: Token) -> dict[str, object]:
