@@ -160,7 +160,7 @@ class AuditLog:
                 self._take_in(file)
                 if rows := self._rows():
                     self._append(file, rows)
-        except (HarmonyError, OSError, ValueError, KeyError, TypeError) as error:
+        except (HarmonyError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             return str(error)
         self._late, self._lost = [], 0
         return None
@@ -318,7 +318,10 @@ def _short(row: Row) -> Row:
 
 def _left(data: bytes, number: str) -> list[Row]:
     """The lines in a file that waited beside the log. Raises ValueError."""
-    rows = json.loads(data) if len(data) <= _MOST_LEFT else None
+    try:
+        rows = json.loads(data) if len(data) <= _MOST_LEFT else None
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(rows, list) or not rows:
         raise ValueError("it holds no lines")
     for row in rows:
