@@ -17,14 +17,24 @@ import time
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from json import dumps
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
+from urllib.parse import unquote
 
-import structlog
-from structlog.typing import EventDict, Processor
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
 
 from harmony4.server.config import Config
 
-__all__ = ["LONGEST", "REQUEST_ID", "LineHandler", "configure", "json_line", "rfc3339"]
+__all__ = [
+    "LONGEST",
+    "REQUEST_ID",
+    "LineHandler",
+    "configure",
+    "json_line",
+    "rfc3339",
+    "without_keys",
+    "without_signature",
+]
 
 LONGEST: Final = 4096
 """Bytes of a line, its end included: what Linux writes to a pipe in one piece (PIPE_BUF)."""
@@ -36,10 +46,7 @@ _LEAST: Final = 8
 """Bytes of a text that is not cut any more."""
 _SECRET: Final = re.compile(
     r"""(
-        [?&](?:s|%73)(?:i|%69)(?:g|%67)=         # a signature, however it is escaped
-      | [?&][^=&\#\s]*master[^=&\#\s]*=        # a master key under whatever name,
-      | [?&][^=&\#\s]*=(?=[0-9A-F]{64})        # or where none is asked for
-      | harmony4-master-key["']?\s*[:=,]\s*["']?
+        harmony4-master-key["']?\s*[:=,]\s*["']?
       | Bearer\ +
       | h4mk-key-v1[-a-z]*(?::|%3A)
       | harmony4_session=
@@ -47,6 +54,39 @@ _SECRET: Final = re.compile(
     )[^\s&"';,]+""",
     re.IGNORECASE | re.VERBOSE,
 )
+# No part of it fits in two ways: what a client sends is looked at once, however it is made.
+_PARAMETER: Final = re.compile(r"([?&]([^=&?#\s]*)=)([^&#\s]*)")
+_LIKE_A_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}")
+_KEY: Final = re.compile(r"(?:h4mk-key-|h4_[0-9a-f]{16}_|[0-9A-Fa-f]{64})[^&# ]*")
+
+
+def without_signature(target: str) -> str:
+    """A request's target for a log: a signature in it opens what it signs for whoever reads it.
+
+    Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits; nor a token.
+    """
+    shown = without_keys(_without_parameters(target))
+    # Escapes must not hide one: where there is one behind them, the whole query goes, or all of it.
+    if _KEY.search(unquote(shown)) is None:
+        return shown
+    path = shown.partition("?")[0]
+    return f"{path}?..." if _KEY.search(unquote(path)) is None else "..."
+
+
+def without_keys(text: str) -> str:
+    """A text of a client's in which there is neither a key nor a token."""
+    return _KEY.sub("...", text)
+
+
+def _without_parameters(text: str) -> str:
+    return _PARAMETER.sub(_shown, text)
+
+
+def _shown(found: re.Match[str]) -> str:
+    name = unquote(found[2]).lower()
+    if name == "sig" or "master" in name or _LIKE_A_KEY.match(found[3]):
+        return f"{found[1]}..."
+    return found[0]
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
@@ -82,9 +122,11 @@ def json_line(record: Mapping[str, Any]) -> str:
     while True:
         text = dumps(fields, default=repr)
         over = len(text) + 1 - LONGEST
+        if over <= 0:
+            return f"{text}\n"
         texts = {name: len(dumps(value)) for name, value in fields.items() if isinstance(value, str)}
         longest = max(texts, key=lambda name: texts[name], default="")
-        if over <= 0 or not longest or texts[longest] <= _LEAST:
+        if not longest or texts[longest] <= _LEAST:
             return f"{text}\n"
         value, size = fields[longest], texts[longest]
         fields[longest] = value[: max(0, int(len(value) * (1 - over / size)) - 8)] + " ..."
@@ -103,11 +145,15 @@ def _stamp(_logger: object, _method: str, event: EventDict) -> EventDict:
     return found
 
 
+def _without_secret(text: str) -> str:
+    return _SECRET.sub(r"\1...", _without_parameters(text))
+
+
 def _without_secrets(_logger: object, _method: str, event: EventDict) -> EventDict:
     """The last line of defence: nothing of ours logs them, what others say is not in our hands."""
     for key in ("event", "exception"):
         if isinstance(text := event.get(key), str):
-            event[key] = _SECRET.sub(r"\1...", text)
+            event[key] = _without_secret(text)
     return event
 
 
@@ -115,6 +161,8 @@ def formatter(log_format: str) -> logging.Formatter:
     """How records are written."""
     if log_format == "console":
         return _Plain("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    import structlog  # takes its time, and commands log nothing
+
     chain: list[Processor] = [
         _stamp,
         structlog.stdlib.add_log_level,
@@ -129,7 +177,7 @@ def formatter(log_format: str) -> logging.Formatter:
 
 class _Plain(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = _SECRET.sub(r"\1...", super().format(record))
+        text = _without_secret(super().format(record))
         name = REQUEST_ID.get()
         return f"{text} [{name}]" if name and "\n" not in text else text
 

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, note, tell } from "./dom.js";
-import { bytes, clock, count, sentence } from "./format.js";
+import { bytes, clock, count, linkTime, sentence } from "./format.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
 import { VirtualList } from "./virtual.js";
@@ -16,9 +16,10 @@ let current = null;
 let thumbs = null; // the module that draws them, when it is there
 const list = new VirtualList($("items"), ROW, row, { seen: (first, last) => more(last) });
 
-export function href(name, seconds) {
+/** The address of a container, at a time (µs). */
+export function href(name, pts) {
   const place = `?${new URLSearchParams({ name })}`;
-  return seconds === undefined ? place : `${place}#t=${seconds}`;
+  return pts === undefined ? place : `${place}#t=${linkTime(pts)}`;
 }
 
 /** Show the list from its beginning, or anew as far as it is looked at (`keep`). Resolves when that is there. */

@@ -8,8 +8,11 @@ import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
 import { Timeline, before } from "./timeline.js";
 
-const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts));
+const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts), (pts) => lookUp(pts).then((found) => found && Number(found.pts)));
+const MANY = 100_000; // keyframes: of more than that only some are fetched
+const TICKS = 2000; // of those
 const SETTLED = 300; // ms until the address says the new position
+const PATIENCE = 1000; // ms that a picture may take until there are controls without it
 const LATE = 150; // ms in which a picture that was sought is told of
 const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own time lies up to one µs behind its PTS
 const INCOMPLETE = ", may be incomplete";
@@ -22,13 +25,16 @@ const base = (mine) => Math.max(0, Number(mine.facts?.origin ?? 0)) / 1e6;
 export const position = () => (open?.media ? Math.max(0, open.media.currentTime - base(open)) : (open?.wanted ?? 0) / 1e6);
 export const media = () => open?.media ?? null;
 
+/** Where one is, in µs that a link says: whole milliseconds of a clock, or what was asked for. */
+export const place = () => (open?.media ? Math.round(position() * 1000) * 1000 : (open?.wanted ?? 0));
+
 /** What the server said of the container that is open. */
 export const facts = () => open?.facts ?? null;
 
-/** Show a container; `start` in seconds. Resolves when its facts are there. */
+/** Show a container from a time (µs) on. Resolves when its facts are there. */
 export async function show(name, start) {
   close();
-  const mine = (open = { name, media: null, abort: new AbortController(), wanted: start * 1e6, listeners: new Set() });
+  const mine = (open = { name, media: null, abort: new AbortController(), wanted: start, listeners: new Set() });
   $("view-note").hidden = true;
   $("player").hidden = false;
   $("player").setAttribute("aria-busy", "true");
@@ -49,7 +55,7 @@ export async function show(name, start) {
     const missing = error.code === "not-found";
     const what = missing ? "There is no such container" : "This container cannot be opened";
     const again = element("button", { type: "button", class: "quiet", hidden: ![0, 429, 502, 503, 504].includes(error.status) }, "Try again");
-    again.addEventListener("click", () => show(name, start));
+    again.addEventListener("click", () => show(name, mine.wanted));
     $("view-note").replaceChildren(...note(what, missing ? name : `${name}: ${sentence(error.message)}`), again);
     tell(what);
     return;
@@ -66,15 +72,18 @@ export async function show(name, start) {
   $("state").className = facts.state === "sealed" && !lost ? "state" : "state warn";
   $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`)));
   $("track").hidden = facts.tracks.length < 2;
-  await choose(mine, 0, start);
+  await choose(mine, 0, mine.wanted); // another time may be asked for meanwhile
 }
 
-$("track").addEventListener("change", () => open?.facts && choose(open, Number($("track").value), position()));
+$("track").addEventListener("change", () => open?.facts && choose(open, Number($("track").value), here()));
 
-/** Play a track, with its keyframes on the timeline and the panels below. */
+/** Where one is, in whole µs. */
+const here = () => Math.round(position() * 1e6);
+
+/** Play a track from a time (µs) on, with its keyframes on the timeline and the panels below. */
 async function choose(mine, number, start) {
   stop(mine);
-  mine.wanted = start * 1e6; // a track that is not played has no clock
+  mine.wanted = start; // a track that is not played has no clock
   mine.turn = (mine.turn ?? 0) + 1; // numbers that are on their way are another track's
   $("numbers").hidden = true;
   const { facts, name } = mine;
@@ -93,8 +102,10 @@ async function choose(mine, number, start) {
     },
   });
   if (!track.keyframes) return;
-  const table = await api.keyframes(name, number, version, mine.abort.signal).catch(() => null);
-  if (table && open === mine && mine.track === track) timeline.show(facts.duration, table);
+  const times = () => Array.from({ length: TICKS }, (_, at) => Math.floor((at * Number(facts.duration)) / (TICKS - 1)));
+  const asked = Number(track.keyframes) > MANY ? api.keyframesAt(name, times(), number, version, mine.abort.signal) : api.keyframes(name, number, version, mine.abort.signal);
+  const table = await asked.catch(() => null);
+  if (table && open === mine && mine.track === track) timeline.show(facts.duration, table, Number(track.keyframes));
 }
 
 function stop(mine) {
@@ -122,6 +133,17 @@ export function close() {
   $("pts").value = "";
 }
 
+/** What the server says of the keyframe of a time (µs), null where there is none so early. */
+async function lookUp(pts) {
+  const { name, track, version, abort } = open;
+  try {
+    return await api.seek(name, pts, track.track, version, abort.signal);
+  } catch (error) {
+    if (error.code === "not-found") return null;
+    throw error;
+  }
+}
+
 function moved(mine) {
   for (const listener of mine.listeners) listener();
 }
@@ -134,9 +156,10 @@ function scrub(pts) {
 /** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player, if it is not there already. */
 export async function jump(pts, there = null) {
   const mine = open;
-  if (!mine?.track) return;
-  const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
+  if (!mine) return;
   mine.wanted = pts;
+  if (!mine.track) return; // it is being opened, and begins there
+  const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
   const began = performance.now();
   const shown = there ?? (mine.media ? picture(mine, pts) : null);
   if (!mine.media) {
@@ -230,9 +253,17 @@ function looked(mine, media, now) {
 }
 
 /** The keyframe before (-1) or behind (1) the position. */
-export function keyframe(direction) {
-  const { keyframes } = timeline;
+export async function keyframe(direction) {
+  const { keyframes, some } = timeline;
   const now = position() * 1e6;
+  if (some) {
+    const mine = open;
+    const turn = mine.turn;
+    const found = await lookUp(Math.max(0, Math.round(now + 2 * direction))).catch(() => null);
+    const pts = direction < 0 ? found?.pts : found?.next_pts;
+    if (open === mine && mine.turn === turn && pts !== undefined && pts !== null) jump(Number(pts));
+    return;
+  }
   // Going back from a keyframe itself means the one before it.
   const at = before(keyframes, direction < 0 ? now - 2 : now + 2) + (direction > 0 ? 1 : 0);
   if (at >= 0 && at < keyframes.length) jump(keyframes[at]);
@@ -264,8 +295,7 @@ async function gone(mine) {
   if (open !== mine || now.name === "AbortError" || (!missing && (now.status !== undefined || now.head === mine.facts.head))) return false;
   const again = element("button", { type: "button", class: "quiet" }, "Open it again");
   again.addEventListener("click", () => {
-    const place = position();
-    show(mine.name, place).then(() => $("view").focus({ preventScroll: true }));
+    show(mine.name, here()).then(() => $("view").focus({ preventScroll: true }));
   });
   if (missing) fail("The container was deleted or moved meanwhile");
   else fail("The container was replaced by another one meanwhile", again);
@@ -275,7 +305,7 @@ async function gone(mine) {
 
 function stage(mine, track, start) {
   const playable = track.kind === "audio" || track.kind === "video";
-  if (start) $("pts").value = String(Math.round(start * 1e6));
+  if (start) $("pts").value = String(start);
   if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
   else if (holes(mine, track)) unplayable(mine, track, "Blocks of this track are lost");
   else if (hidden(mine, track)) unlock(mine, track, start);
@@ -315,7 +345,8 @@ function play(mine, track, url, start) {
   const kind = track.kind === "audio" ? "audio" : "video";
   $("stage").className = kind === "audio" ? "stage plain" : "stage";
   const label = `${kind} of ${$("title").textContent}`;
-  const media = element(kind, { controls: true, preload: "metadata", playsinline: kind === "video", src: url, "aria-label": label });
+  // Until there is a picture, Chromium's own controls are a spinner on grey. Sound has no place at all without them.
+  const media = element(kind, { controls: kind === "audio", preload: "metadata", playsinline: kind === "video", src: url, "aria-label": label });
   for (const one of mine.facts.tracks) {
     if (kind !== "video" || one.media_type !== "text/vtt" || one.masked) continue;
     media.append(element("track", { kind: "subtitles", src: api.local(one.range_url), srclang: one.lang, label: one.name ?? one.lang ?? `track ${one.track}` }));
@@ -329,17 +360,21 @@ function play(mine, track, url, start) {
       moved(mine);
     });
   }
+  const control = () => (media.controls = true);
+  for (const event of ["loadeddata", "play"]) media.addEventListener(event, control, { once: true });
+  // Browsers that save data load no picture until somebody plays. All suspend for a moment when they know the length.
+  media.addEventListener("suspend", () => setTimeout(control, PATIENCE), { once: true });
   for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
   media.addEventListener("error", () => current() && failed(mine, track, media));
   media.addEventListener("playing", () => current() && mine.away && fine(mine));
   media.addEventListener("seeked", () => current() && mine.away && fine(mine));
-  if (start || base(mine)) media.addEventListener("loadedmetadata", () => (media.currentTime = base(mine) + start), { once: true });
+  if (start || base(mine)) media.addEventListener("loadedmetadata", () => (media.currentTime = base(mine) + mine.wanted / 1e6), { once: true });
   $("stage").replaceChildren(media);
 }
 
 /** What a media element could not do is the fault of the file, or of the way to it: the server is asked which. */
 async function failed(mine, track, media) {
-  const place = media.currentTime ? position() : mine.wanted / 1e6;
+  const place = media.currentTime ? here() : mine.wanted;
   const there = await api.info(mine.name, mine.abort.signal).catch((error) => error);
   if (open !== mine || mine.media !== media) return;
   if (there.status === undefined && there.head === mine.facts.head && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
@@ -349,7 +384,7 @@ async function failed(mine, track, media) {
   const again = element("button", { type: "button" }, "Try again");
   again.addEventListener("click", () => (there.head && there.head !== mine.facts.head ? show(mine.name, place) : choose(mine, track.track, place)));
   stop(mine);
-  mine.wanted = place * 1e6;
+  mine.wanted = place;
   const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : there.head && there.head !== mine.facts.head ? "It was replaced by another one meanwhile." : there.status ? `The server says: ${sentence(there.message)}` : "The connection to the server was lost.";
   $("stage").className = "stage";
   $("stage").replaceChildren(element("div", { class: "note" }, ...note("Playing was interrupted", why), again));
@@ -367,7 +402,7 @@ function settle(mine) {
   clearTimeout(mine.settling);
   mine.settling = setTimeout(() => {
     if (open !== mine || !mine.media?.readyState) return;
-    history.replaceState(null, "", href(mine.name, Math.round(position() * 1000) / 1000));
+    history.replaceState(null, "", href(mine.name, place()));
   }, SETTLED);
 }
 

@@ -10,6 +10,10 @@ const PATIENCE = 8000; // ms for one picture
 const POSTER = 2 * 3600e6; // µs: the index of longer films is much to read for a small picture
 const SOUND = 120e6; // µs: longer sound is not decoded for it
 const POINTS = 48;
+const RECORDS = { structure: 64, detail: 136 }; // bytes of a stored token, by profile
+const COLUMNS = 144; // of pixels in a picture
+const RUN = 8; // stored tokens that are read of each column's
+const RANGES = 16; // more at once are answered with everything
 const KEPT = 400;
 const drawn = new Map();
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -76,8 +80,9 @@ async function draw(item, width, height) {
   const track = item.tracks[0];
   const plain = track && (!item.mask || item.mask.unmaskable) && item.range_url;
   if (plain && track.kind === "video" && Number(item.duration) < POSTER && (await poster(item, context).then(() => true, () => false))) return canvas;
-  const stored = item.tracks.some((one) => one.kind === "tokens");
-  if (plain && track.kind === "audio" && (stored || Number(item.duration) < SOUND) && (await spectrum(item, context).then(() => true, () => false))) return canvas;
+  const stored = item.tracks.findIndex((one) => one.kind === "tokens" && one.codec in RECORDS);
+  if (plain && track.kind === "audio" && stored >= 0 && (await spectrum(item, context, kept(item, stored)).then(() => true, () => false))) return canvas;
+  if (plain && track.kind === "audio" && stored < 0 && ( Number(item.duration) < SOUND) && (await spectrum(item, context, computed(item)).then(() => true, () => false))) return canvas;
   await rates(item, context);
   return canvas;
 }
@@ -110,24 +115,84 @@ async function poster(item, context) {
   }
 }
 
-async function spectrum(item, context) {
-  const { width, height } = context.canvas;
+/** Spectral tokens that the server makes of the sound. */
+async function computed(item) {
   const response = await fetch(`audio/stream?${new URLSearchParams({ name: item.name })}`, {
     headers: { Accept: "application/x-ndjson" },
     signal: AbortSignal.timeout(PATIENCE),
   });
   if (!response.ok) throw new Error("no tokens");
+  const lines = (await response.text()).trim().split("\n").map((line) => JSON.parse(line));
+  return { tokens: lines.filter(({ event }) => event === "token").map(({ data }) => data), each: 1 };
+}
+
+/** The tokens of a stored track, of long ones some of each column: records are of one size, so they are where one looks. */
+async function kept(item, number) {
+  const { codec, bytes } = item.tracks[number];
+  const size = RECORDS[codec];
+  const count = Math.floor(bytes / size);
+  const { tracks, lost } = await api.info(item.name);
+  if (lost.some((one) => one.track === number)) throw new Error("no stream without holes");
+  const wanted = Array.from({ length: COLUMNS }, (_, at) => Math.floor((at * count) / COLUMNS) * size);
+  const ranges = count <= COLUMNS * RUN ? [`0-${count * size - 1}`] : wanted.map((at) => `${at}-${at + RUN * size - 1}`);
+  const found = [];
+  for (let at = 0; at < ranges.length; at += RANGES) {
+    const response = await fetch(api.local(tracks[number].range_url), {
+      headers: { Range: `bytes=${ranges.slice(at, at + RANGES).join()}` },
+      signal: AbortSignal.timeout(PATIENCE),
+    });
+    if (response.status !== 206) {
+      response.body?.cancel();
+      throw new Error("no tokens");
+    }
+    for (const part of parts(response.headers, await response.arrayBuffer())) {
+      for (let from = 0; from + size <= part.byteLength; from += size) found.push(record(part, from, size));
+    }
+  }
+  return { tokens: found, each: count / found.length };
+}
+
+/** The parts of an answer to ranges: one that is no multipart is one. */
+function parts(headers, body) {
+  if (!headers.get("Content-Type")?.startsWith("multipart/byteranges")) return [new DataView(body)];
+  const text = new TextDecoder("latin1").decode(body); // a character for each byte
+  const found = [];
+  const head = /Content-Range: bytes (\d+)-(\d+)\/\d+\r\n(?:[^\r\n]+\r\n)*\r\n/gi;
+  for (let one = head.exec(text); one; one = head.exec(text)) {
+    const length = one[2] - one[1] + 1;
+    found.push(new DataView(body, head.lastIndex, length));
+    head.lastIndex += length;
+  }
+  return found;
+}
+
+/** A record (tokenize/audiotoken.py) as what `/audio/stream` says of it, as far as it is drawn. */
+function record(view, at, size) {
+  const used = view.getUint8(at + 3);
+  if (view.getUint8(at) !== 1 || 40 + 3 * used > size) throw new Error("no token");
+  return {
+    frame: 2 ** view.getUint8(at + 6),
+    step: 2 ** view.getUint8(at + 7),
+    rate: view.getUint32(at + 8),
+    pts: Number(view.getBigUint64(at + 24)),
+    end: Number(view.getBigUint64(at + 32)),
+    bins: Array.from({ length: used }, (_, bin) => [view.getUint16(at + 40 + 3 * bin), view.getUint8(at + 42 + 3 * bin)]),
+  };
+}
+
+async function spectrum(item, context, asked) {
+  const { width, height } = context.canvas;
+  const { tokens, each } = await asked;
   const { accent, sunk } = colours(document.body);
   context.fillStyle = sunk;
   context.fillRect(0, 0, width, height);
   context.fillStyle = accent;
-  for (const line of (await response.text()).trim().split("\n")) {
-    const { event, data } = JSON.parse(line);
-    if (event !== "token") continue;
+  for (const data of tokens) {
     for (const [bin, level] of data.bins) {
-      const hertz = (bin * data.rate) / data.frame;
+      const hertz = (bin * data.rate) / (data.frame * data.step);
       const high = Math.log2(Math.max(1, hertz / 60)) / Math.log2(12000 / 60);
-      context.globalAlpha = Math.max(0.06, (level - 100) / 155);
+      // One that stands for others covers as much as they would, one upon the other.
+      context.globalAlpha = 1 - (1 - Math.max(0.06, (level - 100) / 155)) ** each;
       context.fillRect((data.pts / item.duration) * width, height * (1 - high) - 2, Math.max(2, ((data.end - data.pts) / item.duration) * width), 3);
     }
   }

@@ -103,6 +103,8 @@ def test_nginx_lets_nobody_wait_in_vain(tmp_path: Path) -> None:
             (f"{target}&n=2", {"Authorization": "Bearer x"}, {"BYPASS"}),
             (f"{target}&n=3", {"Cookie": "harmony4_session=x"}, {"BYPASS"}),
             (f"{target}&n=4", {"Cookie": "others=x"}, {"MISS", "HIT"}),
+            (f"{target}&masked=1", {}, {"MISS", "HIT"}),
+            (f"{target}&masked=0", {}, {"BYPASS"}),
             (f"{target}&sig=x", {}, {"BYPASS"}),
             ("/video/range?name=a.h4mk", {}, {"BYPASS"}),
         ):

@@ -580,4 +580,4 @@ def test_behind_a_proxy_that_keeps(root: Path, ring: Path, stored: bytes, tmp_pa
                 assert answer.headers["ETag"] == etag
                 statuses[url] = answer.headers["X-Cache-Status"]
                 connection.close()
-        assert statuses == {open_url: "MISS", shut_url: "HIT"}
+        assert statuses == {open_url: "BYPASS", shut_url: "HIT"}

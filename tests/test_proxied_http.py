@@ -93,6 +93,16 @@ def test_masks_of_more_than_may_wait(tmp_path: Path, data: bytes) -> None:
         until(lambda: not spools(server), "clearing up")
 
 
+def test_tokens_of_more_than_may_wait(tmp_path: Path, data: bytes) -> None:
+    """The same: nobody has left unread what nobody was given."""
+    with running(tmp_path, stream_spill=2**20) as server:
+        many = f"{RAW[:-5]}1000"
+        answer, said = post(server.address, many, data, Accept=OCTETS, **{"X-Forwarded-For": "192.0.2.7"})
+        assert answer.status == 507
+        assert "stream_spill" in json.loads(said)["detail"]
+        until(lambda: not spools(server), "clearing up")
+
+
 @each_loop
 def test_who_sends_slowly_is_answered_meanwhile(tmp_path: Path, loop: str) -> None:
     """And what comes faster then is taken at once: more than the connection and the spill in memory hold."""

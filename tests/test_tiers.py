@@ -91,6 +91,14 @@ def test_the_library_needs_no_server() -> None:
     assert done.stdout.split() == []
 
 
+def test_commands_begin_without_what_few_of_them_need() -> None:
+    """What takes long to load is loaded by the command that uses it; these took a third of `--version`."""
+    heavy = ("aiohttp", "av", "structlog", "yarl", "watchfiles", "prometheus_client", "sqlite3")
+    code = f"import sys, harmony4.server.cli.frame; print(*[name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_standard_tokenize_wins_from_the_root() -> None:
     """With the root on sys.path, where `python -c` and `-m` put it, `tokenize` stays the library's."""
     assert not (ROOT / "tokenize" / "__init__.py").exists()

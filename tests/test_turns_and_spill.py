@@ -105,6 +105,30 @@ async def test_what_stands_on_the_disk_has_a_bound(tmp_path: Path, monkeypatch: 
     await one.close()
 
 
+async def test_the_file_grows_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much goes through it while something waits in it all the time."""
+    monkeypatch.setattr(spill, "_MEMORY", 10)
+    monkeypatch.setattr(spill, "_PIECE", 700)
+    numbers, path, most = random.Random(3), tmp_path / "unread", 2000
+    one = Spill(path, most)
+    sent, received, largest = bytearray(), bytearray(), 0
+    for _ in range(1000):
+        while one.fits(400):
+            data = numbers.randbytes(numbers.randrange(1, 400))
+            sent += data
+            await one.put(data)
+        largest = max(largest, path.stat().st_size)
+        while one._on_disk > 500:
+            received += await one.take(1) or b""
+    assert largest <= most
+    assert len(sent) > 100 * most
+    one.end()
+    while data := await one.take(1):
+        received += data
+    assert received == sent
+    await one.close()
+
+
 async def test_nothing_on_the_disk_for_who_reads(tmp_path: Path) -> None:
     one = Spill(tmp_path / "unread", 0)
     await one.put(b"x" * 1000)

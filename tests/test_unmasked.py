@@ -153,6 +153,25 @@ def test_what_is_not_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert unmasked.read_into(2000, out) == 99
 
 
+def test_many_blocks_at_once_are_not_at_hand() -> None:
+    """However small they are: an event loop has no time for so many."""
+    plain, masked = io.BytesIO(), io.BytesIO()
+    with H4MKBuilder(plain, [INFO]) as builder:
+        for number in range(1000):
+            builder.add_block(b"x", number, key=True)
+        builder.finish()
+    with H4MKReader(plain.getvalue()) as reader:
+        mask_container(reader, masked, MaskSpec((ONE,)))
+    with H4MKReader(masked.getvalue()) as reader:
+        unmasked = Unmasked(reader, [ONE])
+        assert unmasked.read(0, 1000) == b"x" * 1000
+        most = unmasked_module._BLOCKS
+        for start in (0, 7, 1000 - most):
+            assert unmasked.read_soon(start, memoryview(bytearray(most)))
+        for start in (0, 7, 999 - most):
+            assert not unmasked.read_soon(start, memoryview(bytearray(most + 1)))
+
+
 def test_keys_are_kept_for_some_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many a container has."""
     monkeypatch.setattr(unmasked_module, "_KEYS", 2)

@@ -27,6 +27,8 @@ _STEP: Final = 2**18
 """Bytes that are read and unmasked at a time, while they are in the processor's cache."""
 _KEYS: Final = 1024
 """Blocks whose keys are kept, of each container: some 400 bytes each."""
+_BLOCKS: Final = 32
+"""Most blocks of one `read_soon`: each costs some 10 µs, and they may be as small as a byte."""
 _PIECE: Final = 2**20
 """Bytes of the largest piece that `pieces` gives."""
 
@@ -113,14 +115,17 @@ class Unmasked:
     def read_soon(self, start: int, out: memoryview, track: int = 0) -> bool:
         """Fill `out` with bytes of a track's stream, which exist from `start` on, and wait for no disk.
 
-        False where that cannot be: a block of them was not read before, something is not in memory or is not
-        as it should be. `pieces` and `read_into` get them then, or say what is wrong. Tags are checked.
+        False where that cannot be: they are of many blocks, one of them was not read before, something is not
+        in memory or is not as it should be. `pieces` and `read_into` get them then, or say what is wrong.
+        Tags are checked.
         """
         checked = self._checked.get(track)
         flat = self.reader.flat_map(track)
         if checked is None or flat is None or self._always:
             return False
         row, done = bisect_right(flat.offsets, start) - 1, 0
+        if bisect_right(flat.offsets, start + len(out) - 1) - row > _BLOCKS:
+            return False
         try:
             with impatient():
                 for position, size in flat.pieces(start, len(out)):

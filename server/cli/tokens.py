@@ -18,11 +18,10 @@ from harmony4.server.cli.options import EPILOG, Json, prose, usage
 from harmony4.server.cli.output import columns, fields, say, say_json
 from harmony4.server.cli.values import format_count, parse_lifetime, plain
 from harmony4.server.config import load_config
-from harmony4.server.guard import signing
 from harmony4.server.guard.scopes import parse_scopes
 from harmony4.server.guard.secret import load_secret, secret_path
 from harmony4.server.guard.tokens import Token, TokenFile, new_token
-from harmony4.server.serving.access import without_signature
+from harmony4.server.logs import without_signature
 from harmony4.server.state import State
 
 __all__ = ["register"]
@@ -186,6 +185,8 @@ def sign_url(
     The addresses that the server puts into its answer (range_url) are signed the same way. Such an address
     cannot be taken back: keep its time short.
     """
+    from harmony4.server.guard import signing  # loads yarl
+
     try:
         ip = None if client is None else signing.plain_address(client)
     except ValueError as error:

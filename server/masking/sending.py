@@ -15,6 +15,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
 from harmony4.server.keys import GUARD
 from harmony4.server.serving.connection import Connection
+from harmony4.server.streams.proxied import refuse_too_much
 from harmony4.server.streams.spill import Spill
 
 __all__ = ["send_what_comes"]
@@ -46,7 +47,7 @@ async def send_what_comes(
     task = asyncio.create_task(make())
     try:
         await wait(task)
-        await _not_too_much(task)
+        refuse_too_much(task)
         data = await _next(request, spill)
         if not data:
             await _made(task)  # it may raise
@@ -70,25 +71,6 @@ async def send_what_comes(
         task.cancel()
         with suppress(asyncio.CancelledError, Exception):
             await task
-
-
-async def _not_too_much(task: asyncio.Task[None]) -> None:
-    """Raise Problem where an answer that had to wait for its body, for a proxy, became too long.
-
-    Nothing of it is out yet, so this can be said.
-    """
-    if not task.done() or task.cancelled() or task.exception() is None:
-        return
-    try:
-        await _made(task)
-    except Problem as problem:
-        if problem.code == "unread":
-            raise Problem(
-                "full",
-                "through a proxy the answer begins when the body has come, and so much cannot wait here "
-                "(`stream_spill`): send less at once, or less than 10 MiB a second",
-            ) from None
-        raise
 
 
 async def _made(task: asyncio.Task[None]) -> None:

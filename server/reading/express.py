@@ -35,8 +35,9 @@ from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk.source import impatient
 from harmony4.server.folder.facts import SeekCard, seek_template
 from harmony4.server.insight.tally import Cell, Tally
+from harmony4.server.logs import without_signature
 from harmony4.server.reading.push import begin, push
-from harmony4.server.serving.access import client_fields, escape, without_signature
+from harmony4.server.serving.access import client_fields, escape
 from harmony4.server.serving.forwarded import ADDRESS
 from harmony4.server.serving.front import route_name
 

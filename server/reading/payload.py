@@ -36,6 +36,7 @@ from harmony4.crypto.errors import (
 from harmony4.h4mk import H4MKReader
 from harmony4.server.errors import Problem
 from harmony4.server.keys import BUFFERS, CONFIG, EXPRESS, TALLY
+from harmony4.server.logs import without_signature
 from harmony4.server.query import cache_control
 from harmony4.server.reading.buffers import LARGE, SMALL, Buffers
 from harmony4.server.reading.express import offer_range
@@ -43,7 +44,7 @@ from harmony4.server.reading.fields import asked_fields
 from harmony4.server.reading.ranges import ByteRange, decide
 from harmony4.server.reading.residency import bring_in, is_cut_short, is_resident
 from harmony4.server.reading.resource import Checked, Fill, Resource
-from harmony4.server.serving.access import SENT, without_signature
+from harmony4.server.serving.access import SENT
 
 __all__ = ["may_map", "respond", "send"]
 

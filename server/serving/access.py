@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
-from urllib.parse import unquote
 
 from aiohttp import web
 
-from harmony4.server.logs import json_line, rfc3339
+from harmony4.server.logs import json_line, rfc3339, without_keys, without_signature
 
-__all__ = ["SENT", "AccessLog", "client_fields", "escape", "without_signature"]
+__all__ = ["SENT", "AccessLog", "client_fields", "escape"]
 
 SENT: Final = web.RequestKey("sent", int)
 """Bytes of a streamed body that were handed to the transport: aiohttp's own count includes the head."""
@@ -37,9 +36,6 @@ _PIPE: Final = 4096
 _CUT: Final = " ...\n"
 """The end of a line that would not fit into one piece."""
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-_SIGNATURE: Final = re.compile(r"([?&](?:s|%73)(?:i|%69)(?:g|%67)=)[^&# ]*")
-_MASTER: Final = re.compile(r"([?&][^=&# ]*master[^=&# ]*=)[^&# ]*", re.IGNORECASE)
-_KEY: Final = re.compile(r"(?:h4mk-key-|h4_[0-9a-f]{16}_|[0-9A-Fa-f]{64})[^&# ]*")
 _UNSAFE: Final = re.compile(r"[^ !#-\[\]-~]")
 
 
@@ -51,23 +47,10 @@ def escape(text: str) -> str:
     return _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02X}", data.decode("latin-1"))
 
 
-def without_signature(target: str) -> str:
-    """A request's target for a log: a signature in it opens what it signs for whoever reads it.
-
-    Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits; nor a token.
-    """
-    shown = _KEY.sub("...", _MASTER.sub(r"\1...", _SIGNATURE.sub(r"\1...", target)))
-    # Escapes must not hide one: where there is one behind them, the whole query goes, or all of it.
-    if _KEY.search(unquote(shown)) is None:
-        return shown
-    path = shown.partition("?")[0]
-    return f"{path}?..." if _KEY.search(unquote(path)) is None else "..."
-
-
 def client_fields(request: web.BaseRequest) -> str:
     """The quoted referrer and user agent, as the log has them."""
     referrer = escape(without_signature(request.headers.get("Referer", "-")))
-    return f'"{referrer}" "{escape(_KEY.sub("...", request.headers.get("User-Agent", "-")))}"'
+    return f'"{referrer}" "{escape(without_keys(request.headers.get("User-Agent", "-")))}"'
 
 
 class AccessLog:

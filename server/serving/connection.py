@@ -24,10 +24,11 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from harmony4.server import pages
 from harmony4.server.errors import DAMAGED, problem_response
 from harmony4.server.insight.tally import Tally
+from harmony4.server.logs import without_signature
 from harmony4.server.reading.express import SHORT, Express, Key, split
 from harmony4.server.reading.payload import may_map
 from harmony4.server.reading.residency import is_cut_short
-from harmony4.server.serving.access import SENT, AccessLog, client_fields, escape, without_signature
+from harmony4.server.serving.access import SENT, AccessLog, client_fields, escape
 from harmony4.server.serving.forwarded import ADDRESS, Crowd
 from harmony4.server.serving.front import STARTED, request_id, route_name
 

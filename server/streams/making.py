@@ -19,6 +19,7 @@ from harmony4.server.errors import Problem
 from harmony4.server.keys import CONFIG
 from harmony4.server.streams.forms import END, Form
 from harmony4.server.streams.outlet import Outlet
+from harmony4.server.streams.proxied import refuse_too_much
 from harmony4.server.streams.spill import Spill
 from harmony4.server.streams.work import Work
 from harmony4.tokenize.tokens import Token
@@ -84,6 +85,7 @@ class Making(Generic[_T]):
         try:
             if wait is not None:
                 await wait(making)
+                refuse_too_much(making)
             # What is wrong with the first bytes is said by a status.
             making.add_done_callback(lambda _: self._begun.set())
             await self._wait_to_begin()

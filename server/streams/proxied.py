@@ -17,10 +17,11 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from harmony4.server.errors import Problem
 from harmony4.server.serving.forwarded import is_forwarded
 from harmony4.server.streams.spill import Spill
 
-__all__ = ["Arrival"]
+__all__ = ["Arrival", "refuse_too_much"]
 
 _TICK: Final = 0.1
 """Seconds between two looks at how fast it comes."""
@@ -91,3 +92,22 @@ class Arrival:
             with suppress(asyncio.CancelledError, Exception):
                 await self._task
         await self._spill.close()
+
+
+def refuse_too_much(making: asyncio.Task[None]) -> None:
+    """Raise Problem where an answer that had to wait for its body, for a proxy, became too long.
+
+    Nothing of it is out yet, so this can be said.
+    """
+    if making.done() and not making.cancelled() and _is_unread(making.exception()):
+        raise Problem(
+            "full",
+            "through a proxy the answer begins when the body has come, and so much cannot wait here "
+            "(`stream_spill`): send less at once, or less than 10 MiB a second",
+        )
+
+
+def _is_unread(error: BaseException | None) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(_is_unread, error.exceptions))
+    return isinstance(error, Problem) and error.code == "unread"

@@ -29,7 +29,7 @@ class Spill:
     """One task that puts, one that takes. For one event loop; `close` it in the end."""
 
     def __init__(self, path: Path, most: int, *, grace: float = 0.0) -> None:
-        """Up to `most` bytes may stand in the file `path`, which is not there yet.
+        """Up to `most` bytes may stand in the file `path`, which is not there yet and grows no longer.
 
         `grace`: seconds that `put` waits for room in memory, and that it waits on as long as somebody takes,
         before it writes to the disk; so nothing is written for a client that reads while it sends.
@@ -85,15 +85,19 @@ class Spill:
             raise Problem("unread", f"the client has left {self._most} bytes of the answer unread")
         left = memoryview(data)
         async with self._lock:
+            # Behind its end the file goes on at its beginning, where everything has been read.
+            at = self._written
             try:
                 if self._file is None:
                     self._file = await aiofiles.open(self._path, "x+b", buffering=0)
-                await self._file.seek(self._written)
                 while left:
-                    left = left[await self._file.write(left) :]
+                    place = at % self._most
+                    await self._file.seek(place)
+                    count = await self._file.write(left[: self._most - place])
+                    left, at = left[count:], at + count
             except OSError as error:
                 raise StorageError(f"the answer cannot be kept: {error.strerror}") from error
-            self._written += len(data)
+            self._written = at
 
     def end(self) -> None:
         """Nothing more comes."""
@@ -129,8 +133,9 @@ class Spill:
         async with self._lock:
             assert self._file is not None
             try:
-                await self._file.seek(self._read)
-                data = await self._file.read(min(_PIECE, self._on_disk))
+                place = self._read % self._most
+                await self._file.seek(place)
+                data = await self._file.read(min(_PIECE, self._on_disk, self._most - place))
                 self._read += len(data)
                 if not self._on_disk:
                     await self._file.truncate(0)
