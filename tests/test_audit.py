@@ -325,8 +325,12 @@ def test_an_export_is_cancelled_once(tmp_path: Path) -> None:
     """However often somebody asks for it; and where it is too late, it was exported."""
     with running(tmp_path) as server, uploading(server) as connection:
         (job,) = server.get("/jobs").json["jobs"]
-        for _ in range(3):
-            assert server.request("DELETE", f"/jobs/{job['id']}").status in (200, 202)
+        desk = server.app[DESK]
+        with pytest.MonkeyPatch.context() as patch:  # another worker has it, which looks now and then
+            patch.setattr(desk, "cancel", lambda number: None)
+            patch.setattr(desk, "_unwanted", lambda running: [])
+            for _ in range(3):
+                assert server.request("DELETE", f"/jobs/{job['id']}").status == 202
         assert status_of(connection) == 409
         until(lambda: server.get(f"/jobs/{job['id']}").json["state"] == "cancelled", "it is cancelled")
         until(lambda: (tmp_path / FOLDER / "audit.log").exists(), "the line")

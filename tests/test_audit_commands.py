@@ -120,6 +120,16 @@ def test_what_is_made_is_the_owners_and_nothing_else(library: Path, subtitle: Pa
     assert (state / "audit.log").stat().st_uid == os.geteuid()  # it was there
 
 
+def test_a_new_folder_is_the_owners(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    library.mkdir()
+    give(library)
+    assert run("token", "add", "alice", "--library", library).status == 0
+    made = [library / FOLDER, *(library / FOLDER).rglob("*")]
+    assert {path.name for path in made} == {FOLDER, "locks", "tokens", "audit", "tokens.json", "audit.log"}
+    assert {path.stat().st_uid for path in made} == {OWNER}
+
+
 @pytest.mark.parametrize("whose", ["link", "everybody", "group", *(["somebody"] if OWNER == 12345 else [])])
 def test_a_folder_that_may_be_a_trap_is_not_entered(library: Path, subtitle: Path, whose: str) -> None:
     state = library / FOLDER
@@ -219,6 +229,11 @@ def test_the_next_command_takes_it_in(tmp_path: Path, subtitle: Path) -> None:
     log.mkdir(parents=True)
     assert run("export", subtitle, "-o", library / "x.h4mk").status == 0
     log.rmdir()
+    told = AuditLog(State(library / FOLDER))
+    log.touch()
+    verified = run("audit", "verify", "--library", library)
+    assert (verified.status, verified.err) == (0, "note: 1 line beside it, not added yet\n")
+    assert told.left() == json.loads(run("audit", "verify", "-l", library, "--json").out)["waiting"] == 1
     assert run("export", subtitle, "-o", library / "y.h4mk").status == 0
     assert [row["name"] for row in entries(library)] == ["x.h4mk", "y.h4mk"]
     assert waiting(library) == []

@@ -231,11 +231,15 @@ def verify_audit(
     Prints the number and the hash of the last line. Keep them where whoever can write the log cannot: with
     `--head` a later check also finds lines that were taken off the end, and a log that was written anew.
     """
-    found = AuditLog(_state(library, config)).verify(None if head is None else _head(head))
+    log = AuditLog(_state(library, config))
+    found = log.verify(None if head is None else _head(head))
+    waiting = log.left()
     if json:
-        say_json({"lines": found.number, "head": f"{found.number}:{found.digest}"})
+        say_json({"lines": found.number, "head": f"{found.number}:{found.digest}", "waiting": waiting})
     else:
         say(f"{format_count(found.number, 'line')}, unbroken: {found.number}:{found.digest}")
+        if waiting:
+            say(f"note: {format_count(waiting, 'line')} beside it, not added yet", to_stderr=True)
 
 
 def _head(text: str) -> Head:
