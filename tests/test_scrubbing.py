@@ -61,6 +61,25 @@ def test_damage_is_reported_everywhere_and_stays(tmp_path: Path, caplog: pytest.
     assert (tmp_path / "bad.h4mk").exists()
 
 
+def test_damage_is_known_from_the_start(tmp_path: Path) -> None:
+    """A restart mends nothing: the alert must not go away until somebody has looked again."""
+    write_container(tmp_path / "bad.h4mk", [b"x" * 100_000])
+    damage(tmp_path / "bad.h4mk")
+    scrubber(tmp_path).round()
+    with running(tmp_path, scrub_rate=1) as server:  # it would take days
+        assert "\nharmony4_damaged_containers 1.0\n" in server.get("/metrics").body.decode()
+    (tmp_path / FOLDER / "locks").mkdir(exist_ok=True)
+    with open_private(tmp_path / FOLDER / "locks" / "scrub") as lock:
+        assert hold(lock.fileno())  # the old worker's, after SIGHUP
+        with running(tmp_path, scrub_rate=1) as server:
+            assert "\nharmony4_damaged_containers 1.0\n" in server.get("/metrics").body.decode()
+    (tmp_path / "bad.h4mk").unlink()
+    one = scrubber(tmp_path)
+    one.remember()
+    one.round()
+    assert one._damaged == 0
+
+
 @needs_proc
 def test_what_took_the_place_of_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link to the outside and a pipe, put there after the look at the folder: neither is read."""

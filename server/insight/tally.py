@@ -24,8 +24,8 @@ DIGITS: Final = 48
 """Places of a histogram: place n holds values of n binary digits, the last one all that are longer, too."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_WORST: Final = frozenset({"lag|events", "lag|tokens"})
-"""Gauges that are not added up over processes."""
+_WORST: Final = frozenset({"damaged_containers", "lag|events", "lag|tokens"})
+"""Gauges that are not added up over processes: all know of the same damage."""
 
 _WAITING: Final = "waiting"
 
