@@ -5,6 +5,7 @@ export class Problem extends Error {
     super(body?.detail ?? body?.title ?? `the server answered ${status}`);
     this.code = body?.type?.split(":").pop() ?? "http";
     this.status = status;
+    this.expected = body?.expected;
   }
 }
 
@@ -25,17 +26,25 @@ async function json(path, query = {}, options = {}) {
 
 export const media = (query, signal) => json("media", query, { signal });
 export const info = (name, signal) => json("video/info", { name }, { signal });
-export const seek = (name, pts, track, v) => json("video/seek", { name, pts, track, v });
+/** What tells a container from another one of its name. Those that are not sealed have no head, nor ETags. */
+export const version = ({ head, size, tracks }) => head ?? JSON.stringify([size, tracks]);
+
+export const seek = (name, pts, track, v, signal) => json("video/seek", { name, pts, track, v }, { signal });
 export const seekMany = (name, times) => json("video/seek", { name, pts: times.join(",") });
 export const proof = (name, track, range, signal) => json("video/proof", { name, track, range }, { signal });
 
-/** The times of all keyframes of a track, or of the first million of them. */
-export async function keyframes(name, track, version, signal) {
+/** The times of all keyframes of a track; with `times` (at most 10 000), of those that they lead to. */
+export async function keyframes(name, track, v, signal, times) {
+  if (times) {
+    const asked = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ pts: times }), signal };
+    const { results } = await json("video/seek", { name, track, v }, asked);
+    return [...new Set(results.filter((one) => !one.error).map((one) => Number(one.pts)))];
+  }
   const found = [];
   for (;;) {
-    const page = await json("video/keyframes", { name, track, start: found.length, v: version }, { signal });
+    const page = await json("video/keyframes", { name, track, start: found.length, v }, { signal });
     for (const pts of page.pts) found.push(Number(pts));
-    if (found.length >= Math.min(page.count, 1e6) || !page.pts.length) return found;
+    if (found.length >= page.count || !page.pts.length) return found;
   }
 }
 

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $ } from "./dom.js";
-import { parseTime } from "./format.js";
+import { parseLink, parseTime } from "./format.js";
 import * as keyboard from "./keyboard.js";
 import * as library from "./library.js";
 import * as player from "./player.js";
@@ -11,9 +11,11 @@ import * as upload from "./upload.js";
 
 const openName = () => new URLSearchParams(location.search).get("name");
 
+/** The time (µs) that the address says: 0 without a fragment, null where it is about something else. Throws where it is none. */
 function openTime() {
-  const seconds = Number(new URLSearchParams(location.hash.slice(1)).get("t"));
-  return Number.isFinite(seconds) && seconds > 0 ? seconds : 0;
+  const text = new URLSearchParams(location.hash.slice(1)).get("t");
+  if (text !== null) return parseLink(text);
+  return location.hash.length > 1 ? null : 0; // "#view", say
 }
 
 let shown = null;
@@ -23,14 +25,15 @@ function follow(moved = false, chosen = false) {
   const name = openName();
   const before = shown;
   if (name && name === shown && !$("player").hidden) {
-    if (chosen) again(name);
-    if (openTime()) player.jump(Math.round(openTime() * 1e6)); // only the position is another one
+    if (chosen) again(name); // the list knows no time: it goes on where it is
+    else attempt(() => openTime() !== null && player.jump(openTime())); // only the position is another one
     return;
   }
   shown = name;
   library.mark(name);
   if (name) {
-    player.show(name, openTime());
+    const start = attempt(openTime);
+    player.show(name, start ?? 0).then(() => start === undefined && shown === name && attempt(openTime));
     if (moved) $("view").focus({ preventScroll: true });
     return;
   }
@@ -43,18 +46,26 @@ function follow(moved = false, chosen = false) {
   if (moved && before) library.enter(before);
 }
 
+/** What `act` returns; undefined, and said below the player, where a time is not valid. */
+function attempt(act) {
+  try {
+    return act();
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    player.fail(error.message);
+    return undefined;
+  }
+}
+
 /** What is open was chosen once more: another container may have that name by now. */
 async function again(name) {
   const old = player.facts();
   if (!old) return; // it is being opened
   const now = await api.info(name).catch(() => null);
-  if (!now || version(now) === version(old) || player.facts() !== old) return;
+  if (!now || api.version(now) === api.version(old) || player.facts() !== old) return;
   shown = null;
   follow(true);
 }
-
-/** What tells a container from another one of its name; files of the original implementation have no head. */
-const version = (facts) => facts.head ?? facts.tracks.map((one) => one.etag).join();
 
 function navigate(url) {
   history.pushState(null, "", url);
@@ -82,18 +93,14 @@ $("tools").addEventListener("submit", (event) => {
 
 $("jump").addEventListener("submit", (event) => {
   event.preventDefault();
-  const pts = parseTime($("pts").value);
-  if (pts === null) {
-    player.fail("Type microseconds (3500000), seconds (3.5s) or a time (1:02:03.5).");
-    return;
-  }
-  history.replaceState(null, "", library.href(openName(), pts / 1e6));
+  const pts = attempt(() => parseTime($("pts").value));
+  if (pts === undefined) return;
+  history.replaceState(null, "", library.href(openName(), pts));
   player.jump(pts);
 });
 
 $("link").addEventListener("click", async () => {
-  const seconds = Math.round(player.position() * 1000) / 1000;
-  const url = new URL(library.href(openName(), seconds), document.baseURI).href;
+  const url = new URL(library.href(openName(), player.place()), document.baseURI).href;
   history.replaceState(null, "", url);
   try {
     await navigator.clipboard.writeText(url);

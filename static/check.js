@@ -75,6 +75,8 @@ export async function open(context, root) {
     verdict.hidden = false;
     verdict.className = `verdict ${kind}`;
     verdict.textContent = text;
+    // Whoever went on to something else is not called back.
+    if (root.contains(document.activeElement)) verdict.scrollIntoView({ block: "nearest" });
   };
 
   form.addEventListener("submit", async (event) => {

@@ -8,7 +8,7 @@ export const PAGE = 4096;
 const PAGES = 256;
 const START = 8; // bytes of the file's own header
 const TOKEN = CHUNK + TOKN_SIZE; // bytes of TOKN with its header
-const WALK = 2000; // chunks that are looked for one after the other
+const WALK = 2000; // chunks that are looked for one after the other, until somebody wants more
 const GROUPS = 600; // of blocks on the map
 const FEW = 40; // groups where RMAP is read by pages
 const json = (bytes) => JSON.parse(new TextDecoder().decode(bytes));
@@ -38,7 +38,8 @@ export class Chunks {
     this.blocks = 0;
     this.trak = this.meta = null;
     if (!this.tail) {
-      this.front = await this.walk(START, this.length, WALK);
+      this.end = START;
+      await this.more();
       return;
     }
     const trak = await this.header(START);
@@ -55,7 +56,19 @@ export class Chunks {
       this.#maps.push(await RangeMap.open(this.#source, Number(place.rmap), this.tail.meta, track, place.blocks, TABLE_LIMIT));
     }
     const end = this.blocks ? await this.block(this.blocks - 1) : null;
-    this.back = await this.walk(end ? end.position + end.size : START + this.front.reduce((sum, one) => sum + CHUNK + one.size, 0), this.length, WALK);
+    this.end = end ? end.position + end.size : START + this.front.reduce((sum, one) => sum + CHUNK + one.size, 0);
+    await this.more();
+  }
+
+  /** Look for the chunks that follow `end`, which are in no table: up to 2000 of them, one after the other. */
+  async more() {
+    const found = await this.walk(this.end, this.length, WALK);
+    const last = found.at(-1);
+    if (last) this.end = last.offset + CHUNK + last.size;
+    /** Whether there may be more chunks from `end` on. Else what follows there, if anything does, is no whole chunk. */
+    this.cut = found.length === WALK && this.end < this.length;
+    if (this.tail) this.back = [...this.back, ...found];
+    else this.front = [...this.front, ...found];
   }
 
   /** How many rows there are. */

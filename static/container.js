@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { colours, redraw, sharp } from "./canvas.js";
 import { Chunks } from "./chunks.js";
 import { element } from "./dom.js";
-import { bytes, count } from "./format.js";
+import { bytes, count, sentence } from "./format.js";
 import { hexdump } from "./hex.js";
 import { VirtualList } from "./virtual.js";
 
@@ -19,7 +19,7 @@ const number = (value) => Number(value).toLocaleString("en");
 
 export async function open({ name, signal }, root) {
   const chunks = await Chunks.open(api.containerUrl(name), signal);
-  const regions = await chunks.regions();
+  let regions = await chunks.regions();
   let base = 0;
   let selected = null;
 
@@ -27,23 +27,29 @@ export async function open({ name, signal }, root) {
   for (const [value, text] of [["linear", "to scale"], ["log", "logarithmic"]]) {
     scale.append(element("label", {}, element("input", { type: "radio", name: "scale", value, checked: value === "linear" }), ` ${text}`));
   }
-  const map = element("canvas", { class: "map", role: "img", "aria-label": `The file as a map of its ${number(chunks.count)} chunks; the list below has the same` });
+  const map = element("canvas", { class: "map", role: "img" });
+  const total = element("span");
+  const missing = element("span", { role: "status" });
+  const more = element("button", { type: "button", class: "quiet" }, "Show more");
+  const rest = element("p", { class: "live rest" }, missing, element("span", { class: "spread" }), more);
   const tip = element("output", { class: "maptip" }, "Point at the map: what lies there?");
   const list = element("ul", { class: "chunks", id: "chunks", "aria-label": "Chunks" });
   const earlier = element("button", { type: "button", class: "quiet" }, "Earlier");
   const later = element("button", { type: "button", class: "quiet" }, "Later");
   const where = element("span", { role: "status" });
+  const pages = element("p", { class: "live" }, where, element("span", { class: "spread" }), earlier, later);
   const dump = hexdump(chunks, signal);
   root.replaceChildren(
-    element("div", { class: "live" }, element("span", {}, `${bytes(chunks.length)} · ${count(chunks.count, "chunk")}`), element("span", { class: "spread" }), scale),
+    element("div", { class: "live" }, total, element("span", { class: "spread" }), scale),
     map,
     tip,
+    rest,
     element("p", { class: "legend" }, element("span", { class: "other" }, "media"), element("span", { class: "key" }, "tokens"), element("span", { class: "ink" }, "TRAK, META, KEYS"), element("span", { class: "rest" }, "tables, seal, signatures")),
     element("div", { class: "columns" },
       element("section", { "aria-label": "Chunks of the file" },
         element("div", { class: "chunkhead", "aria-hidden": "true" }, ...["tag", "offset", "size", "CRC"].map((one) => element("span", {}, one))),
         element("div", { class: "chunkbox" }, list),
-        element("p", { class: "live", hidden: chunks.count <= ROWS }, where, element("span", { class: "spread" }), earlier, later)),
+        pages),
       element("section", { class: "trees", "aria-label": "Documents" }, tree("TRAK", chunks.trak), tree("META", chunks.meta))),
     dump.root,
   );
@@ -73,10 +79,37 @@ export async function open({ name, signal }, root) {
     where.textContent = `${number(base + 1)} to ${number(stop)} of ${number(chunks.count)}`;
     earlier.disabled = base === 0;
     later.disabled = stop === chunks.count;
+    pages.hidden = chunks.count <= ROWS;
     rows.show(stop - base);
   };
   earlier.addEventListener("click", () => part(base - ROWS));
   later.addEventListener("click", () => part(base + ROWS));
+  // What no table names is found one after the other: how far that has come, and why it goes no further.
+  const say = () => {
+    total.textContent = `${bytes(chunks.length)} · ${count(chunks.count, "chunk")}${chunks.cut ? " so far" : ""}`;
+    map.setAttribute("aria-label", `The file as a map of its ${number(chunks.count)} chunks; the list below has the same`);
+    rest.hidden = chunks.end === chunks.length;
+    more.hidden = !chunks.cut;
+    const left = `${number(chunks.length - chunks.end)} bytes from ${number(chunks.end)} on`;
+    missing.textContent = chunks.cut ? `The first ${number(chunks.count)} chunks; ${left} are still to be looked through.` : `The last ${left} are no whole chunk.`;
+  };
+  let busy = false; // a button that is disabled would lose the focus
+  more.addEventListener("click", async () => {
+    if (busy) return;
+    busy = true;
+    try {
+      await chunks.more();
+      regions = await chunks.regions();
+      say();
+      part(base);
+      draw();
+    } catch (error) {
+      if (!signal.aborted) missing.textContent = sentence(error.message);
+    } finally {
+      busy = false;
+    }
+  });
+  say();
   part(0);
 
   function select(chunk) {

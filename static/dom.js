@@ -13,6 +13,12 @@ export function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+/**
+ * A name for people: characters that would turn what stands behind them around (so that "gnp.mp4" is read as "4pm.png"), and those
+ * that do not show at all, are written out.
+ */
+export const plain = (text) => text.replace(/[\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]/g, (one) => `⟨U+${one.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+
 /** Say something to those who hear the page. */
 export function tell(text) {
   $("told").textContent = text;

@@ -1,6 +1,6 @@
 // What the server says of a container, as tables.
 
-import { element } from "./dom.js";
+import { element, plain } from "./dom.js";
 import { bytes, clock, count } from "./format.js";
 
 const mono = (text) => (text ? element("span", { class: "mono" }, text) : null);
@@ -22,7 +22,7 @@ function lost(holes) {
 export function open({ facts }, root) {
   const tables = [
     table({
-      name: facts.name,
+      name: plain(facts.name),
       duration: `${clock(facts.duration, 6)} (${Number(facts.duration).toLocaleString("en")} µs)`,
       size: `${bytes(facts.size)} in ${count(facts.blocks, "block")}`,
       head: mono(facts.head),
@@ -36,9 +36,9 @@ export function open({ facts }, root) {
       table({
         [`track ${number}`]: [track.kind, track.codec.replaceAll(",", " + "), track.media_type].filter(Boolean).join(" · "),
         language: track.lang,
-        title: track.name,
+        title: track.name && plain(track.name),
         stream: `${bytes(track.bytes)}, ${count(track.blocks, "block")}, ${count(track.keyframes, "keyframe")}`,
-        times: track.timing === "demux" ? "from the media" : "from a frame rate that was given",
+        times: track.timing === "demux" ? "from the media" : "counted at an assumed frame rate: the media say none that is known here",
         masked: track.masked ? "yes: digest and bytes are those of the masked stream" : null,
         "sha-256": mono(track.sha256),
       }),

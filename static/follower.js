@@ -3,7 +3,9 @@
 import { follow } from "./events.js";
 
 const ENOUGH = 200; // tokens ahead are enough, however short the time is that they cover
-const AWAY = 1e6; // µs from where a stream broke: there it is tried again
+const AWAY = 1e6; // µs from where a stream broke: there it is tried again, and then twice as far from there, up to
+const FAR = 8e6;
+const LASTING = [401, 403, 404, 410]; // these will be answered again and again
 const MANY = 2000; // however long the time is that is asked for
 const MOST = 4000; // tokens that are kept, but for those that are still to come
 
@@ -22,14 +24,20 @@ export class Follower {
   }
   #run = null;
   #wake = () => {};
+  #far = AWAY;
+  #last = null; // the position when it was moved last
 
   /** The position is another one. */
   move() {
     const now = this.position();
     const { tokens } = this;
+    if (this.#last !== null && Math.abs(now - this.#last) > AWAY) this.#far = AWAY; // somebody went there, it is not only played
+    this.#last = now;
+    if (this.over) return;
     const before = now < this.from || (this.dropped && now < tokens[0].pts);
     const behind = tokens.length && !this.complete && now > tokens.at(-1).end + this.ahead;
-    const failed = this.failed !== null && Math.abs(now - this.failed) > AWAY;
+    const failed = this.failed !== null && Math.abs(now - this.failed) > this.#far;
+    if (failed) this.#far = Math.min(FAR, 2 * this.#far);
     if (before || behind || failed) this.#start();
     else this.#wake();
   }
@@ -63,6 +71,7 @@ export class Follower {
     } catch (error) {
       if (!signal.aborted) {
         this.failed = this.position();
+        this.over = LASTING.includes(error.status);
         this.state(error.message, true);
       }
     }

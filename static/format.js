@@ -33,13 +33,42 @@ export function sentence(text) {
   return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }
 
-/** What somebody typed as microseconds: "3500000", "3.5s", "0:03.5", "1:02:03". Null if it is no time. */
+const LATEST = Number.MAX_SAFE_INTEGER; // µs: beyond it a time is not told from its neighbours
+const LONGEST = 64; // characters of a time
+
+/**
+ * What somebody typed as microseconds: "3500000", "3.5s", "0:03.5", "1:02:03". Digits beyond the microsecond are cut off. Throws a RangeError
+ * that says what is wrong.
+ */
 export function parseTime(text) {
   const trimmed = text.trim();
-  if (/^\d{1,16}$/.test(trimmed)) return Number(trimmed);
-  const seconds = /^(\d{1,9}(?:\.\d+)?)\s*s$/.exec(trimmed);
-  if (seconds) return Math.round(Number(seconds[1]) * 1e6);
-  const parts = /^(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d+)?)$/.exec(trimmed);
-  if (!parts) return null;
-  return Math.round((Number(parts[1] ?? 0) * 3600 + Number(parts[2]) * 60 + Number(parts[3])) * 1e6);
+  const wrong = "Type microseconds (3500000), seconds (3.5s) or a time (1:02:03.5).";
+  if (trimmed.length > LONGEST) throw new RangeError(wrong);
+  if (/^\d+$/.test(trimmed)) return whole(BigInt(trimmed));
+  const parts = /^(\d+)(?:\.(\d+))?\s*s$/.exec(trimmed);
+  if (parts) return micros(parts[1], parts[2]);
+  const found = /^(?:(\d+):)?(\d+):(\d{1,2})(?:\.(\d+))?$/.exec(trimmed);
+  if (!found) throw new RangeError(wrong);
+  const [, hours = 0, minutes, seconds, fraction] = found;
+  return micros(BigInt(hours) * 3600n + BigInt(minutes) * 60n + BigInt(seconds), fraction);
+}
+
+/** The microseconds of a link's "#t=3.5", in seconds; throws as `parseTime` does. */
+export function parseLink(text) {
+  const parts = /^(\d+)(?:\.(\d+))?$/.exec(text);
+  if (!parts || text.length > LONGEST) throw new RangeError("The time in the address is not valid: #t= takes seconds, as in #t=3.5.");
+  return micros(parts[1], parts[2]);
+}
+
+/** Microseconds as seconds for a link, to the last digit: "3.5". */
+export function linkTime(us) {
+  const digits = String(us).padStart(7, "0");
+  return `${digits.slice(0, -6)}.${digits.slice(-6)}`.replace(/\.?0+$/, "");
+}
+
+const micros = (seconds, fraction = "") => whole(BigInt(seconds) * 1000000n + BigInt(fraction.slice(0, 6).padEnd(6, "0")));
+
+function whole(us) {
+  if (us > LATEST) throw new RangeError(`There is no time that late: the last one is ${LATEST} µs.`);
+  return Number(us);
 }

@@ -4,6 +4,9 @@ const NEAR = 500; // µs before a picture another one is shown: none stands for 
 const LEAST = 4000; // µs: where nobody says how long a picture stands, the search for the next one begins so far behind it
 const MOST = 2e6; // and ends here
 
+/** Whether this browser says so. */
+export const steps = "VideoFrame" in globalThis;
+
 /** {pts, duration} (µs) of the picture that a media element shows: `duration` null where it is not known. Null if there is none. */
 export function shownBy(media) {
   try {

@@ -14,8 +14,9 @@ export function start(back) {
   $("keys-button").addEventListener("click", () => $("keys").showModal());
   addEventListener("keydown", (event) => {
     if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+    if (event.target.closest("input, select, textarea")) return;
     if (event.key === "Escape" && event.target.closest("#view")) back();
-    if (!box.checked || event.target.closest("input, select, textarea")) return;
+    if (!box.checked) return;
     if (press(event)) event.preventDefault();
   });
 }

@@ -1,8 +1,8 @@
 // The list of containers: search, order, and as many pages as are looked at.
 
 import * as api from "./api.js";
-import { $, element, note, tell } from "./dom.js";
-import { bytes, clock, count, sentence } from "./format.js";
+import { $, element, note, plain, tell } from "./dom.js";
+import { bytes, clock, count, linkTime, sentence } from "./format.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
 import { VirtualList } from "./virtual.js";
@@ -10,45 +10,47 @@ import { VirtualList } from "./virtual.js";
 const PAGE = 100;
 const MOST = 1000; // rows of a page where somebody is far behind what is known
 const ROW = 60; // px, the height of .items li
+const TOUCH = 50; // ms: a touch's click comes a while after the finger is gone
 
 let running = null; // the list that is shown: {abort, query, items, next, total, busy}
+let coming = null; // the one that is being fetched
 let current = null;
 let thumbs = null; // the module that draws them, when it is there
 const list = new VirtualList($("items"), ROW, row, { seen: (first, last) => more(last) });
 
-export function href(name, seconds) {
+/** The address of a container, at a time (µs). */
+export function href(name, pts) {
   const place = `?${new URLSearchParams({ name })}`;
-  return seconds === undefined ? place : `${place}#t=${seconds}`;
+  return pts === undefined ? place : `${place}#t=${linkTime(pts)}`;
 }
 
 /** Show the list from its beginning, or anew as far as it is looked at (`keep`). Resolves when that is there. */
 export async function load(keep = false) {
-  running?.abort.abort();
+  coming?.abort.abort();
   const q = $("search").value.trim();
   const mine = { abort: new AbortController(), query: { q, sort: $("sort").value }, items: [], next: undefined, total: 0, busy: false };
-  running = mine;
+  coming = mine;
   if (!list.count) list.show(6); // rows that say: something comes
   $("items").setAttribute("aria-busy", "true");
   try {
     do await fetchPage(mine, keep ? Math.min(MOST, lowest() + PAGE) : PAGE);
     while (keep && mine.next && mine.items.length < lowest() + PAGE);
+    await released();
   } catch (error) {
-    if (error.name === "AbortError" || running !== mine) return;
-    list.show(0);
-    $("count").textContent = "";
-    if (error.code === "unauthorized") {
-      show(note("Sign in to see the library", "The server shows it to those who have a token."));
-      session.look();
-    } else show(again(error));
+    if (error.name !== "AbortError" && coming === mine) refused(mine, error);
     return;
   } finally {
-    if (running === mine) $("items").removeAttribute("aria-busy");
+    if (!coming || coming === mine) $("items").removeAttribute("aria-busy");
   }
-  if (running !== mine) return;
-  const place = keep ? held() : null;
-  if (!keep) $("library").scrollTop = 0;
-  list.show(mine.total);
+  if (coming !== mine) return;
+  running?.abort.abort();
+  [running, coming] = [mine, null];
+  const focused = $("items").contains(document.activeElement);
+  const place = keep || focused ? held() : null;
+  if (!keep && !focused) $("library").scrollTop = 0;
+  reshow(mine);
   if (place) hold(mine, place);
+  if (focused && !mine.total) $("search").focus(); // what had the focus is no more
   $("count").textContent = count(mine.total, "container");
   mine.empty = !mine.total && !q;
   if (current === null) idle();
@@ -57,6 +59,51 @@ export async function load(keep = false) {
   else show(note("The library is empty", ["Drop media on this page, or put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
   thumbs ??= await import("./thumbs.js");
   thumbs.look($("items"));
+}
+
+/** Show the rows of `mine`: those whose container is the same stay the elements they are. */
+function reshow(mine) {
+  const places = new Map(mine.items.map((one, at) => [one.name, at]));
+  list.show(mine.total, ({ said }, number) => {
+    if (said === undefined) return mine.items[number] ? -1 : number;
+    const at = places.get(said.name) ?? -1;
+    return at >= 0 && JSON.stringify(said) === JSON.stringify(mine.items[at]) ? at : -1;
+  });
+}
+
+/** The list cannot be fetched. What was shown of it stays, if it is that what was asked for. */
+function refused(mine, error) {
+  coming = null;
+  const kept = error.code !== "unauthorized" && running?.total && JSON.stringify(running.query) === JSON.stringify(mine.query);
+  if (!kept) {
+    running?.abort.abort();
+    running = null;
+    list.show(0);
+    $("count").textContent = "";
+  }
+  if (error.code === "unauthorized") {
+    show(note("Sign in to see the library", "The server shows it to those who have a token."));
+    session.look();
+  } else show(again(error), kept);
+}
+
+let pressed = null; // what is resolved when a pointer that is down on a row is let go
+addEventListener("pointerdown", (event) => {
+  if (event.target.closest("#items li")) pressed ??= Promise.withResolvers();
+}, true);
+for (const event of ["pointerup", "pointercancel", "blur"]) {
+  addEventListener(event, () => {
+    const one = pressed;
+    setTimeout(() => {
+      one?.resolve();
+      if (pressed === one) pressed = null;
+    }, TOUCH);
+  });
+}
+
+/** Resolves when no pointer is down on a row: its click comes only if it is let go where it was pressed. */
+async function released() {
+  while (pressed) await pressed.promise;
 }
 
 /** The number of the lowest row that is an element, 0 where there is none. */
@@ -108,12 +155,12 @@ async function more(last) {
       if (running !== mine) return;
       if (mine.total !== before) {
         $("count").textContent = count(mine.total, "container");
-        list.show(mine.total);
+        reshow(mine);
       } else list.renew(known, mine.items.length);
       thumbs?.look($("items"));
     }
   } catch (error) {
-    if (error.name !== "AbortError" && running === mine) show(again(error));
+    if (error.name !== "AbortError" && running === mine) show(again(error), true);
   } finally {
     mine.busy = false;
   }
@@ -136,7 +183,7 @@ export function idle() {
 
 /** Show the list anew where nobody would be disturbed: not while somebody scrolls or moves in it. */
 export async function refresh() {
-  const busy = !running || $("items").hasAttribute("aria-busy") || $("library").scrollTop || scrollY || $("items").contains(document.activeElement);
+  const busy = coming || $("library").scrollTop || scrollY || $("items").contains(document.activeElement);
   if (!busy) await load();
 }
 
@@ -155,7 +202,9 @@ export function mark(name) {
   }
 }
 
-function show(nodes) {
+/** Show a note in place of the list, or `beside` it. */
+function show(nodes, beside = false) {
+  $("library-note").classList.toggle("beside", Boolean(beside));
   $("library-note").hidden = nodes === null;
   $("library-note").replaceChildren(...(nodes ?? []));
 }
@@ -164,13 +213,15 @@ function row(number) {
   const item = running?.items[number];
   if (!item) return element("li", { class: "coming", "aria-hidden": "true" }, element("span"), element("span"));
   const cut = (item.name ?? "").lastIndexOf("/") + 1;
-  const path = cut ? element("span", { class: "path" }, item.name.slice(0, cut)) : null;
-  const label = item.name === null ? "(unreadable name)" : item.name.slice(cut).replace(/\.h4mk$/, "");
+  const path = cut ? element("span", { class: "path" }, plain(item.name.slice(0, cut))) : null;
+  const label = item.name === null ? "(unreadable name)" : plain(item.name.slice(cut).replace(/\.h4mk$/, ""));
   const lock = item.mask ? element("img", { class: "lock", src: "static/padlock.svg", alt: "masked", width: 12, height: 12 }) : null;
-  const name = element("span", { class: "name", title: item.name }, path, label);
+  const name = element("span", { class: "name", title: item.name && plain(item.name) }, path, element("bdi", {}, label));
   if (item.error) {
     const what = element("span", { class: "more-facts bad", title: item.error.message }, item.error.message);
-    return element("li", {}, element("div", { class: "item broken" }, element("span", { class: "thumb" }, "!"), name, element("span"), what));
+    const broken = element("li", {}, element("div", { class: "item broken" }, element("span", { class: "thumb" }, "!"), name, element("span"), what));
+    broken.said = item;
+    return broken;
   }
   const track = item.tracks[0];
   const facts = [
@@ -191,6 +242,6 @@ function row(number) {
     element("span", { class: "more-facts" }, ...[verified, signed, state].filter(Boolean).flatMap((one) => [one, " "]), facts.filter(Boolean).join(" · ")),
   );
   const li = element("li", {}, link);
-  li.item = item;
+  li.item = li.said = item; // `item` is for those who draw it
   return li;
 }

@@ -1,42 +1,50 @@
 // One container: the media element on its range URL, the seek's numbers, and the panels below.
 
 import * as api from "./api.js";
-import { $, element, note, tell } from "./dom.js";
+import { $, element, note, plain, tell } from "./dom.js";
 import { bytes, clock, sentence } from "./format.js";
-import { neighbour, shownBy } from "./frames.js";
+import { neighbour, shownBy, steps } from "./frames.js";
 import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
 import { Timeline, before } from "./timeline.js";
 
-const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts));
+const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts), (pts) => lookUp(pts).then((found) => found && Number(found.pts)));
+const MANY = 100_000; // keyframes: of more than that only some are fetched
+const TICKS = 2000; // of those
 const SETTLED = 300; // ms until the address says the new position
+const PATIENCE = 1000; // ms that a picture may take until there are controls without it
 const LATE = 150; // ms in which a picture that was sought is told of
-const HALF = 0.5e-6; // s: times are whole µs, rounded down, so a picture's own time lies up to one µs behind its PTS
+const STRAY = 0.05; // s: players move by less on their own
 const INCOMPLETE = ", may be incomplete";
 let open = null;
 
-/** Seconds that a medium's own clock is ahead of its container's: browsers play by the medium's, which they let begin at 0 at the least. */
-const base = (mine) => Math.max(0, Number(mine.facts?.origin ?? 0)) / 1e6;
+/** µs that a medium's own clock is ahead of its container's: browsers play by the medium's, which they let begin at 0 at the least. */
+const origin = (mine) => Math.max(0, Number(mine.facts?.origin ?? 0));
+/** The same in seconds. */
+const base = (mine) => origin(mine) / 1e6;
 
 /** Where one is, in seconds. */
-export const position = () => (open?.media ? Math.max(0, open.media.currentTime - base(open)) : (open?.wanted ?? 0) / 1e6);
+export const position = () => (open?.media?.readyState ? Math.max(0, open.media.currentTime - base(open)) : (open?.wanted ?? 0) / 1e6);
 export const media = () => open?.media ?? null;
+
+/** Where one is, in µs that a link says: whole milliseconds of a clock, or what was asked for. */
+export const place = () => (open?.media?.readyState ? Math.round(position() * 1000) * 1000 : (open?.wanted ?? 0));
 
 /** What the server said of the container that is open. */
 export const facts = () => open?.facts ?? null;
 
-/** Show a container; `start` in seconds. Resolves when its facts are there. */
+/** Show a container from a time (µs) on. Resolves when its facts are there. */
 export async function show(name, start) {
   close();
-  const mine = (open = { name, media: null, abort: new AbortController(), wanted: start * 1e6, listeners: new Set() });
+  const mine = (open = { name, media: null, abort: new AbortController(), wanted: start, listeners: new Set() });
   $("view-note").hidden = true;
   $("player").hidden = false;
   $("player").setAttribute("aria-busy", "true");
-  $("title").textContent = name;
-  $("view").setAttribute("aria-label", name);
+  $("title").textContent = plain(name);
+  $("view").setAttribute("aria-label", plain(name));
   $("stage").className = "stage";
   $("stage").replaceChildren(element("div", { class: "opening" }, element("p", { role: "status" }, "Opening")));
-  document.title = `${name} · HarmonyØ4`;
+  document.title = `${plain(name)} · HarmonyØ4`;
   let facts;
   try {
     facts = await api.info(name, mine.abort.signal);
@@ -49,38 +57,43 @@ export async function show(name, start) {
     const missing = error.code === "not-found";
     const what = missing ? "There is no such container" : "This container cannot be opened";
     const again = element("button", { type: "button", class: "quiet", hidden: ![0, 429, 502, 503, 504].includes(error.status) }, "Try again");
-    again.addEventListener("click", () => show(name, start));
-    $("view-note").replaceChildren(...note(what, missing ? name : `${name}: ${sentence(error.message)}`), again);
+    again.addEventListener("click", () => show(name, mine.wanted));
+    $("view-note").replaceChildren(...note(what, missing ? plain(name) : `${plain(name)}: ${sentence(error.message)}`), again);
     tell(what);
     return;
   } finally {
-    $("player").removeAttribute("aria-busy");
+    if (!open || open === mine) $("player").removeAttribute("aria-busy"); // else another one is being opened
   }
   mine.facts = facts;
-  $("title").textContent = facts.title ?? name.split("/").pop().replace(/\.h4mk$/, "");
+  $("title").textContent = plain(facts.title ?? name.split("/").pop().replace(/\.h4mk$/, ""));
   $("view").setAttribute("aria-label", $("title").textContent);
   const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
   const masked = facts.mask ? "masked" : null;
   const lost = facts.lost.length ? "parts are lost" : null;
   $("state").textContent = [facts.state, lost, signers, masked].filter(Boolean).join(" · ");
   $("state").className = facts.state === "sealed" && !lost ? "state" : "state warn";
-  $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`)));
+  $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${plain(one.name ?? one.lang ?? one.kind)} ${one.codec.replaceAll(",", " + ")}`)));
   $("track").hidden = facts.tracks.length < 2;
-  await choose(mine, 0, start);
+  await choose(mine, 0, mine.wanted); // another time may be asked for meanwhile
 }
 
-$("track").addEventListener("change", () => open?.facts && choose(open, Number($("track").value), position()));
+$("track").addEventListener("change", () => open?.facts && choose(open, Number($("track").value), here()));
 
-/** Play a track, with its keyframes on the timeline and the panels below. */
+/** Where one is, in whole µs. */
+const here = () => Math.round(position() * 1e6);
+
+/** Play a track from a time (µs) on, with its keyframes on the timeline and the panels below. */
 async function choose(mine, number, start) {
   stop(mine);
-  mine.wanted = start * 1e6; // a track that is not played has no clock
+  mine.wanted = start; // a track that is not played has no clock
   mine.turn = (mine.turn ?? 0) + 1; // numbers that are on their way are another track's
   $("numbers").hidden = true;
+  $("seek-problem").hidden = true;
   const { facts, name } = mine;
   const track = (mine.track = facts.tracks[number]);
   const version = (mine.version = track.etag?.slice(0, 16));
   timeline.reset();
+  timeline.position = start; // media say where they are when they know it
   stage(mine, track, start);
   timeline.show(facts.duration, []);
   panels.show({
@@ -93,8 +106,10 @@ async function choose(mine, number, start) {
     },
   });
   if (!track.keyframes) return;
-  const table = await api.keyframes(name, number, version, mine.abort.signal).catch(() => null);
-  if (table && open === mine && mine.track === track) timeline.show(facts.duration, table);
+  const times = Array.from({ length: TICKS }, (_, at) => Math.floor((at * facts.duration) / (TICKS - 1)));
+  const some = Number(track.keyframes) > MANY ? times : null;
+  const table = await api.keyframes(name, number, version, mine.abort.signal, some).catch(() => null);
+  if (table && open === mine && mine.track === track) timeline.show(facts.duration, table, Number(track.keyframes));
 }
 
 function stop(mine) {
@@ -122,25 +137,57 @@ export function close() {
   $("pts").value = "";
 }
 
+/** What the server says of the keyframe of a time (µs), null where there is none so early. */
+async function lookUp(pts) {
+  const { name, track, version, abort } = open;
+  try {
+    return await api.seek(name, pts, track.track, version, abort.signal);
+  } catch (error) {
+    if (error.code === "not-found") return null;
+    throw error;
+  }
+}
+
 function moved(mine) {
   for (const listener of mine.listeners) listener();
 }
 
 /** Show another place without asking anybody about it: while somebody drags. */
 function scrub(pts) {
-  if (open?.media && !open.media.seeking) open.media.currentTime = base(open) + pts / 1e6;
+  if (open?.media && !open.media.seeking) move(open, pts);
 }
 
-/** Go to a time (µs): ask the server for the keyframe, show its numbers, move the player, if it is not there already. */
-export async function jump(pts, there = null) {
+/** Move the media element to a time (µs) of the container, and not before it. */
+function move(mine, pts) {
+  const at = Math.round(origin(mine) + pts);
+  // Browsers round down to whole µs, and Chromium what comes of that once more: 1.041 s is a little less than 1041000 µs.
+  mine.media.currentTime = (at + ((at / 1e6) * 1e6 < at ? 1.5 : 0.5)) / 1e6;
+  mine.sent = mine.media.currentTime; // not behind the end
+}
+
+/** The element's own controls have moved it: numbers, and what was wrong with a time, are those of another place. */
+function strayed(mine) {
+  if (Math.abs(mine.media.currentTime - (mine.sent ?? 0)) < STRAY) return;
+  mine.turn = (mine.turn ?? 0) + 1;
+  $("numbers").hidden = true;
+  if (!mine.away && !mine.gone) $("seek-problem").hidden = true;
+}
+
+/**
+ * Go to a time (µs): ask the server for the keyframe, show its numbers, move the player, if it is not `there` already. Times until a picture
+ * is shown are counted from `began`.
+ */
+export async function jump(pts, there = null, began = performance.now()) {
   const mine = open;
-  if (!mine?.track) return;
-  const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
+  if (!mine) return;
   mine.wanted = pts;
-  const began = performance.now();
+  if (!mine.track) return; // it is being opened, and begins there
+  const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
+  const asked = performance.now();
   const shown = there ?? (mine.media ? picture(mine, pts) : null);
   if (!mine.media) {
     timeline.position = pts;
+    timeline.say();
     timeline.draw();
     moved(mine);
   }
@@ -154,7 +201,7 @@ export async function jump(pts, there = null) {
     if (["stale", "not-found"].includes(error.code)) await gone(mine);
     return;
   }
-  const took = performance.now() - began;
+  const took = performance.now() - asked;
   if (open !== mine || mine.turn !== turn) return;
   $("seek-problem").hidden = true;
   const rows = {
@@ -190,23 +237,28 @@ export function step(direction, repeated = false) {
   const mine = open;
   if (mine?.track?.kind !== "video" || !mine.media || (repeated && mine.stepping)) return;
   const { media } = mine;
+  const began = performance.now();
   media.pause();
+  if (!steps) {
+    fail("This browser does not say where a picture begins and ends, so that there are no steps from one to the next");
+    return;
+  }
+  const current = () => open === mine && mine.media === media;
   const stepped = (async () => {
     await mine.stepping;
-    const pts = open === mine && mine.media === media ? await neighbour(media, direction, (time) => picture(mine, time - base(mine) * 1e6)) : null;
-    if (pts === null || open !== mine || mine.media !== media) return;
+    const pts = current() ? await neighbour(media, direction, (time) => picture(mine, time - origin(mine))) : null;
+    if (pts === null || !current()) return;
     // Going back ends at the picture's end, and its own time is its beginning.
-    const there = pts - base(mine) * 1e6;
-    await jump(there, direction > 0 ? { mediaTime: there / 1e6, now: performance.now() } : null);
-  })();
+    const there = pts - origin(mine);
+    await jump(there, direction > 0 ? { mediaTime: there / 1e6, now: performance.now() } : null, began);
+  })().catch((error) => current() && fail(error.message)).finally(() => mine.stepping === stepped && (mine.stepping = null));
   mine.stepping = stepped;
-  stepped.finally(() => mine.stepping === stepped && (mine.stepping = null));
 }
 
 /** Move the media element; resolves to the picture that it shows then: {mediaTime, now}, or null. */
 function picture(mine, pts) {
   const { media } = mine;
-  media.currentTime = base(mine) + pts / 1e6 + HALF;
+  move(mine, pts);
   if (!media.requestVideoFrameCallback) return null;
   return new Promise((resolve) => {
     const drawn = (_, { mediaTime }) => {
@@ -230,9 +282,17 @@ function looked(mine, media, now) {
 }
 
 /** The keyframe before (-1) or behind (1) the position. */
-export function keyframe(direction) {
-  const { keyframes } = timeline;
+export async function keyframe(direction) {
+  const { keyframes, some } = timeline;
   const now = position() * 1e6;
+  if (some) {
+    const mine = open;
+    const turn = mine.turn;
+    const found = await lookUp(Math.max(0, Math.round(now + 2 * direction))).catch(() => null);
+    const pts = direction < 0 ? found?.pts : found?.next_pts;
+    if (open === mine && mine.turn === turn && pts !== undefined && pts !== null) jump(Number(pts));
+    return;
+  }
   // Going back from a keyframe itself means the one before it.
   const at = before(keyframes, direction < 0 ? now - 2 : now + 2) + (direction > 0 ? 1 : 0);
   if (at >= 0 && at < keyframes.length) jump(keyframes[at]);
@@ -261,11 +321,11 @@ async function gone(mine) {
     now = error;
   }
   const missing = now.code === "not-found";
-  if (open !== mine || now.name === "AbortError" || (!missing && (now.status !== undefined || now.head === mine.facts.head))) return false;
+  if (open !== mine || now.name === "AbortError" || (!missing && (now.status !== undefined || !another(mine, now)))) return false;
+  mine.gone = true;
   const again = element("button", { type: "button", class: "quiet" }, "Open it again");
   again.addEventListener("click", () => {
-    const place = position();
-    show(mine.name, place).then(() => $("view").focus({ preventScroll: true }));
+    show(mine.name, here()).then(() => $("view").focus({ preventScroll: true }));
   });
   if (missing) fail("The container was deleted or moved meanwhile");
   else fail("The container was replaced by another one meanwhile", again);
@@ -275,7 +335,7 @@ async function gone(mine) {
 
 function stage(mine, track, start) {
   const playable = track.kind === "audio" || track.kind === "video";
-  if (start) $("pts").value = String(Math.round(start * 1e6));
+  if (start) $("pts").value = String(start);
   if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
   else if (holes(mine, track)) unplayable(mine, track, "Blocks of this track are lost");
   else if (hidden(mine, track)) unlock(mine, track, start);
@@ -315,7 +375,8 @@ function play(mine, track, url, start) {
   const kind = track.kind === "audio" ? "audio" : "video";
   $("stage").className = kind === "audio" ? "stage plain" : "stage";
   const label = `${kind} of ${$("title").textContent}`;
-  const media = element(kind, { controls: true, preload: "metadata", playsinline: kind === "video", src: url, "aria-label": label });
+  // Until there is a picture, Chromium's own controls are a spinner on grey. Sound has no place at all without them.
+  const media = element(kind, { controls: kind === "audio", preload: "metadata", playsinline: kind === "video", src: url, "aria-label": label });
   for (const one of mine.facts.tracks) {
     if (kind !== "video" || one.media_type !== "text/vtt" || one.masked) continue;
     media.append(element("track", { kind: "subtitles", src: api.local(one.range_url), srclang: one.lang, label: one.name ?? one.lang ?? `track ${one.track}` }));
@@ -329,28 +390,43 @@ function play(mine, track, url, start) {
       moved(mine);
     });
   }
+  const control = () => (media.controls = true);
+  for (const event of ["loadeddata", "play"]) media.addEventListener(event, control, { once: true });
+  // Browsers that save data load no picture until somebody plays. All suspend for a moment when they know the length.
+  media.addEventListener("suspend", () => setTimeout(control, PATIENCE), { once: true });
   for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
   media.addEventListener("error", () => current() && failed(mine, track, media));
   media.addEventListener("playing", () => current() && mine.away && fine(mine));
   media.addEventListener("seeked", () => current() && mine.away && fine(mine));
-  if (start || base(mine)) media.addEventListener("loadedmetadata", () => (media.currentTime = base(mine) + start), { once: true });
+  // Where one wants to be by then: times that are typed meanwhile count, too.
+  media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted), { once: true });
+  media.addEventListener("seeking", () => current() && strayed(mine));
   $("stage").replaceChildren(media);
 }
 
+/** Whether these facts are those of another container of that name. */
+const another = (mine, now) => api.version(now) !== api.version(mine.facts);
+
 /** What a media element could not do is the fault of the file, or of the way to it: the server is asked which. */
 async function failed(mine, track, media) {
-  const place = media.currentTime ? position() : mine.wanted / 1e6;
+  const place = media.currentTime ? here() : mine.wanted;
   const there = await api.info(mine.name, mine.abort.signal).catch((error) => error);
   if (open !== mine || mine.media !== media) return;
-  if (there.status === undefined && there.head === mine.facts.head && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
+  const other = there.status === undefined && another(mine, there);
+  if (there.status === undefined && !other && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
     unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
     return;
   }
   const again = element("button", { type: "button" }, "Try again");
-  again.addEventListener("click", () => (there.head && there.head !== mine.facts.head ? show(mine.name, place) : choose(mine, track.track, place)));
+  again.addEventListener("click", async () => {
+    const now = await api.info(mine.name, mine.abort.signal).catch(() => null); // it may have been replaced since
+    if (open !== mine) return;
+    if (now && another(mine, now)) show(mine.name, place);
+    else choose(mine, track.track, place);
+  });
   stop(mine);
-  mine.wanted = place * 1e6;
-  const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : there.head && there.head !== mine.facts.head ? "It was replaced by another one meanwhile." : there.status ? `The server says: ${sentence(there.message)}` : "The connection to the server was lost.";
+  mine.wanted = place;
+  const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : other ? "It was replaced by another one meanwhile." : there.status ? `The server says: ${sentence(there.message)}` : "The connection to the server was lost.";
   $("stage").className = "stage";
   $("stage").replaceChildren(element("div", { class: "note" }, ...note("Playing was interrupted", why), again));
   tell(`Playing was interrupted. ${why}`);
@@ -367,7 +443,7 @@ function settle(mine) {
   clearTimeout(mine.settling);
   mine.settling = setTimeout(() => {
     if (open !== mine || !mine.media?.readyState) return;
-    history.replaceState(null, "", href(mine.name, Math.round(position() * 1000) / 1000));
+    history.replaceState(null, "", href(mine.name, place()));
   }, SETTLED);
 }
 

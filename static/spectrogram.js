@@ -54,7 +54,7 @@ function paint(canvas, tokens, now) {
     const left = x(token.pts);
     const wide = Math.max(1.5, x(token.end) - left);
     for (const [bin, level] of token.bins) {
-      const hertz = (bin * token.rate) / token.frame;
+      const hertz = (bin * token.rate) / (token.frame * token.step);
       if (hertz < LOW || level < QUIET) continue;
       context.globalAlpha = ((level - QUIET) / (255 - QUIET)) ** 1.5;
       context.fillRect(left, y(hertz) - 2, wide, 4);

@@ -10,6 +10,10 @@ const PATIENCE = 8000; // ms for one picture
 const POSTER = 2 * 3600e6; // µs: the index of longer films is much to read for a small picture
 const SOUND = 120e6; // µs: longer sound is not decoded for it
 const POINTS = 48;
+const RECORDS = { structure: 64, detail: 136 }; // bytes of a stored token, by profile
+const COLUMNS = 144; // of pixels in a picture
+const RUN = 8; // stored tokens that are read of each column's
+const RANGES = 16; // more at once are answered with everything
 const KEPT = 400;
 const drawn = new Map();
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -76,16 +80,23 @@ async function draw(item, width, height) {
   const track = item.tracks[0];
   const plain = track && (!item.mask || item.mask.unmaskable) && item.range_url;
   if (plain && track.kind === "video" && Number(item.duration) < POSTER && (await poster(item, context).then(() => true, () => false))) return canvas;
-  const stored = item.tracks.some((one) => one.kind === "tokens");
-  if (plain && track.kind === "audio" && (stored || Number(item.duration) < SOUND) && (await spectrum(item, context).then(() => true, () => false))) return canvas;
+  const stored = item.tracks.findIndex((one) => one.kind === "tokens" && one.codec in RECORDS);
+  const tokens = stored >= 0 ? () => kept(item, stored) : Number(item.duration) < SOUND ? () => computed(item) : null;
+  if (plain && track.kind === "audio" && tokens && (await spectrum(item, context, tokens).then(() => true, () => false))) return canvas;
   await rates(item, context);
   return canvas;
 }
 
+/** What the server says of a track, if its stream has no holes. */
+async function whole(item, number) {
+  const { tracks, lost } = await api.info(item.name);
+  if (lost.some((one) => one.track === number && one.count)) throw new Error("holes");
+  return tracks[number];
+}
+
 /** A frame from a tenth of the way in, as the media element shows it. */
 async function poster(item, context) {
-  const { lost } = await api.info(item.name);
-  if (lost.some((one) => one.track === 0 && one.count)) throw new Error("no browser plays streams with holes");
+  if (item.tracks[0].lost) throw new Error("no browser plays streams with holes");
   const video = document.createElement("video");
   video.muted = true;
   video.preload = "auto";
@@ -110,24 +121,77 @@ async function poster(item, context) {
   }
 }
 
-async function spectrum(item, context) {
+async function get(url, headers, status) {
+  const response = await fetch(url, { headers, signal: AbortSignal.timeout(PATIENCE) });
+  if (response.status === status) return response;
+  response.body?.cancel();
+  throw new Error("no tokens");
+}
+
+/** Spectral tokens that the server makes of the sound. */
+async function computed(item) {
+  const response = await get(`audio/stream?${new URLSearchParams({ name: item.name })}`, { Accept: "application/x-ndjson" }, 200);
+  const lines = (await response.text()).trim().split("\n").map((line) => JSON.parse(line));
+  return { tokens: lines.filter(({ event }) => event === "token").map(({ data }) => data), each: 1 };
+}
+
+/** The tokens of a stored track, of long ones some of each column: records are of one size, so they are where one looks. */
+async function kept(item, number) {
+  const size = RECORDS[item.tracks[number].codec];
+  const count = Math.floor(item.tracks[number].bytes / size);
+  const url = api.local((await whole(item, number)).range_url);
+  const [columns, run] = count > COLUMNS * RUN ? [COLUMNS, RUN] : [1, count];
+  const ranges = Array.from({ length: columns }, (_, at) => Math.floor((at * count) / columns) * size).map((at) => `${at}-${at + run * size - 1}`);
+  const tokens = [];
+  while (ranges.length) {
+    const response = await get(url, { Range: `bytes=${ranges.splice(0, RANGES)}` }, 206);
+    for (const part of parts(response.headers, await response.arrayBuffer())) {
+      for (let at = 0; at < part.byteLength; at += size) tokens.push(record(part, at));
+    }
+  }
+  return { tokens, each: count / tokens.length };
+}
+
+/** The parts of an answer to ranges: one that is no multipart is one. */
+function parts(headers, body) {
+  if (!headers.get("Content-Type")?.startsWith("multipart/byteranges")) return [new DataView(body)];
+  const text = new TextDecoder("latin1").decode(body); // a character for each byte
+  const found = [];
+  const head = /Content-Range: bytes (\d+)-(\d+)\/\d+\r\n(?:[^\r\n]+\r\n)*\r\n/gi;
+  for (let one = head.exec(text); one; one = head.exec(text)) {
+    const length = one[2] - one[1] + 1;
+    found.push(new DataView(body, head.lastIndex, length));
+    head.lastIndex += length;
+  }
+  return found;
+}
+
+/** A record (tokenize/audiotoken.py) as `/audio/stream` tells it. Outside of the view it is a RangeError. */
+function record(view, at) {
+  if (view.getUint8(at) !== 1) throw new Error("no token");
+  return {
+    frame: 2 ** view.getUint8(at + 6),
+    step: 2 ** view.getUint8(at + 7),
+    rate: view.getUint32(at + 8),
+    pts: Number(view.getBigUint64(at + 24)),
+    end: Number(view.getBigUint64(at + 32)),
+    bins: Array.from({ length: view.getUint8(at + 3) }, (_, bin) => [view.getUint16(at + 40 + 3 * bin), view.getUint8(at + 42 + 3 * bin)]),
+  };
+}
+
+async function spectrum(item, context, ask) {
   const { width, height } = context.canvas;
-  const response = await fetch(`audio/stream?${new URLSearchParams({ name: item.name })}`, {
-    headers: { Accept: "application/x-ndjson" },
-    signal: AbortSignal.timeout(PATIENCE),
-  });
-  if (!response.ok) throw new Error("no tokens");
+  const { tokens, each } = await ask();
   const { accent, sunk } = colours(document.body);
   context.fillStyle = sunk;
   context.fillRect(0, 0, width, height);
   context.fillStyle = accent;
-  for (const line of (await response.text()).trim().split("\n")) {
-    const { event, data } = JSON.parse(line);
-    if (event !== "token") continue;
+  for (const data of tokens) {
     for (const [bin, level] of data.bins) {
-      const hertz = (bin * data.rate) / data.frame;
+      const hertz = (bin * data.rate) / (data.frame * data.step);
       const high = Math.log2(Math.max(1, hertz / 60)) / Math.log2(12000 / 60);
-      context.globalAlpha = Math.max(0.06, (level - 100) / 155);
+      // One that stands for others covers as much as they would, one upon the other.
+      context.globalAlpha = 1 - (1 - Math.max(0.06, (level - 100) / 155)) ** each;
       context.fillRect((data.pts / item.duration) * width, height * (1 - high) - 2, Math.max(2, ((data.end - data.pts) / item.duration) * width), 3);
     }
   }

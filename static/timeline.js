@@ -6,6 +6,7 @@ import { clock } from "./format.js";
 
 const STEP = 5e6; // µs of an arrow key
 const PAGE = 60e6;
+const REST = 100; // ms that a pointer rests until somebody is asked for the keyframe below it
 
 /** The number of the last keyframe at or before `us`, -1 if there is none. */
 export function before(keyframes, us) {
@@ -20,13 +21,14 @@ export function before(keyframes, us) {
 }
 
 export class Timeline {
-  /** `jump(pts)` is called where somebody clicks or lets go, `scrub(pts)` on the way there. */
-  constructor(jump, scrub) {
+  /** `jump(pts)` is called where somebody clicks or lets go, `scrub(pts)` on the way there; `ask(pts)` resolves to a keyframe that is not here, or null. */
+  constructor(jump, scrub, ask) {
     this.canvas = $("ticks");
     this.box = $("timeline");
     this.tip = $("tip");
     this.jump = jump;
     this.scrub = scrub;
+    this.ask = ask;
     this.dragging = false;
     this.reset();
     redraw(this.box, () => this.draw());
@@ -52,6 +54,8 @@ export class Timeline {
   reset() {
     this.duration = 0;
     this.keyframes = [];
+    this.some = false; // there are more keyframes than these
+    $("some").hidden = true;
     this.position = 0;
     this.buffered = [];
     this.checked = []; // {start, end, kind: "good", "bad" or "lost"} of blocks, µs
@@ -62,9 +66,13 @@ export class Timeline {
     this.draw();
   }
 
-  show(duration, keyframes) {
+  /** `count` is how many keyframes there are, if these are only some of them. */
+  show(duration, keyframes, count = keyframes.length) {
     this.duration = Number(duration);
     this.keyframes = keyframes;
+    this.some = count > keyframes.length;
+    $("some").hidden = !this.some;
+    $("some").textContent = `There are ${count.toLocaleString("en")} keyframes; the timeline has ticks for ${keyframes.length.toLocaleString("en")} of them, spread evenly.`;
     this.box.setAttribute("aria-valuemax", Math.floor(this.duration / 1e6));
     this.say();
     this.draw();
@@ -103,12 +111,28 @@ export class Timeline {
   hover(event) {
     if (!this.duration) return;
     this.pointed = this.at(event);
-    const index = before(this.keyframes, this.pointed);
-    const key = index < 0 ? "no keyframe before" : `keyframe ${clock(this.keyframes[index])}`;
-    this.tip.textContent = `${clock(this.pointed, 2)} · ${key}`;
+    this.below = this.some ? undefined : (this.keyframes[before(this.keyframes, this.pointed)] ?? null);
+    this.label(event.clientX);
+    clearTimeout(this.resting);
+    if (this.some) this.resting = setTimeout(() => this.look(event.clientX), REST);
+  }
+
+  async look(clientX) {
+    const { pointed, keyframes } = this;
+    if (pointed === null) return;
+    const key = await this.ask(Math.floor(pointed)).catch(() => undefined);
+    if (this.pointed !== pointed || this.keyframes !== keyframes) return;
+    this.below = key;
+    this.label(clientX);
+  }
+
+  /** What is below the pointer; a keyframe that is not known (yet) is left out. */
+  label(clientX) {
+    const key = this.below === undefined ? "" : this.below === null ? " · no keyframe before" : ` · keyframe ${clock(this.below)}`;
+    this.tip.textContent = `${clock(this.pointed, 2)}${key}`;
     this.tip.hidden = false;
     const { left, width } = this.box.getBoundingClientRect();
-    const wanted = event.clientX - left - this.tip.offsetWidth / 2;
+    const wanted = clientX - left - this.tip.offsetWidth / 2;
     this.tip.style.left = `${Math.max(0, Math.min(width - this.tip.offsetWidth, wanted))}px`;
     this.draw();
   }
@@ -159,9 +183,8 @@ export class Timeline {
       last = place;
     }
     if (this.pointed !== null) {
-      const index = before(this.keyframes, this.pointed);
       context.fillStyle = accent;
-      if (index >= 0) context.fillRect(Math.min(width - 2, Math.round(x(this.keyframes[index]))), height - 19 - foot, 2, 19);
+      if (typeof this.below === "number") context.fillRect(Math.min(width - 2, Math.round(x(this.below))), height - 19 - foot, 2, 19);
       context.globalAlpha = 0.45;
       context.fillRect(Math.round(x(this.pointed)), 0, 1, height);
       context.globalAlpha = 1;

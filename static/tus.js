@@ -116,11 +116,13 @@ export class Transfer {
         this.waits(WAITS[error.status] ?? "The connection was lost: going on as soon as it is there");
       }
       if (this.url) this.#keep();
+      const waits = new AbortController();
       await new Promise((resolve) => {
         this.#wake = resolve;
-        addEventListener("online", resolve, { once: true });
+        addEventListener("online", resolve, { signal: waits.signal });
         setTimeout(resolve, wait);
       });
+      waits.abort();
       if (this.#stop.signal.aborted) throw new Problem({ detail: "cancelled" });
       wait = Math.min(LONGEST, wait * 2);
     }

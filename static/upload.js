@@ -1,8 +1,8 @@
 // Files that are dropped on the page become containers: a row for each, with what was sent and what is sealed.
 
 import { Problem, jobUrl, listen } from "./api.js";
-import { $, element, tell } from "./dom.js";
-import { bytes, count, sentence } from "./format.js";
+import { $, element, plain, tell } from "./dom.js";
+import { bytes, clock, count, sentence } from "./format.js";
 import { href } from "./library.js";
 import * as session from "./session.js";
 import { Transfer, giveUp, nobodySends, unfinished } from "./tus.js";
@@ -16,7 +16,9 @@ const REFUSED = {
   unauthorized: "Adding media needs a token that may write: sign in.",
   limit: "It is larger than the server takes",
   interrupted: "The server was restarted while it made the container.",
+  folder: "This is a folder: drop the files that are in it.",
 };
+const PART = 255; // bytes of a name, with its ending
 const AGAIN = ["full", "storage", "forbidden", "unauthorized", "interrupted", "busy", "too-many", "http"]; // what may have changed since
 const waiting = [];
 let running = 0;
@@ -40,25 +42,53 @@ export function start(done) {
     event.preventDefault();
     depth = 0;
     $("drop").hidden = true;
-    take([...event.dataTransfer.files]);
+    // A folder comes as a file that cannot be read. Only now, and not later, can one be told from the other.
+    const entries = [...event.dataTransfer.items].filter((one) => one.kind === "file").map((one) => one.webkitGetAsEntry?.());
+    take([...event.dataTransfer.files], entries);
   });
+  $("close-all").addEventListener("click", closeAll);
   for (const one of unfinished()) nobodySends(one).then((left) => left && $("uploads").append(remains(one)));
 }
 
-function take(files) {
+function take(files, entries = []) {
   if (!session.may("write")) {
     session.ask("Adding media needs a token that may write.");
     return;
   }
-  for (const file of files) waiting.push(new Upload(file));
+  for (const [at, file] of files.entries()) waiting.push(new Upload(file, entries[at]?.isDirectory));
   next();
+}
+
+/** Rows with nothing left to do but to be closed. */
+const closed = () => [...$("uploads").children].filter((one) => one.querySelector("button").textContent === "Close");
+
+function closeAll() {
+  for (const row of closed()) row.remove();
+  ($("uploads").querySelector("button") ?? $("files")).focus(); // what had the focus is no more
+  tidy();
+}
+
+/** Many rows that are over can be closed at once. */
+function tidy() {
+  const over = closed().length;
+  $("closing").hidden = over < 2;
+  $("closing").firstElementChild.textContent = `${count(over, "upload")} over`;
+}
+
+/** Why the server does not take a name, as far as it can be said of a file's own name. */
+function unfit(name) {
+  const size = new TextEncoder().encode(name).length;
+  if (name.startsWith(".")) return "Its name begins with a dot: such names are hidden. Rename it.";
+  if (/[\\\u0000-\u001f\u007f-\u009f]/.test(name)) return "Its name holds a backslash or a control character. Rename it.";
+  if (size > PART) return `Its name is too long: ${size} bytes with its ending, of ${PART}. Rename it.`;
+  return null;
 }
 
 /** A row for what was not sent to its end before the page was left: a browser gives the file only to who chooses it again. */
 function remains(one) {
   const again = element("button", { type: "button", class: "quiet" }, "Choose it");
   const away = element("button", { type: "button", class: "quiet" }, "Give up");
-  const row = element("li", { class: "upload", "data-key": one.key }, element("span", { class: "name" }, one.file), element("span", { class: "choices" }, again, away), element("span", { class: "more-facts" }, "Not all of it was sent. Choose the same file again, and the rest of it follows."));
+  const row = element("li", { class: "upload", "data-key": one.key }, element("span", { class: "name" }, plain(one.file)), element("span", { class: "choices" }, again, away), element("span", { class: "more-facts" }, "Not all of it was sent. Choose the same file again, and the rest of it follows."));
   again.addEventListener("click", () => $("files").click());
   away.addEventListener("click", () => {
     giveUp(one);
@@ -80,19 +110,22 @@ function next() {
 }
 
 class Upload {
-  constructor(file) {
+  constructor(file, folder = false) {
     this.file = file;
+    this.folder = folder;
+    this.shown = plain(file.name);
     this.name = `${file.name}.h4mk`;
     this.job = null;
     this.heardOf = new Map();
     this.over = false;
     this.blocks = 0;
-    this.bar = element("progress", { max: Math.max(file.size, 1), value: 0, "aria-label": `Upload of ${file.name}` });
+    this.bar = element("progress", { max: Math.max(file.size, 1), value: 0, "aria-label": `Upload of ${this.shown}` });
     this.says = element("span", { class: "more-facts" }, "waits");
     this.button = element("button", { type: "button", class: "quiet" }, "Cancel");
     this.button.addEventListener("click", () => this.press());
-    this.label = element("span", { class: "name" }, file.name);
-    this.row = element("li", { class: "upload" }, this.label, this.button, this.bar, this.says);
+    this.label = element("span", { class: "name", title: this.shown }, this.shown);
+    this.warns = element("span", { class: "more-facts waits", hidden: true });
+    this.row = element("li", { class: "upload" }, this.label, this.button, this.bar, this.says, this.warns);
     $("uploads").append(this.row);
   }
 
@@ -106,6 +139,10 @@ class Upload {
     stream ??= listen();
     stream.addEventListener("job", (this.heard = (event) => this.hear(JSON.parse(event.data))));
     stream.addEventListener("open", (this.opened = () => this.ask()));
+    if (this.folder) {
+      this.fail(new Problem({ type: "folder" }));
+      return;
+    }
     if (/\.h4mk$/i.test(this.file.name)) {
       this.fail(new Problem({ type: "container", detail: "This is a container already: copy it into the library's folder." }));
       return;
@@ -160,21 +197,33 @@ class Upload {
   finish(job) {
     this.end("Close");
     this.bar.value = this.bar.max;
-    this.label.replaceChildren(element("a", { href: href(job.name) }, this.file.name));
-    this.says.textContent = `${count(job.blocks, "block")} sealed · ${bytes(job.result.size)}`;
-    tell(`${this.file.name}: ${this.says.textContent}`);
+    this.label.replaceChildren(element("a", { href: href(job.name) }, this.shown));
+    const { size, duration, timing, note } = job.result;
+    const known = timing === "demux"; // else there are no times in it, and the duration is a guess
+    this.says.textContent = [`${count(job.blocks, "block")} sealed`, known ? clock(duration, 1) : null, bytes(size)].filter(Boolean).join(" · ");
+    const warning = known ? note && sentence(note) : "No film or sound that is known here: the bytes are kept as they are, and nothing of it plays.";
+    this.warns.hidden = !warning;
+    this.warns.textContent = warning ?? "";
+    tell(`${this.shown}: ${this.says.textContent}${warning ? `. ${warning}` : ""}`);
     finished(job.name);
   }
 
   fail(problem) {
     if (this.over) return;
     this.end(problem.code === "exists" ? "Replace" : AGAIN.includes(problem.code) ? "Try again" : "Close");
-    this.says.textContent = problem.code === "limit" ? `${REFUSED.limit}: ${problem.message}.` : (REFUSED[problem.code] ?? sentence(problem.message));
+    this.says.textContent = problem.code === "limit" ? `${REFUSED.limit}: ${problem.message}.` : (REFUSED[problem.code] ?? this.why(problem));
     this.says.classList.remove("waits");
     this.says.classList.add("bad");
     this.bar.hidden = true; // nothing goes on
-    tell(`${this.file.name}: ${this.says.textContent}`);
+    tell(`${this.shown}: ${this.says.textContent}`);
     if (problem.code === "unauthorized") session.ask(REFUSED.unauthorized);
+  }
+
+  why({ code, message, expected }) {
+    // What it says of options is for who runs a command.
+    if (code === "media") return sentence(`It cannot be read, and may be cut off or damaged: ${message.replace(/ \(--raw[^)]*\)/, "")}`);
+    const fault = code === "usage" ? unfit(this.name) : null;
+    return fault ?? sentence(expected ? `${message}: expected ${expected}` : message);
   }
 
   end(label) {
@@ -184,6 +233,7 @@ class Upload {
     stream?.removeEventListener("open", this.opened);
     running -= 1;
     next();
+    tidy();
   }
 
   press() {
@@ -197,16 +247,19 @@ class Upload {
       this.blocks = 0;
       this.heardOf.clear();
       this.send(this.button.textContent === "Replace");
-    } else {
-      const next = this.row.nextElementSibling ?? this.row.previousElementSibling;
-      (next?.querySelector("button") ?? $("files")).focus(); // what had the focus is no more
-      this.row.remove();
-    }
+    } else this.leave();
+  }
+
+  leave() {
+    const next = this.row.nextElementSibling ?? this.row.previousElementSibling;
+    (next?.querySelector("button") ?? $("files")).focus(); // what had the focus is no more
+    this.row.remove();
+    tidy();
   }
 
   /** It has not begun, and never will. */
   drop() {
     waiting.splice(waiting.indexOf(this), 1);
-    this.row.remove();
+    this.leave();
   }
 }

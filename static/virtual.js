@@ -27,13 +27,26 @@ export class VirtualList {
     return this.#count;
   }
 
-  /** Show so many rows, all made anew. */
-  show(count) {
+  /**
+   * Show so many rows. `find(element, number)` says which number a row's element has from now on; it stays the element it is, with the
+   * focus and a press that is under way. Rows that it gives -1 for are made anew.
+   */
+  show(count, find = () => -1) {
     this.#count = count;
-    for (const element of this.#rows.values()) element.remove();
+    const before = [...this.#rows];
     this.#rows.clear();
+    for (const [number, element] of before) {
+      const now = find(element, number);
+      if (now >= 0 && now < count && !this.#rows.has(now)) {
+        this.#place(element, now);
+        continue;
+      }
+      if (element.contains(document.activeElement)) this.#back = Math.min(number, count - 1);
+      element.remove();
+    }
     this.list.style.height = `${count * this.height}px`;
-    this.update();
+    this.update(this.#back);
+    this.#back = null;
   }
 
   /** Make rows `first` to `last` (exclusive) anew, as far as they are elements. */
@@ -82,7 +95,7 @@ export class VirtualList {
       }
     }
     const wanted = new Set(this.#rows.keys());
-    if (also !== null && also < this.#count) wanted.add(also);
+    if (also !== null && also >= 0 && also < this.#count) wanted.add(also);
     for (let number = first; number < last; number += 1) wanted.add(number);
     let at = this.list.firstElementChild;
     for (const number of [...wanted].sort((a, b) => a - b)) {
@@ -99,12 +112,16 @@ export class VirtualList {
 
   #make(number) {
     const element = this.row(number);
+    this.#place(element, number);
+    return element;
+  }
+
+  #place(element, number) {
     element.style.transform = `translateY(${number * this.height}px)`;
     element.setAttribute("aria-setsize", this.#count);
     element.setAttribute("aria-posinset", number + 1);
     element.dataset.row = number;
     this.#rows.set(number, element);
-    return element;
   }
 
   /** Which part of the screen the list can be seen in: what its box shows, if that scrolls, and the window. */

@@ -125,6 +125,11 @@ LISTEN: Final = """(selector) => {
 """Note what live regions below an element say, as screen readers would."""
 NUMBERS: Final = """() => Object.fromEntries([...document.querySelectorAll("#numbers div")].map(
   (one) => [one.dataset.fact, one.querySelector("dd").innerText]))"""
+SETTLED: Final = f"""() => new Promise((resolve) => {{
+  const check = () => Object.values(({NUMBERS})()).includes("…") ? setTimeout(check, 20) : resolve();
+  check();
+}})"""
+"""Wait until nothing of a seek's numbers is still to come."""
 UNTIL = """([selector, text]) => new Promise((resolve, reject) => {
   const said = () => document.querySelector(selector)?.innerText;
   const check = () => said()?.includes(text) ? resolve() : setTimeout(check, 20);
@@ -267,9 +272,7 @@ def jump(page: Page, text: str, pts: int) -> dict[str, str]:
     page.fill("#pts", text)
     page.press("#pts", "Enter")
     sought(page, pts)
-    page.wait_for_function(
-        f"!Object.values(({NUMBERS})()).includes('…')"
-    )  # the picture comes after the place
+    page.evaluate(SETTLED)  # the picture comes after the place
     found: dict[str, str] = page.evaluate(NUMBERS)
     return found
 

@@ -358,12 +358,12 @@ def test_a_process_that_is_killed_while_it_writes(library: Path, tmp_path: Path)
 def test_items_that_are_kept(library: Path, tmp_path: Path) -> None:
     """What a listing says is kept on disk: where this test fails, raise `factstore.FORM` with it."""
     item = everything(Catalogue(library))[0]
-    assert factstore.FORM == 3
+    assert factstore.FORM == 4
     assert list(item) == [
         "name", "size", "modified", "state", "duration", "blocks", "title", "head", "signed", "mask",
         "tracks", "range_url",
     ]  # fmt: skip
-    assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "keyframes", "bytes"]
+    assert list(item["tracks"][0]) == ["kind", "codec", "media_type", "keyframes", "bytes", "lost"]
 
 
 def test_a_server_reads_ahead(library: Path, tmp_path: Path) -> None:

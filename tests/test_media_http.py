@@ -42,7 +42,14 @@ def test_items(tmp_path: Path) -> None:
         assert (talk["size"], talk["duration"], talk["blocks"]) == (seal.length, 2_000_000, 2)
         assert talk["modified"] == int((tmp_path / "talks" / "day 1.h4mk").stat().st_mtime)
         assert talk["tracks"] == [
-            {"kind": "video", "codec": "h264", "media_type": "video/mp4", "keyframes": 2, "bytes": 8}
+            {
+                "kind": "video",
+                "codec": "h264",
+                "media_type": "video/mp4",
+                "keyframes": 2,
+                "bytes": 8,
+                "lost": 0,
+            }
         ]
         assert server.get(talk["range_url"]).body == b"12345678"
         assert server.get(f"/video/info?name={quote(talk['name'])}").status == 200

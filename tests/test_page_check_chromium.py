@@ -258,3 +258,27 @@ def painted(page: Page) -> tuple[float, float]:
         }"""
     )
     return found[0], found[1]
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (390, 844)])
+def test_the_result_is_on_the_screen(browser: Browser, server: Server, size: tuple[int, int]) -> None:
+    """Below all that stands above it; unless whoever asked is somewhere else by then."""
+    viewport = {"width": size[0], "height": size[1]}
+    with page_on(browser, server.url, viewport=viewport) as page:
+        open_container(page, server, "signed.h4mk")
+        page.evaluate(SHOWN)
+        jump(page, "3s", 3_000_000)
+        page.click("#tab-check")
+        page.click("#check-go")
+        says(page, "#verdict", "right")
+        box = page.locator("#verdict").bounding_box()
+        assert box is not None
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= size[1]
+        with page.expect_response("**/video/proof?*"):
+            page.focus("#check-go")
+            page.keyboard.press("Enter")
+            page.focus("#pts")
+        place = page.locator("#pts").bounding_box()
+        says(page, "#verdict", "right")
+        assert page.locator("#pts").bounding_box() == place

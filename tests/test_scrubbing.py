@@ -15,7 +15,7 @@ from harmony4.server.folder import scrubbing
 from harmony4.server.folder.library import Library
 from harmony4.server.folder.scrubbing import Scrubber
 from harmony4.server.insight.tally import Tally
-from harmony4.server.state import FOLDER, State, hold, open_private
+from harmony4.server.state import FOLDER, State, hold
 from processes import needs_proc, until
 from serving import running, write_container
 
@@ -133,7 +133,7 @@ def test_one_process_does_it_for_all(tmp_path: Path) -> None:
     tally = Tally()
     one = scrubber(tmp_path, tally=tally)
     thread = threading.Thread(target=one.run)
-    with open_private(tmp_path / FOLDER / "locks" / "scrub") as lock:
+    with State(tmp_path / FOLDER).private("scrub", "locks") as lock:
         assert hold(lock.fileno())
         thread.start()
         thread.join(0.3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def test_the_table(script: ModuleType) -> None:
     for module in script.table():
         assert module.version.count(".") == 2
         assert module.licence in ("MIT", "Apache-2.0", "MPL-2.0")
-        assert "LICENSE" in module.files
+        assert {"LICENSE", "package.json"} <= module.files.keys()
         assert module.name in (ROOT / module.used_by).read_text(encoding="utf-8")
     assert not [path for path in (ROOT / "static").iterdir() if path.name in str(script.table())]
 
@@ -65,13 +66,35 @@ def test_what_is_another_file_is_named(script: ModuleType, copy: Path, fault: st
     assert str(path) in line
 
 
+@pytest.mark.parametrize("field", ["version", "licence", "files"])
+def test_a_table_that_was_changed_alone_is_noticed(script: ModuleType, copy: Path, field: str) -> None:
+    """The files are still those of the row before: only their package.json can tell."""
+    path = copy / "modules.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    row = next(one for one in rows if one["name"] == "hls.js")
+    if field == "files":
+        del row["files"]["package.json"]
+    else:
+        row[field] = {"version": "1.7.5", "licence": "MIT"}[field]
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    wrong = script.check(copy)
+    assert wrong
+    assert all(str(copy / "hls.js" / "package.json") in line for line in wrong)
+    if field != "files":
+        assert row[field] in wrong[0]
+    # Whoever runs the copied command is told so as well, by its exit status too.
+    command = [sys.executable, copy / "fetch.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert wrong[0] in done.stderr
+
+
 def package(module: Any, change: dict[str, bytes]) -> bytes:
     """What npm would send of a module, made of the files that are here."""
-    said = f'{{"name": "{module.name}", "version": "{module.version}", "license": "{module.licence}"}}'
     files = {place: (VENDOR / module.name / Path(place).name).read_bytes() for place in module.files}
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, data in ({"package.json": said.encode()} | files | change).items():
+        for name, data in (files | change).items():
             if data:
                 info = tarfile.TarInfo(f"package/{name}")
                 info.size = len(data)
@@ -100,4 +123,5 @@ def test_only_the_pinned_files_are_taken(
             script.take(module, tarball)
         return
     taken = script.take(module, tarball)
-    assert taken == {name: (VENDOR / "hls.js" / name).read_bytes() for name in ("hls.min.js", "LICENSE")}
+    names = ("hls.min.js", "LICENSE", "package.json")
+    assert taken == {name: (VENDOR / "hls.js" / name).read_bytes() for name in names}

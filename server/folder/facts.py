@@ -313,8 +313,9 @@ def summary_facts(reader: H4MKReader) -> Json:
                 "media_type": one.info.media_type,
                 "keyframes": one.keyframes,
                 "bytes": _number(one.bytes),
+                "lost": sum(hole.count for hole in reader.lost if hole.track == number),
             }
-            for one in reader.tracks
+            for number, one in enumerate(reader.tracks)
         ],
     }
 

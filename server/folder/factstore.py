@@ -30,7 +30,7 @@ __all__ = ["FORM", "FactStore", "Known"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
 
-FORM: Final = 3
+FORM: Final = 4
 """To be raised when what a listing says of a container changes."""
 _BUSY: Final = 2.0
 """Seconds to wait for another process that writes."""

@@ -29,7 +29,7 @@ from harmony4.server.folder.library import SUFFIX, Identity, Library, holds
 from harmony4.server.folder.listing import Entry, scan
 from harmony4.server.insight.tally import Tally
 from harmony4.server.keys import CONFIG, LIBRARY, STATE, TALLY
-from harmony4.server.state import State, hold, open_private, write_whole
+from harmony4.server.state import State, hold, write_whole
 
 __all__ = ["Findings", "Scrubber", "scrubbing"]
 
@@ -128,8 +128,7 @@ class Scrubber:
         while not self._stop.is_set():
             try:
                 self.remember()
-                self._state.folder("locks")
-                with open_private(self._state.path / "locks" / "scrub") as lock:
+                with self._state.private("scrub", "locks") as lock:
                     if not hold(lock.fileno()):
                         self._stop.wait(min(_TRY, self._pause))
                         continue

@@ -69,7 +69,11 @@ GAUGES: Final = {
         "Containers that failed their last scrubbing",
         None,
     ),
-    "audit_waiting": ("harmony4_audit_lines_waiting", "Lines that the audit log has no room for yet", None),
+    "audit_waiting": (
+        "harmony4_audit_lines_waiting",
+        "Lines that could not be put into the audit log yet",
+        None,
+    ),
     "workers_wanted": ("harmony4_workers_wanted", "Processes that are to serve, by the settings", None),
     "disk_free": ("harmony4_disk_free_bytes", "Bytes that are free on the library's disk", None),
     "takes_uploads": ("harmony4_takes_uploads", "Whether there is more room than min_free: 1 or 0", None),
@@ -90,6 +94,8 @@ async def get_metrics(request: web.Request) -> web.Response:
     whole = await asyncio.to_thread(request.app[SHARES].together, own)
     # Jobs are everybody's: each worker sees all of them.
     whole["gauges"] |= await asyncio.to_thread(_exports, request.app)
+    others = await asyncio.to_thread(_left, request.app)
+    whole["gauges"]["audit_waiting"] = whole["gauges"].get("audit_waiting", 0) + others
     whole["gauges"]["workers_wanted"] = count(request.app[CONFIG].workers)
     library = request.app[LIBRARY]
     with suppress(SourceError):  # then the library cannot be read, and there is no number
@@ -112,6 +118,11 @@ def _exports(app: web.Application) -> dict[str, float]:
         "export_bytes": sum(int(job.get("received") or 0) for job in jobs),
         "export_blocks": sum(int(job.get("blocks") or 0) for job in jobs),
     }
+
+
+def _left(app: web.Application) -> int:
+    """Lines of the audit log that no worker has: beside the log, or in the parent. In a thread."""
+    return app[DESK].audit.left() + app[SHARES].waiting()
 
 
 def watch(app: web.Application) -> None:

@@ -4,8 +4,9 @@
     python tests/vendor/fetch.py --check    # only look whether the files are these; no network
 
 `modules.json` is the one table: name, version, licence, what uses it, and of each file its place in npm's
-package and its SHA-256. No part of it is installed with HarmonyØ4, and the page loads none of it. To upgrade
-one: change its version, run this, look at the new files, and put the hashes that it names into the table.
+package and its SHA-256. One of the files is the package's own package.json: the version that it says must be
+the table's. No part of it is installed with HarmonyØ4, and the page loads none of it. To upgrade one: change
+its version, run this, look at the new files, and put the hashes that it names into the table.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 __all__ = ["Module", "check", "fetch", "table", "take"]
 
 HERE = Path(__file__).resolve().parent
+ABOUT = "package.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,12 @@ def check(folder: Path = HERE) -> list[str]:
                 wrong.append(f"{path} is missing")
             elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
                 wrong.append(f"{path} is not the file of {module.name} {module.version}")
+            elif place == ABOUT and (fault := _other(module, path.read_bytes())):
+                wrong.append(f"{path} {fault}")
+        if ABOUT not in module.files:
+            wrong.append(
+                f"{folder / module.name / ABOUT} is not in the table: its version is known by nothing"
+            )
     there = (path for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
     return wrong + [f"{path} is in no row of the table" for path in there if path not in known]
 
@@ -68,10 +76,8 @@ def take(module: Module, tarball: Path) -> dict[str, bytes]:
     """The files of a module out of npm's package, by their last names. Raises VendorError."""
     found: dict[str, bytes] = {}
     with tarfile.open(tarball, "r:gz") as archive:
-        about: dict[str, Any] = json.loads(_member(archive, "package.json", module))
-        said = (about.get("name"), about.get("version"), about.get("license"))
-        if said != (module.name, module.version, module.licence):
-            raise VendorError(f"{tarball.name} says that it is {said}, and the table {module}")
+        if fault := _other(module, _member(archive, ABOUT, module)):
+            raise VendorError(f"{tarball.name} {fault}")
         for place, digest in module.files.items():
             data = _member(archive, place, module)
             sent = hashlib.sha256(data).hexdigest()
@@ -81,6 +87,14 @@ def take(module: Module, tarball: Path) -> dict[str, bytes]:
                 )
             found[Path(place).name] = data
     return found
+
+
+def _other(module: Module, data: bytes) -> str | None:
+    """How a package.json differs from its row of the table; None where it does not."""
+    about: dict[str, Any] = json.loads(data)
+    said = (about.get("name"), about.get("version"), about.get("license"))
+    row = (module.name, module.version, module.licence)
+    return None if said == row else f"says that it is {said}, and the table {row}"
 
 
 def _member(archive: tarfile.TarFile, place: str, module: Module) -> bytes:
