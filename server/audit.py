@@ -22,6 +22,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -264,7 +265,11 @@ class AuditLog:
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            with self.path.open("rb") as file:
+            # Not to hang, whatever somebody has put there.
+            flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+            with os.fdopen(os.open(self.path, flags), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise SourceError("the audit log is no regular file", where=str(self.path))
                 # As far as it goes when nobody is writing: what comes later is not looked at.
                 with self._state.settled("audit", _PATIENCE):
                     left = os.fstat(file.fileno()).st_size

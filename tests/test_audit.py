@@ -261,6 +261,15 @@ def test_a_log_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert log.verify().number == 5
 
 
+def test_a_log_that_is_none(tmp_path: Path) -> None:
+    """A pipe that nobody writes to is not waited for."""
+    log = AuditLog(State(tmp_path / "state"))
+    log.path.parent.mkdir()
+    os.mkfifo(log.path)
+    with pytest.raises(SourceError, match="no regular file"):
+        log.verify()
+
+
 # -- what else is a change
 
 

@@ -68,8 +68,7 @@ def test_damage_is_known_from_the_start(tmp_path: Path) -> None:
     scrubber(tmp_path).round()
     with running(tmp_path, scrub_rate=1) as server:  # it would take days
         assert "\nharmony4_damaged_containers 1.0\n" in server.get("/metrics").body.decode()
-    (tmp_path / FOLDER / "locks").mkdir(exist_ok=True)
-    with open_private(tmp_path / FOLDER / "locks" / "scrub") as lock:
+    with State(tmp_path / FOLDER).private("scrub", "locks") as lock:
         assert hold(lock.fileno())  # the old worker's, after SIGHUP
         with running(tmp_path, scrub_rate=1) as server:
             assert "\nharmony4_damaged_containers 1.0\n" in server.get("/metrics").body.decode()
