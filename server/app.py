@@ -237,7 +237,8 @@ def run(
     reload: Callable[[], Config] | None = None,
     demo: bool = False,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `ready` is called with the address once connections are accepted.
+    """Serve until SIGINT or SIGTERM, or the end of the terminal it was started at; `ready` is called with the
+    address once connections are accepted.
 
     `reload` gives the settings as they are now: where workers is not 1, SIGHUP starts new ones with them.
     Running requests get `config.stop_timeout` seconds. Uses uvloop where it is installed. With several
@@ -339,7 +340,10 @@ async def serve(
             stop = asyncio.Event()
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, stop.set)
-            if not at_a_terminal():
+            if at_a_terminal():
+                if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` means what it says
+                    loop.add_signal_handler(signal.SIGHUP, stop.set)
+            else:
                 loop.add_signal_handler(signal.SIGHUP, _say_that_it_cannot)
                 let_through()
         ready(address_url(listener))

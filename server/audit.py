@@ -7,6 +7,11 @@ breaks the chain behind it, which `harmony4 audit verify` finds. Two things a ch
 lines that were taken off the end, and a log that was written anew as a whole. Keep the number and the hash
 of the last line somewhere else now and then, and `verify --head N:HASH` says whether the log still goes
 through that line.
+
+    STATE/audit-waiting/TIME-LINES-ID.json    lines of one that could not write the log, and does not stay
+
+Whoever writes the log next, a server or a command, takes them in first, each with its own time and `waited`:
+the ID, by which they are known if that was cut short before the file was gone.
 """
 
 from __future__ import annotations
@@ -15,6 +20,9 @@ import hashlib
 import json
 import logging
 import os
+import re
+import secrets
+import stat
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -24,13 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from harmony4.crypto.errors import HarmonyError, LimitError, SealError, SourceError
-from harmony4.server.config import PREFIX
-from harmony4.server.folder.library import SUFFIX
+from harmony4.crypto.errors import HarmonyError, LimitError, SealError, SourceError, StorageError
 from harmony4.server.logs import rfc3339
-from harmony4.server.state import FOLDER, State, open_private, write_whole
+from harmony4.server.state import State, write_whole
 
-__all__ = ["ACTOR", "AuditLog", "Head", "by_command", "command_line", "note_command", "note_keys"]
+__all__ = ["ACTOR", "AuditLog", "Head", "note_keys"]
 
 _LOG: Final = logging.getLogger("harmony4.server")
 ACTOR: ContextVar[str] = ContextVar("actor", default="server")
@@ -42,6 +48,15 @@ _SHOWN: Final = 1000
 """Bytes of a line that was cut short."""
 _MOST_LATE: Final = 10_000
 """Lines that wait for room on the disk; of more than these only the number is known."""
+_ALWAYS: Final = ("time", "action", "by")
+_WAITING: Final = "audit-waiting"
+_LEFT: Final = re.compile(r"[0-9]{20}-([0-9]{1,6})-([0-9a-f]{32})\.json")
+_MOST_TOGETHER: Final = 500
+"""Lines in a file of lines that wait."""
+_MOST_LEFT: Final = _MOST_TOGETHER * (_LONGEST + 2)
+"""Bytes of such a file."""
+_PATIENCE: Final = 10.0
+"""Seconds that who checks the log waits for who writes it."""
 
 Row = dict[str, object]
 """A line without what chains it."""
@@ -53,11 +68,6 @@ class Head:
 
     number: int
     digest: str
-
-
-def command_line() -> str:
-    """The actor of a command: the user who runs it."""
-    return f"user {os.getuid()}" if hasattr(os, "getuid") else "user"
 
 
 class AuditLog:
@@ -78,8 +88,12 @@ class AuditLog:
 
     @property
     def waiting(self) -> int:
-        """Lines that could not be written yet."""
+        """Lines of this one that could not be written yet."""
         return len(self._late) + self._lost
+
+    def left(self) -> int:
+        """Lines that others have left to whoever writes the log next. Touches the disk."""
+        return sum(lines for _, lines, _ in self._files())
 
     def record(self, action: str, **facts: object) -> None:
         """Add a line; it is on the disk when this returns.
@@ -87,33 +101,100 @@ class AuditLog:
         The change itself has happened: where the log cannot be written, this is an error in the other log,
         and the line, with its own time, is added as soon as there is room again (`retry`).
         """
+        self._say(action, self.add(action, **facts))
+
+    def add(self, action: str, **facts: object) -> str | None:
+        """The same for who says it otherwise: why the log cannot be written, None where it can."""
         row = {"time": rfc3339(time.time()), "action": action, "by": ACTOR.get(), **facts}
         with self._lock:
             if len(self._late) < _MOST_LATE:
                 self._late.append(row)
             else:
                 self._lost += 1
-            self._write(action)
+            return self._write()
 
     def retry(self) -> None:
-        """Add what could not be written before."""
+        """Add what could not be written before, and what others have left."""
         with self._lock:
             if self._late:
-                self._write(str(self._late[0]["action"]))
+                self._say(str(self._late[0]["action"]), self._write())
+            elif self._files():
+                self._say("what others have left", self._write())
 
-    def _write(self, action: str) -> None:
+    def leave(self) -> None:
+        """Put what still waits beside the log, for whoever writes it next. Raises StorageError."""
+        with self._lock:
+            while rows := [_short(row) for row in self._rows()[:_MOST_TOGETHER]]:
+                name = f"{time.time_ns():020}-{len(rows)}-{secrets.token_hex(16)}.json"
+                try:
+                    self._state.keep(_WAITING, name, json.dumps(rows).encode("ascii"))
+                except OSError as error:
+                    raise StorageError(f"it cannot wait beside the log: {error.strerror}") from error
+                if len(rows) > len(self._late):
+                    self._lost = 0
+                del self._late[: len(rows)]
+
+    def close(self) -> None:
+        """Let nothing wait in memory any more: in the log, or beside it; else it is lost, and told."""
+        self.retry()
+        try:
+            self.leave()
+        except StorageError as error:
+            _LOG.error("%d lines of the audit log are lost: %s", self.waiting, error)
+
+    def _say(self, action: str, why: str | None) -> None:
+        if why is not None:
+            _LOG.error("the audit log cannot be written (%s): %s", action, why)
+
+    def _rows(self) -> list[Row]:
         rows = list(self._late)
         if self._lost:
             rows.append(
                 {"time": rfc3339(time.time()), "action": "lost", "by": "server", "changes": self._lost}
             )
+        return rows
+
+    def _write(self) -> str | None:
+        """Everything that waits, here and beside the log. Returns why that cannot be done."""
         try:
-            with self._state.locked("audit"), open_private(self.path) as file:
+            with self._state.locked("audit"), self._state.private("audit.log") as file:
+                self._take_in(file)
+                if rows := self._rows():
+                    self._append(file, rows)
+        except (HarmonyError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            return str(error)
+        self._late, self._lost = [], 0
+        return None
+
+    def _files(self) -> list[tuple[str, int, str]]:
+        """Name, number of lines and id of what waits beside the log, the oldest first."""
+        try:
+            names = os.listdir(self._state.path / _WAITING)  # noqa: PTH208 - mostly there is no such folder
+        except OSError:
+            return []
+        matches = [match for name in sorted(names) if (match := _LEFT.fullmatch(name))]
+        return [(match.string, int(match[1]), match[2]) for match in matches]
+
+    def _take_in(self, file: BinaryIO) -> None:
+        """What waits beside the log, file by file. Raises OSError where there is no room for it."""
+        for name, _, number in self._files():
+            try:
+                rows = _left(self._state.kept(_WAITING, name, _MOST_LEFT + 1), number)
+            except (OSError, ValueError) as error:
+                _LOG.error("lines that wait for the audit log cannot be read (%s): %s", name, error)
+                continue
+            # Only where it can be removed: else it would come again and again.
+            if not os.access(self._state.path / _WAITING, os.W_OK):
+                _LOG.error("lines that wait for the audit log cannot be removed from there (%s)", name)
+                continue
+            # Somebody may have died between adding them and removing the file.
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _LONGEST))
+            if f'"waited": "{number}"'.encode() not in file.read():
                 self._append(file, rows)
-        except (HarmonyError, OSError, ValueError, KeyError, TypeError) as error:
-            _LOG.error("the audit log cannot be written (%s): %s", action, error)
-        else:
-            self._late, self._lost = [], 0
+            try:
+                self._state.drop(_WAITING, name)
+            except OSError as error:  # it is in the log, and known there
+                _LOG.error("lines that waited for the audit log cannot be removed (%s): %s", name, error)
 
     def _append(self, file: BinaryIO, rows: list[Row]) -> None:
         """All rows, or none of them. Raises OSError, and others where the log's last line is none."""
@@ -138,8 +219,7 @@ class AuditLog:
             number += 1
             line = _line({"n": number, **row, "prev": prev})
             if len(line) >= _LONGEST:
-                kept = {key: row[key] for key in ("time", "action", "by")}
-                line = _line({"n": number, **kept, "cut": len(line), "prev": prev})
+                line = _line({"n": number, **_cut(row, len(line)), "prev": prev})
             data += line + b"\n"
             prev = hashlib.sha256(line).hexdigest()
         descriptor = file.fileno()
@@ -185,45 +265,23 @@ class AuditLog:
 
     def _lines(self) -> Iterator[bytes]:
         try:
-            with self.path.open("rb") as file:
-                while line := file.readline(_LONGEST + 1):
+            # Not to hang, whatever somebody has put there.
+            flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
+            with os.fdopen(os.open(self.path, flags), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise SourceError("the audit log is no regular file", where=str(self.path))
+                # As far as it goes when nobody is writing: what comes later is not looked at.
+                with self._state.settled("audit", _PATIENCE):
+                    left = os.fstat(file.fileno()).st_size
+                while line := file.readline(min(left, _LONGEST + 1)):
                     if len(line) > _LONGEST:
                         raise LimitError(
                             "a line of the audit log is too long", expected=f"<= {_LONGEST} bytes"
                         )
+                    left -= len(line)
                     yield line
         except OSError as error:
             raise SourceError(f"cannot read the audit log: {error.strerror}", where=str(self.path)) from error
-
-
-def note_command(action: str, path: Path) -> None:
-    """Note that a command has written a container, if it is one of a library that a server has been in."""
-    found = _library_of(path)
-    if found is not None and path.suffix == SUFFIX:
-        root, state = found
-        by_command(state, action, name=str(path.relative_to(root)))
-
-
-def by_command(state: State, action: str, **facts: object) -> None:
-    """Note what the user of this machine did who runs the command."""
-    token = ACTOR.set(command_line())
-    try:
-        AuditLog(state).record(action, **facts)
-    finally:
-        ACTOR.reset(token)
-
-
-def _library_of(path: Path) -> tuple[Path, State] | None:
-    """The library that a file is in, and its server's folder: by the environment, or by the hidden folder."""
-    named, own = (os.environ.get(f"{PREFIX}{key}") for key in ("LIBRARY", "STATE"))
-    if named and own and Path(own).is_dir():
-        root = Path(os.path.realpath(named))
-        if path.is_relative_to(root):
-            return root, State.of(Path(own), root)
-    for root in path.parents:
-        if (root / FOLDER).is_dir():
-            return root, State.of(None, root)
-    return None
 
 
 def note_keys(log: AuditLog, state: State, names: Mapping[str, bytes]) -> None:
@@ -251,6 +309,31 @@ def note_keys(log: AuditLog, state: State, names: Mapping[str, bytes]) -> None:
                 log.record("key-add", name=name, key=key)
     except (HarmonyError, OSError) as error:
         _LOG.error("changes of the keyring cannot be noted: %s", error)
+
+
+def _cut(row: Row, length: int) -> Row:
+    """What stays of a line that would be too long."""
+    return {key: row[key] for key in (*_ALWAYS, "waited") if key in row} | {"cut": length}
+
+
+def _short(row: Row) -> Row:
+    length = len(_line(row))
+    return row if length < _LONGEST else _cut(row, length)
+
+
+def _left(data: bytes, number: str) -> list[Row]:
+    """The lines in a file that waited beside the log. Raises ValueError."""
+    try:
+        rows = json.loads(data) if len(data) <= _MOST_LEFT else None
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("it holds no lines")
+    for row in rows:
+        whole = isinstance(row, dict) and all(isinstance(row.get(key), str) for key in _ALWAYS)
+        if not whole or "n" in row or "prev" in row:
+            raise ValueError("it holds something else than lines")
+    return [row | {"waited": number} for row in rows]
 
 
 def _line(entry: Row) -> bytes:

@@ -20,7 +20,16 @@ from aiohttp import web
 
 from harmony4.crypto.errors import FormatError, HarmonyError
 
-__all__ = ["DAMAGED", "PROBLEMS", "PROBLEM_TYPE", "Problem", "describe", "problem_response", "problems"]
+__all__ = [
+    "CODE",
+    "DAMAGED",
+    "PROBLEMS",
+    "PROBLEM_TYPE",
+    "Problem",
+    "describe",
+    "problem_response",
+    "problems",
+]
 
 PROBLEM_TYPE: Final = "application/problem+json"
 _PREFIX: Final = "urn:harmony4:problem:"
@@ -80,6 +89,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, str]]] = {
 
 DAMAGED: Final = web.RequestKey("damaged", bool)
 """Set on a request that failed because what is stored is not sound."""
+CODE: Final = web.ResponseKey("code", str)
+"""Of a response that is a problem: which one."""
 _RETRY: Final = {429: "5", 503: "5", 507: "600"}
 """`Retry-After`, seconds, where nobody knows better."""
 _PRIVATE: Final = frozenset({"source", "storage", "harmony"})
@@ -118,11 +129,13 @@ def problem_response(
     usual_headers = {"Cache-Control": "no-store"}
     if status in _RETRY:
         usual_headers["Retry-After"] = _RETRY[status]
-    return web.Response(
+    response = web.Response(
         status=status,
         body=text.encode("ascii"),
         headers={**usual_headers, **(headers or {}), "Content-Type": PROBLEM_TYPE},
     )
+    response[CODE] = code
+    return response
 
 
 def describe(error: BaseException) -> dict[str, object]:

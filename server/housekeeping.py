@@ -90,4 +90,4 @@ def _left(connection: Connection) -> int:
 
 def _cut_off(connection: Connection, limit: float) -> None:
     _LOG.debug("a client took nothing for %s s", limit)
-    connection.reset()
+    connection.cut_off_stuck()

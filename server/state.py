@@ -3,6 +3,10 @@
 It is `.harmony4` in the library, hidden and readable by its owner only, unless the settings name another. All
 worker processes share it, and find in it what another one, or the server before a restart, has left. It
 should lie on the library's file system: containers then move in and out without a copy.
+
+Root's commands write into folders of others, who can put anything there meanwhile. So locks and the audit log
+are opened from folder to folder, no link is followed, what is there must be a file of its own, and only what
+was made just now is given to the folder's owner.
 """
 
 from __future__ import annotations
@@ -10,14 +14,15 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
 from harmony4.crypto.errors import StorageError
-from harmony4.h4mk.edits.target import sync_folder
+from harmony4.server.openfolder import OpenFolder, others_may_write
 
 if os.name == "posix":
     import fcntl
@@ -28,7 +33,6 @@ __all__ = [
     "State",
     "held",
     "hold",
-    "open_private",
     "sweep_spools",
     "sweep_streams",
     "write_whole",
@@ -37,6 +41,8 @@ __all__ = [
 FOLDER: Final = ".harmony4"
 """Names that begin with a dot are no containers."""
 _LIVE: Final = "live"
+_TICK: Final = 0.02
+"""Seconds between two tries for a lock that is not waited for without end."""
 
 
 class State:
@@ -45,28 +51,68 @@ class State:
     Its methods touch the disk: call them in threads.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, patience: float | None = None, owner: int | None = None) -> None:
+        """`patience`: seconds that a lock is waited for; None: as long as it takes. `owner`: whose folder it
+        must be, and nobody else's to write; None: whoever's.
+        """
         self.path: Final = path
+        self._patience = patience
+        self._owner = owner
 
     @classmethod
-    def of(cls, path: Path | None, library: Path) -> Self:
+    def of(cls, path: Path | None, library: Path, *, patience: float | None = None) -> Self:
         """The one that the settings name, or else that of the library.
 
         Its real path: what lies in the library is told from what lies here by their paths.
         """
-        return cls(library / FOLDER if path is None else Path(os.path.realpath(path)))
+        return cls(library / FOLDER if path is None else Path(os.path.realpath(path)), patience=patience)
+
+    @classmethod
+    def found(cls, library: Path, *, patience: float | None = None) -> Self | None:
+        """The hidden folder of a library that no settings name; None where there is none.
+
+        Raises StorageError where it may be a trap: it is a link, others may write it, or it belongs neither
+        to who asks nor, where that is root, to whom the library belongs.
+        """
+        path = library / FOLDER
+        try:
+            status = path.lstat()
+            owners = {status.st_uid} if os.name != "posix" else {os.geteuid()}
+            if 0 in owners:
+                owners.add(library.stat().st_uid)
+        except OSError:
+            return None
+        if not stat.S_ISDIR(status.st_mode) and not stat.S_ISLNK(status.st_mode):
+            return None
+        if stat.S_ISLNK(status.st_mode) or status.st_uid not in owners or others_may_write(status):
+            raise StorageError("it is somebody else's", where=str(path))
+        return cls(path, patience=patience, owner=status.st_uid)
 
     def folder(self, name: str) -> Path:
         """The folder `name` in it, made if it is missing. Raises StorageError."""
         path = self.path / name
         try:
-            for one in (self.path, path):
-                if not one.is_dir():
-                    one.mkdir(mode=0o700, exist_ok=True)
-                    _leave_to_owner(one, one.parent)
+            if not path.is_dir():
+                with self._inside(name):
+                    pass
         except OSError as error:
             raise StorageError(f"cannot make the server's folder {path}: {error.strerror}") from error
         return path
+
+    @contextmanager
+    def _inside(self, name: str | None = None) -> Iterator[OpenFolder]:
+        """It, or the folder `name` in it, open; made if it is missing. Raises OSError."""
+        with ExitStack() as stack:
+            try:
+                inside = stack.enter_context(OpenFolder(self.path))
+            except FileNotFoundError:
+                if self._owner is not None:
+                    raise
+                with OpenFolder(self.path.parent, follow=True) as above:
+                    inside = stack.enter_context(above.folder(self.path.name))
+            if self._owner is not None:
+                inside.check(self._owner)
+            yield inside if name is None else stack.enter_context(inside.folder(name))
 
     def is_writable(self) -> bool:
         """Whether something can be kept in it, as far as permissions say, or it can be made."""
@@ -77,21 +123,85 @@ class State:
     def locked(self, name: str) -> Iterator[None]:
         """Hold the lock `name`: nobody else, in this process or another, is in such a block.
 
-        Raises StorageError.
+        Raises StorageError, also where somebody else has it for longer than there is patience.
         """
-        path = self.folder("locks") / name
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-            _leave_to_owner(descriptor, path.parent)
+            with self._inside("locks") as folder:
+                descriptor = folder.own(name)
         except OSError as error:
-            raise StorageError(f"cannot lock {path}: {error.strerror}") from error
+            raise StorageError(f"cannot lock {self.path / 'locks' / name}: {error.strerror}") from error
         try:
             # A lock on an open file, not of a process: threads exclude each other as well.
-            if os.name == "posix":
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.name == "posix" and not _lock(descriptor, fcntl.LOCK_EX, self._patience):
+                raise StorageError(
+                    f"cannot lock {self.path / 'locks' / name}: somebody else has held it for "
+                    f"{self._patience:g} s"
+                )
             yield
         finally:
             os.close(descriptor)
+
+    @contextmanager
+    def settled(self, name: str, patience: float) -> Iterator[None]:
+        """Nobody holds the lock `name` in this block, if that can be had within `patience` seconds.
+
+        Writes nothing: for folders that can only be read.
+        """
+        descriptor = -1
+        if os.name == "posix":
+            with (
+                suppress(OSError),
+                OpenFolder(self.path) as inside,
+                OpenFolder(Path("locks"), inside) as folder,
+            ):
+                descriptor = folder.open(name, os.O_RDONLY)
+                with suppress(OSError):
+                    _lock(descriptor, fcntl.LOCK_SH, patience)
+        try:
+            yield
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def private(self, name: str, folder: str | None = None) -> BinaryIO:
+        """A file in it, or in a folder of it, to read and write; made if it is missing, for its owner only.
+
+        Raises OSError, also for what is no file of its own.
+        """
+        with self._inside(folder) as inside:
+            return os.fdopen(inside.own(name), "r+b")
+
+    def keep(self, folder: str, name: str, data: bytes) -> None:
+        """Write a file in a folder of it, whole and on the disk, or not at all. Raises OSError."""
+        with self._inside(folder) as inside:
+            inside.write(name, data, sync=True)
+
+    def kept(self, folder: str, name: str, most: int) -> bytes:
+        """The first `most` bytes of a file in a folder of it. Raises OSError."""
+        with self._inside(folder) as inside, os.fdopen(inside.open(name, os.O_RDONLY), "rb") as file:
+            return file.read(most)
+
+    def drop(self, folder: str, name: str) -> None:
+        """Remove a file in a folder of it for good. Raises OSError."""
+        with self._inside(folder) as inside:
+            inside.drop(name)
+
+
+def _lock(descriptor: int, kind: int, patience: float | None) -> bool:
+    """Lock an open file (flock); False where somebody else has it for `patience` seconds. Raises OSError."""
+    if patience is None:
+        fcntl.flock(descriptor, kind)
+        return True
+    until = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_TICK)
+        else:
+            return True
 
 
 class Spool:
@@ -148,43 +258,8 @@ def write_whole(path: Path, data: bytes, *, sync: bool) -> None:
     Who is killed meanwhile leaves `NAME.….part` beside it. `sync`: it is on the disk when this returns, and
     survives the machine's crash as well. Raises OSError.
     """
-    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            _leave_to_owner(file.fileno(), path.parent)
-            file.write(data)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise
-    if sync:
-        sync_folder(path.parent)
-
-
-def open_private(path: Path) -> BinaryIO:
-    """Open a file to read and write, made if it is missing, which only its owner may read. Raises OSError."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-    try:
-        _leave_to_owner(descriptor, path.parent)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return os.fdopen(descriptor, "r+b")
-
-
-def _leave_to_owner(made: int | Path, folder: Path) -> None:
-    """Give what root has made to whom the folder belongs: the server runs as that user, and must read it.
-
-    Raises OSError.
-    """
-    if hasattr(os, "geteuid") and os.geteuid() == 0:
-        owner = folder.stat()
-        os.chown(made, owner.st_uid, owner.st_gid)
+    with OpenFolder(path.parent, follow=True) as folder:
+        folder.write(path.name, data, sync=sync)
 
 
 def hold(descriptor: int, *, wait: bool = False) -> bool:

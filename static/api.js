@@ -31,23 +31,21 @@ export const version = ({ head, size, tracks }) => head ?? JSON.stringify([size,
 
 export const seek = (name, pts, track, v, signal) => json("video/seek", { name, pts, track, v }, { signal });
 export const seekMany = (name, times) => json("video/seek", { name, pts: times.join(",") });
-const seekAll = (name, pts, track, v, signal) => json("video/seek", { name, track, v }, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ pts }), signal });
 export const proof = (name, track, range, signal) => json("video/proof", { name, track, range }, { signal });
 
-/** The times of all keyframes of a track. */
-export async function keyframes(name, track, version, signal) {
+/** The times of all keyframes of a track; with `times` (at most 10 000), of those that they lead to. */
+export async function keyframes(name, track, v, signal, times) {
+  if (times) {
+    const asked = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ pts: times }), signal };
+    const { results } = await json("video/seek", { name, track, v }, asked);
+    return [...new Set(results.filter((one) => !one.error).map((one) => Number(one.pts)))];
+  }
   const found = [];
   for (;;) {
-    const page = await json("video/keyframes", { name, track, start: found.length, v: version }, { signal });
+    const page = await json("video/keyframes", { name, track, start: found.length, v }, { signal });
     for (const pts of page.pts) found.push(Number(pts));
     if (found.length >= page.count || !page.pts.length) return found;
   }
-}
-
-/** The times of those keyframes of a track that `times` (at most 10 000) lead to. */
-export async function keyframesAt(name, times, track, version, signal) {
-  const { results } = await seekAll(name, times, track, version, signal);
-  return [...new Set(results.filter((one) => !one.error).map((one) => Number(one.pts)))];
 }
 
 /** Who we are, and the two ways to become somebody else. */

@@ -29,10 +29,9 @@ export async function open({ name, signal }, root) {
   }
   const map = element("canvas", { class: "map", role: "img" });
   const total = element("span");
-  const rest = element("p", { class: "live rest", hidden: true });
   const missing = element("span", { role: "status" });
   const more = element("button", { type: "button", class: "quiet" }, "Show more");
-  rest.append(missing, element("span", { class: "spread" }), more);
+  const rest = element("p", { class: "live rest" }, missing, element("span", { class: "spread" }), more);
   const tip = element("output", { class: "maptip" }, "Point at the map: what lies there?");
   const list = element("ul", { class: "chunks", id: "chunks", "aria-label": "Chunks" });
   const earlier = element("button", { type: "button", class: "quiet" }, "Earlier");

@@ -33,13 +33,12 @@ export function sentence(text) {
   return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;
 }
 
-/** The latest time that the page can tell from its neighbours: beyond it numbers of this language are no whole µs. */
-export const LATEST = BigInt(Number.MAX_SAFE_INTEGER);
+const LATEST = Number.MAX_SAFE_INTEGER; // µs: beyond it a time is not told from its neighbours
 const LONGEST = 64; // characters of a time
 
 /**
- * What somebody typed as microseconds: "3500000", "3.5s", "0:03.5", "1:02:03". Exactly those: digits beyond the microsecond are cut off, as
- * everywhere in the format. Throws a RangeError that says what is wrong.
+ * What somebody typed as microseconds: "3500000", "3.5s", "0:03.5", "1:02:03". Digits beyond the microsecond are cut off. Throws a RangeError
+ * that says what is wrong.
  */
 export function parseTime(text) {
   const trimmed = text.trim();

@@ -93,6 +93,7 @@ async function choose(mine, number, start) {
   const track = (mine.track = facts.tracks[number]);
   const version = (mine.version = track.etag?.slice(0, 16));
   timeline.reset();
+  timeline.position = start; // media say where they are when they know it
   stage(mine, track, start);
   timeline.show(facts.duration, []);
   panels.show({
@@ -105,9 +106,9 @@ async function choose(mine, number, start) {
     },
   });
   if (!track.keyframes) return;
-  const times = () => Array.from({ length: TICKS }, (_, at) => Math.floor((at * Number(facts.duration)) / (TICKS - 1)));
-  const asked = Number(track.keyframes) > MANY ? api.keyframesAt(name, times(), number, version, mine.abort.signal) : api.keyframes(name, number, version, mine.abort.signal);
-  const table = await asked.catch(() => null);
+  const times = Array.from({ length: TICKS }, (_, at) => Math.floor((at * facts.duration) / (TICKS - 1)));
+  const some = Number(track.keyframes) > MANY ? times : null;
+  const table = await api.keyframes(name, number, version, mine.abort.signal, some).catch(() => null);
   if (table && open === mine && mine.track === track) timeline.show(facts.duration, table, Number(track.keyframes));
 }
 
@@ -186,6 +187,7 @@ export async function jump(pts, there = null, began = performance.now()) {
   const shown = there ?? (mine.media ? picture(mine, pts) : null);
   if (!mine.media) {
     timeline.position = pts;
+    timeline.say();
     timeline.draw();
     moved(mine);
   }

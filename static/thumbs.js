@@ -81,10 +81,17 @@ async function draw(item, width, height) {
   const plain = track && (!item.mask || item.mask.unmaskable) && item.range_url;
   if (plain && track.kind === "video" && Number(item.duration) < POSTER && (await poster(item, context).then(() => true, () => false))) return canvas;
   const stored = item.tracks.findIndex((one) => one.kind === "tokens" && one.codec in RECORDS);
-  if (plain && track.kind === "audio" && stored >= 0 && (await spectrum(item, context, kept(item, stored)).then(() => true, () => false))) return canvas;
-  if (plain && track.kind === "audio" && stored < 0 && ( Number(item.duration) < SOUND) && (await spectrum(item, context, computed(item)).then(() => true, () => false))) return canvas;
+  const tokens = stored >= 0 ? () => kept(item, stored) : Number(item.duration) < SOUND ? () => computed(item) : null;
+  if (plain && track.kind === "audio" && tokens && (await spectrum(item, context, tokens).then(() => true, () => false))) return canvas;
   await rates(item, context);
   return canvas;
+}
+
+/** What the server says of a track, if its stream has no holes. */
+async function whole(item, number) {
+  const { tracks, lost } = await api.info(item.name);
+  if (lost.some((one) => one.track === number && one.count)) throw new Error("holes");
+  return tracks[number];
 }
 
 /** A frame from a tenth of the way in, as the media element shows it. */
@@ -114,41 +121,35 @@ async function poster(item, context) {
   }
 }
 
+async function get(url, headers, status) {
+  const response = await fetch(url, { headers, signal: AbortSignal.timeout(PATIENCE) });
+  if (response.status === status) return response;
+  response.body?.cancel();
+  throw new Error("no tokens");
+}
+
 /** Spectral tokens that the server makes of the sound. */
 async function computed(item) {
-  const response = await fetch(`audio/stream?${new URLSearchParams({ name: item.name })}`, {
-    headers: { Accept: "application/x-ndjson" },
-    signal: AbortSignal.timeout(PATIENCE),
-  });
-  if (!response.ok) throw new Error("no tokens");
+  const response = await get(`audio/stream?${new URLSearchParams({ name: item.name })}`, { Accept: "application/x-ndjson" }, 200);
   const lines = (await response.text()).trim().split("\n").map((line) => JSON.parse(line));
   return { tokens: lines.filter(({ event }) => event === "token").map(({ data }) => data), each: 1 };
 }
 
 /** The tokens of a stored track, of long ones some of each column: records are of one size, so they are where one looks. */
 async function kept(item, number) {
-  const { codec, bytes } = item.tracks[number];
-  const size = RECORDS[codec];
-  const count = Math.floor(bytes / size);
-  const { tracks, lost } = await api.info(item.name);
-  if (lost.some((one) => one.track === number)) throw new Error("no stream without holes");
-  const wanted = Array.from({ length: COLUMNS }, (_, at) => Math.floor((at * count) / COLUMNS) * size);
-  const ranges = count <= COLUMNS * RUN ? [`0-${count * size - 1}`] : wanted.map((at) => `${at}-${at + RUN * size - 1}`);
-  const found = [];
-  for (let at = 0; at < ranges.length; at += RANGES) {
-    const response = await fetch(api.local(tracks[number].range_url), {
-      headers: { Range: `bytes=${ranges.slice(at, at + RANGES).join()}` },
-      signal: AbortSignal.timeout(PATIENCE),
-    });
-    if (response.status !== 206) {
-      response.body?.cancel();
-      throw new Error("no tokens");
-    }
+  const size = RECORDS[item.tracks[number].codec];
+  const count = Math.floor(item.tracks[number].bytes / size);
+  const url = api.local((await whole(item, number)).range_url);
+  const [columns, run] = count > COLUMNS * RUN ? [COLUMNS, RUN] : [1, count];
+  const ranges = Array.from({ length: columns }, (_, at) => Math.floor((at * count) / columns) * size).map((at) => `${at}-${at + run * size - 1}`);
+  const tokens = [];
+  while (ranges.length) {
+    const response = await get(url, { Range: `bytes=${ranges.splice(0, RANGES)}` }, 206);
     for (const part of parts(response.headers, await response.arrayBuffer())) {
-      for (let from = 0; from + size <= part.byteLength; from += size) found.push(record(part, from, size));
+      for (let at = 0; at < part.byteLength; at += size) tokens.push(record(part, at));
     }
   }
-  return { tokens: found, each: count / found.length };
+  return { tokens, each: count / tokens.length };
 }
 
 /** The parts of an answer to ranges: one that is no multipart is one. */
@@ -165,23 +166,22 @@ function parts(headers, body) {
   return found;
 }
 
-/** A record (tokenize/audiotoken.py) as what `/audio/stream` says of it, as far as it is drawn. */
-function record(view, at, size) {
-  const used = view.getUint8(at + 3);
-  if (view.getUint8(at) !== 1 || 40 + 3 * used > size) throw new Error("no token");
+/** A record (tokenize/audiotoken.py) as `/audio/stream` tells it. Outside of the view it is a RangeError. */
+function record(view, at) {
+  if (view.getUint8(at) !== 1) throw new Error("no token");
   return {
     frame: 2 ** view.getUint8(at + 6),
     step: 2 ** view.getUint8(at + 7),
     rate: view.getUint32(at + 8),
     pts: Number(view.getBigUint64(at + 24)),
     end: Number(view.getBigUint64(at + 32)),
-    bins: Array.from({ length: used }, (_, bin) => [view.getUint16(at + 40 + 3 * bin), view.getUint8(at + 42 + 3 * bin)]),
+    bins: Array.from({ length: view.getUint8(at + 3) }, (_, bin) => [view.getUint16(at + 40 + 3 * bin), view.getUint8(at + 42 + 3 * bin)]),
   };
 }
 
-async function spectrum(item, context, asked) {
+async function spectrum(item, context, ask) {
   const { width, height } = context.canvas;
-  const { tokens, each } = await asked;
+  const { tokens, each } = await ask();
   const { accent, sunk } = colours(document.body);
   context.fillStyle = sunk;
   context.fillRect(0, 0, width, height);

@@ -21,10 +21,7 @@ export function before(keyframes, us) {
 }
 
 export class Timeline {
-  /**
-   * `jump(pts)` is called where somebody clicks or lets go, `scrub(pts)` on the way there; `ask(pts)` resolves to the keyframe of a time (null:
-   * there is none) where not all of them are here.
-   */
+  /** `jump(pts)` is called where somebody clicks or lets go, `scrub(pts)` on the way there; `ask(pts)` resolves to a keyframe that is not here, or null. */
   constructor(jump, scrub, ask) {
     this.canvas = $("ticks");
     this.box = $("timeline");
@@ -75,7 +72,7 @@ export class Timeline {
     this.keyframes = keyframes;
     this.some = count > keyframes.length;
     $("some").hidden = !this.some;
-    $("some").textContent = this.some ? `There are ${count.toLocaleString("en")} keyframes; the timeline has ticks for ${keyframes.length.toLocaleString("en")} of them, spread evenly.` : "";
+    $("some").textContent = `There are ${count.toLocaleString("en")} keyframes; the timeline has ticks for ${keyframes.length.toLocaleString("en")} of them, spread evenly.`;
     this.box.setAttribute("aria-valuemax", Math.floor(this.duration / 1e6));
     this.say();
     this.draw();
@@ -120,7 +117,6 @@ export class Timeline {
     if (this.some) this.resting = setTimeout(() => this.look(event.clientX), REST);
   }
 
-  /** Ask for the keyframe below the pointer. */
   async look(clientX) {
     const { pointed, keyframes } = this;
     if (pointed === null) return;

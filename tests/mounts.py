@@ -55,6 +55,10 @@ class Folder:
         """Give that room back."""
         self._ballast.unlink()
 
+    def lose(self) -> None:
+        """Take the disk away below those who have it open, as `umount -l` does."""
+        assert not _libc.umount2(os.fsencode(self.path), _DETACH)
+
     def lock(self) -> bool:
         """Let nothing be written any more; False where somebody writes at this moment."""
         return self._remount(_RDONLY)

@@ -9,7 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,10 +23,12 @@ from harmony4.server.audit import AuditLog, Head
 from harmony4.server.folder.library import Library
 from harmony4.server.intake.shelf import Shelf
 from harmony4.server.intake.uploads import Uploads
+from harmony4.server.keys import DESK
 from harmony4.server.state import FOLDER, State
 from masking import ONE, TWO, keyring
 from processes import needs_proc, served, until
 from serving import running, write_container
+from test_export_http import status_of, uploading
 
 Capture = pytest.CaptureFixture[str]
 
@@ -214,6 +220,56 @@ def test_the_command_says_where_it_breaks(tmp_path: Path, capsys: Capture) -> No
     refused(here(capsys, "audit", "verify", "-l", tmp_path), "line 4")
 
 
+def test_who_verifies_waits_for_who_writes(tmp_path: Path) -> None:
+    log = told(tmp_path / "state")
+    whole = log.path.read_bytes()
+    with ThreadPoolExecutor() as threads:
+        with State(tmp_path / "state").locked("audit"):
+            log.path.write_bytes(whole[:-20])
+            verified = threads.submit(log.verify)
+            assert not wait([verified], 0.5).done
+            log.path.write_bytes(whole)
+        assert verified.result(30).number == 5
+
+
+def test_what_comes_later_is_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = told(tmp_path / "state")
+    settled = State.settled
+
+    @contextmanager
+    def then_more(self: State, name: str, patience: float) -> Iterator[None]:
+        with settled(self, name, patience):
+            yield
+        with log.path.open("ab") as file:
+            file.write(b'{"n": 6, ')  # somebody writes again, as soon as the size is known
+
+    monkeypatch.setattr(State, "settled", then_more)
+    assert log.verify().number == 5
+
+
+def test_a_log_that_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy with nothing beside it that only can be read, and a lock that nobody ever lets go."""
+    log = told(tmp_path / "state")
+    copy = AuditLog(State(tmp_path / "copy"))
+    copy.path.parent.mkdir()
+    copy.path.write_bytes(log.path.read_bytes())
+    copy.path.parent.chmod(0o500)
+    assert copy.verify() == log.verify()
+    assert [path.name for path in copy.path.parent.iterdir()] == ["audit.log"]
+    monkeypatch.setattr("harmony4.server.audit._PATIENCE", 0.1)
+    with State(tmp_path / "state").locked("audit"):
+        assert log.verify().number == 5
+
+
+def test_a_log_that_is_none(tmp_path: Path) -> None:
+    """A pipe that nobody writes to is not waited for."""
+    log = AuditLog(State(tmp_path / "state"))
+    log.path.parent.mkdir()
+    os.mkfifo(log.path)
+    with pytest.raises(SourceError, match="no regular file"):
+        log.verify()
+
+
 # -- what else is a change
 
 
@@ -272,6 +328,41 @@ def test_over_http_too(tmp_path: Path) -> None:
     with running(library, keyring=keys) as server:  # what happened while no server ran
         until(lambda: len(entries(library)) == 4, "the key's end in the log")
     assert entries(library)[3]["action"] == "key-remove"
+
+
+def test_an_export_is_cancelled_once(tmp_path: Path) -> None:
+    """However often somebody asks for it; and where it is too late, it was exported."""
+    with running(tmp_path) as server, uploading(server) as connection:
+        (job,) = server.get("/jobs").json["jobs"]
+        desk = server.app[DESK]
+        with pytest.MonkeyPatch.context() as patch:  # another worker has it, which looks now and then
+            patch.setattr(desk, "cancel", lambda number: None)
+            patch.setattr(desk, "_unwanted", lambda running: [])
+            for _ in range(3):
+                assert server.request("DELETE", f"/jobs/{job['id']}").status == 202
+        assert status_of(connection) == 409
+        until(lambda: server.get(f"/jobs/{job['id']}").json["state"] == "cancelled", "it is cancelled")
+        until(lambda: (tmp_path / FOLDER / "audit.log").exists(), "the line")
+        assert server.request("DELETE", f"/jobs/{job['id']}").status == 200
+    assert [(row["action"], row["by"], row["id"]) for row in entries(tmp_path)] == [
+        ("export-cancel", "address 127.0.0.1", job["id"])
+    ]
+
+
+def test_it_is_too_late_to_cancel(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        desk = server.app[DESK]
+        put = desk.shelf.put
+
+        def cancelled_meanwhile(*arguments: Any, **more: Any) -> None:
+            (job,) = desk.jobs.active()
+            for _ in range(2):
+                assert server.request("DELETE", f"/jobs/{job['id']}").status == 202
+            put(*arguments, **more)
+
+        desk.shelf.put = cancelled_meanwhile
+        assert server.request("POST", "/video/export?name=a.h4mk&raw=1", (), b"opaque").status == 201
+    assert [row["action"] for row in entries(tmp_path)] == ["export"]
 
 
 @needs_proc

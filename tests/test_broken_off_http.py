@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harmony4.crypto.errors import StorageError
-from harmony4.server.keys import EXPRESS, LIBRARY, STATE, STATUS
+from harmony4.server.keys import EXPRESS, LIBRARY, STATE, STATUS, TALLY
 from processes import until
 from serving import LOOPS, MAPPING_LOOPS, running, write_container
 from test_arriving_http import RAW, duplex
@@ -56,6 +56,27 @@ def test_a_slow_client_of_a_container_that_is_closed(tmp_path: Path, loop: str, 
                             pass
                         break
                 assert received > size
+                return
+        pytest.fail("never in the express lane")
+
+
+@pytest.mark.parametrize("loop", MAPPING_LOOPS)
+def test_who_leaves_the_express_lane_is_counted(tmp_path: Path, loop: str) -> None:
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 12)
+    with running(tmp_path, loop=loop) as server:
+        with client(server) as first:
+            first.ask(URL, "Range: bytes=0-9")
+        express, counts = server.app[EXPRESS], server.app[TALLY].counts
+        for left in range(1, 51):
+            until(lambda: express.is_calm(server.loop.time()), "calm")
+            before = express.answered
+            with client(server) as one:
+                one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+                one.send(URL, f"Range: bytes=0-{12 * 2**20 - 1}")
+                one.socket.recv(1)
+            until(lambda left=left: counts["broken|left"] == left, "seeing who left")  # type: ignore[misc]
+            assert counts.keys() & {"broken|stuck", "broken|failed"} == set()
+            if express.answered > before:
                 return
         pytest.fail("never in the express lane")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import urllib.request
@@ -17,6 +18,7 @@ from harmony4.h4mk import H4MKReader
 from harmony4.server.cli import serving
 from harmony4.server.cli.demo_media import draw_frame, tone
 from harmony4.server.cli.demo_plan import DEMOS, FPS
+from harmony4.server.state import FOLDER, State
 from mounts import folder_that_can_be_locked
 
 NAMES = [f"{demo.name}.h4mk" for demo in DEMOS]
@@ -73,9 +75,13 @@ def test_what_is_missing_is_made_again_the_same(library: Path, capsys: Capture) 
     flac = library / NAMES[2]
     before = flac.read_bytes()
     flac.unlink()
+    State(library / FOLDER).folder("locks")
     done = here(capsys, "demo", "-l", library, "--no-serve")
     assert "A scale (FLAC)" in done.text
     assert flac.read_bytes() == before
+    (line,) = (library / FOLDER / "audit.log").read_bytes().splitlines()
+    shutil.rmtree(library / FOLDER)
+    assert (json.loads(line)["action"], json.loads(line)["name"]) == ("demo", NAMES[2])
 
 
 def test_somebody_elses_library_is_left_alone(tmp_path: Path, capsys: Capture) -> None:

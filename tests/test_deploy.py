@@ -270,8 +270,11 @@ def test_settings_that_are_given_exist() -> None:
     assert str(image.state) == "/state"
     compose = dict(re.findall(r"^      (HARMONY4_\w+): \"?(?:\$\{\w+:-)?([^\"}\n]*)", COMPOSE, re.MULTILINE))
     assert settings_of([f"{key}={value}" for key, value in compose.items()]).trusted_proxies == ("127.0.0.1",)
-    unit = settings_of(shlex.split(re.findall(r"^Environment=(.*)$", UNIT, re.MULTILINE)[0]))
-    assert str(unit.cache) == "/var/cache/harmony4"
+    (named,) = re.findall(r"^EnvironmentFile=/etc/harmony4/(.*)$", UNIT, re.MULTILINE)
+    unit = settings_of(shlex.split((DEPLOY / named).read_text("utf-8"), comments=True))
+    assert str(unit.cache) == f"/var/cache/{re.findall('^CacheDirectory=(.*)$', UNIT, re.MULTILINE)[0]}"
+    assert str(unit.state) == f"/var/lib/{re.findall('^StateDirectory=(.*)$', UNIT, re.MULTILINE)[0]}"
+    assert f"serve {unit.library} " in UNIT
 
 
 def test_the_page_from_nothing_to_tls(tmp_path: Path) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from needs import ROOT, needs_curl, needs_nginx, needs_openssl
+from needs import ORIGINAL, ROOT, needs_curl, needs_nginx, needs_openssl
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -52,7 +53,8 @@ case "$*" in
     cd /
     # shellcheck disable=SC2046
     setpriv --reuid "$user" --regid "$(value Group)" --clear-groups --no-new-privs --bounding-set -all \\
-      env -i PATH=/usr/bin:/bin $(value Environment) $(value ExecStart) >>/mnt/server.log 2>&1 &
+      env -i PATH=/usr/bin:/bin $(value Environment) \\
+      $(grep -v '^#' "$(value EnvironmentFile)") $(value ExecStart) >>/mnt/server.log 2>&1 &
     echo $! >/mnt/server.pid
     for _ in $(seq 600); do
       curl -s -o /dev/null http://127.0.0.1:8000/health && exit
@@ -102,7 +104,11 @@ test "$(moved $plain/)" = "308 $url/"
 wrong=wrong.example.org
 test "$(code -k --resolve $wrong:443:127.0.0.1 https://$wrong/)" = 421
 grep -q '"action": "token-add"' /var/lib/harmony4/audit.log
-grep -q '"action": "export"' /var/lib/harmony4/audit.log
+grep -q '"action": "export", "by": "token' /var/lib/harmony4/audit.log
+. "$FOLDER/film" | grep -q unbroken
+grep -q '"action": "export", "by": "user 0", "name": "film.h4mk"' /var/lib/harmony4/audit.log
+test -z "$(find /var/lib/harmony4 ! -user harmony4)"
+get "$url/video/range?name=film.h4mk" | cmp - film.mp4
 serves() { get --retry 20 --retry-all-errors "$url/video/range?name=a.h4mk" | cmp - /mnt/film; }
 runs() { readlink "/proc/$(cat /mnt/server.pid)/exe"; tr '\\0' ' ' <"/proc/$(cat /mnt/server.pid)/cmdline"; }
 runs | grep -q /opt/harmony4/bin/
@@ -141,11 +147,12 @@ def copy_of_the_repository(folder: Path) -> None:
 @needs_curl
 @pytest.mark.timeout(900)
 def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
-    certificate, main, answer, token = blocks("From a bare Debian to TLS")
+    certificate, main, answer, token, film = blocks("From a bare Debian to TLS")
     backup, restore = blocks("Backup")
     (upgrade,) = blocks("Upgrades")
     folder, stand_ins = tmp_path / "harmony4", tmp_path / "bin"
     copy_of_the_repository(folder)
+    shutil.copy(ORIGINAL, folder / "film.mp4")
     stand_ins.mkdir()
     for name, text in (("apt-get", APT), ("systemctl", SYSTEMCTL)):
         (stand_ins / name).write_text(text)
@@ -153,7 +160,12 @@ def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
     # From here on nothing comes from outside.
     second, change, upgrade = upgrade.partition("/opt/harmony4-new/bin/harmony4 config")
     assert change
-    for name, text in (("backup", backup), ("restore", restore), ("upgrade", change + upgrade)):
+    for name, text in (
+        ("film", film),
+        ("backup", backup),
+        ("restore", restore),
+        ("upgrade", change + upgrade),
+    ):
         (folder / name).write_text(text)
     install, cut, rest = main.partition("install -d -o harmony4")
     assert cut

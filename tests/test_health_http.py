@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 from harmony4.server.keys import LIBRARY
+from mounts import small_disk
 from processes import Served, needs_proc, served, until
 from serving import running, write_container
 
@@ -46,10 +47,23 @@ def turned(server: Served) -> bool:
 
 def test_a_library_whose_disk_is_another_one(tmp_path: Path) -> None:
     """As after an unmount below the server: the folder is there, and empty."""
-    with running(tmp_path) as server:
+
+    def numbers() -> set[str]:
+        lines = server.get("/metrics").body.decode().splitlines()
+        return {line.split()[0] for line in lines} & {"harmony4_disk_free_bytes", "harmony4_takes_uploads"}
+
+    with (
+        small_disk(tmp_path / "disk", 2**24) as disk,
+        running(disk.path, state=tmp_path / "state") as server,
+    ):
         assert server.get("/ready").status == 200
-        server.app[LIBRARY].device += 1
+        assert len(numbers()) == 2
+        if disk.mounted:
+            disk.lose()
+        else:
+            server.app[LIBRARY].device += 1
         assert server.get("/ready").status == 503
+        assert not numbers()  # Harmony4LibraryUnreadable goes by that
 
 
 @needs_proc

@@ -290,6 +290,23 @@ def test_a_note_at_once_sees_it_at_once(jobs: Jobs) -> None:
         assert job.cancelled
 
 
+def test_who_cancelled_it_first(jobs: Jobs) -> None:
+    with working(jobs) as job:
+        assert job.cancelled_by() is None
+        jobs.cancel(job.id, "token 1")
+        jobs.cancel(job.id, "token 2")
+        assert job.cancelled_by() == "token 1"
+
+
+@needs_rlimit
+def test_a_full_disk_keeps_nobody_from_cancelling(jobs: Jobs) -> None:
+    with working(jobs) as job:
+        with file_size_limit(0):
+            jobs.cancel(job.id, "token 1")
+        assert jobs.is_unwanted(job.id)
+        assert job.cancelled_by() is None  # for whom there was no room
+
+
 def test_what_has_ended_is_not_cancelled(jobs: Jobs) -> None:
     with working(jobs) as job:
         pass

@@ -7,21 +7,23 @@ import os
 import re
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from commands import run
+from harmony4.server.errors import PROBLEMS
 from harmony4.server.insight.metrics import COUNTERS, GAUGES, VALUES, families
 from harmony4.server.insight.tally import Shares, Tally, merge
 from harmony4.server.keys import EXPRESS
 from needs import ROOT
 from processes import Served, needs_proc, served, until
-from serving import Server, running, write_container
+from serving import LOOPS, Server, running, write_container
 from test_residency import cached_pages
 
 Found = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -113,6 +115,66 @@ def test_damage_is_counted(tmp_path: Path) -> None:
         assert value(samples(server), "harmony4_verification_failures_total", found_by="read") == 1
 
 
+def small_client(server: Server) -> socket.socket:
+    """One that has asked for all of a film, with room for little of it."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    one.settimeout(30)
+    one.connect(server.address)
+    one.sendall(b"GET /video/range?name=a.h4mk HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert one.recv(1)
+    return one
+
+
+def broken(server: Server) -> dict[str, float]:
+    """Answers that broke off, by why; nothing while some are under way."""
+    found = samples(server)
+    if value(found, "harmony4_requests_active") != 1:
+        return {}
+    name = "harmony4_answers_broken_off_total"
+    return {why: count for why in VALUES["broken"] if (count := value(found, name, why=why))}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_why_answers_break_off(tmp_path: Path, loop: str) -> None:
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 40)
+    with running(tmp_path, loop=loop, write_timeout=0.3) as server, small_client(server):
+        until(lambda: broken(server) == {"stuck": 1}, "cutting off who takes nothing")
+    with running(tmp_path, loop=loop) as server:
+        small_client(server).close()
+        until(lambda: broken(server) == {"left": 1}, "seeing who left")
+        with small_client(server) as one:
+            os.truncate(tmp_path / "a.h4mk", 30 * 2**20)
+            with suppress(ConnectionResetError):
+                while one.recv(2**20):
+                    pass
+            until(lambda: broken(server) == {"left": 1, "failed": 1}, "a container that was cut short")
+
+
+def test_failures_are_counted_by_problem(tmp_path: Path) -> None:
+    """A limit that is met wakes nobody, and a disk that cannot be read does."""
+    library = tmp_path / "library"
+    write_container(library / "a.h4mk", [b"x" * 2**20] * 40)
+
+    def failures() -> dict[str, float]:
+        found = samples(server)
+        name = "harmony4_failures_total"
+        return {code: count for code in VALUES["failed"] if (count := value(found, name, problem=code))}
+
+    with running(library, state=tmp_path / "state", max_streams=1) as server:
+        with small_client(server):
+            assert server.get("/video/range?name=a.h4mk").problem == "crowded"
+        assert failures() == {"crowded": 1}
+        library.rename(tmp_path / "elsewhere")
+        assert server.get("/ready").problem == "source"
+        assert failures() == {"crowded": 1, "source": 1}
+    (rule,) = (rule for rule in alerts() if rule["alert"] == "Harmony4Errors")
+    (without,) = re.findall(r'problem!~"([a-z|]+)"', rule["expr"])
+    assert "crowded" in without.split("|")
+    assert set(without.split("|")) < set(VALUES["failed"])
+    assert not {"source", "storage", "http", "checksum"} & set(without.split("|"))
+
+
 def test_labels_are_there_before_the_first_event(tmp_path: Path) -> None:
     """increase() of a series that begins with 1 is 0: nobody would be told of the first damage."""
     with running(tmp_path) as server:
@@ -124,9 +186,11 @@ def test_labels_are_there_before_the_first_event(tmp_path: Path) -> None:
     counted = {
         one
         for file in (ROOT / "server").rglob("*.py")
-        for one in re.findall(r'"((?:damaged|refused|scrubbed)\|\w+)"', file.read_text("utf-8"))
+        for one in re.findall(r'"((?:broken|damaged|refused|scrubbed)\|\w+)"', file.read_text("utf-8"))
     }
-    assert counted == {f"{key}|{one}" for key, values in VALUES.items() for one in values}
+    literal = {key: values for key, values in VALUES.items() if key != "failed"}
+    assert counted == {f"{key}|{one}" for key, values in literal.items() for one in values}
+    assert set(VALUES["failed"]) == {code for code, (status, _) in PROBLEMS.items() if status >= 500}
     assert set(VALUES) == {key for key, (_, _, label) in COUNTERS.items() if label}
 
 
@@ -177,18 +241,19 @@ def test_processes_add_up_and_counters_never_go_back(tmp_path: Path) -> None:
     one.seek(0.001)
     one.count("cold", 2)
     one.gauges["containers"] = lambda: 5
+    one.gauges["damaged_containers"] = other.gauges["damaged_containers"] = lambda: 3  # the same
     other.cell("/a", "GET", 200)[0] += 4
     other.gauges["containers"] = lambda: 6
     second.publish(other.snapshot())
     whole = first.together(one.snapshot())
     assert whole["requests"] == [["/a", "GET", 200, 7, 0], ["/a", "other", 405, 1, 0]]
-    assert whole["gauges"] == {"containers": 11, "workers": 2}
+    assert whole["gauges"] == {"containers": 11, "damaged_containers": 3, "workers": 2}
     assert (whole["counts"], whole["size_sum"], sum(whole["sizes"])) == ({"cold": 2}, 2**60, 2)
     assert first.living() == 2
     second.close()  # it has died: what it counted stays, what it holds does not
     whole = first.together(one.snapshot())
     assert whole["requests"][0] == ["/a", "GET", 200, 7, 0]
-    assert whole["gauges"] == {"containers": 5, "workers": 1}
+    assert whole["gauges"] == {"containers": 5, "damaged_containers": 3, "workers": 1}
     assert first.living() == 1
     # What another one sees afterwards is no less than what was shown before.
     assert Shares(tmp_path).together(Tally().snapshot())["requests"] == whole["requests"]

@@ -81,6 +81,17 @@ def test_a_link_while_the_container_is_being_opened(page: Page, server: Server) 
     assert page.evaluate(FRAME)["time"] == pytest.approx(11, abs=0.01)
 
 
+def test_a_link_into_what_cannot_be_played(page: Page, server: Server) -> None:
+    """Without a clock of its own the timeline still says the place, and where one goes from there."""
+    page.goto(f"{server.url}/?name=masked.h4mk#t=7")
+    page.wait_for_selector("#key")
+    assert page.get_attribute("#timeline", "aria-valuenow") == "7"
+    page.evaluate("location.hash = '#t=11.5'")
+    page.wait_for_selector('#numbers:not([hidden])[data-asked="11500000"]')
+    assert page.get_attribute("#timeline", "aria-valuenow") == "11"
+    assert str(page.get_attribute("#timeline", "aria-valuetext")).startswith("0:11.5 of ")
+
+
 @pytest.mark.parametrize(
     ("text", "pts"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import errno
 import mmap
@@ -9,13 +10,16 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
 from harmony4.crypto.errors import SourceError
+from harmony4.server.folder.library import Library
 from harmony4.server.reading import residency
 from harmony4.server.reading.residency import bring_in, is_resident, let_go, read_resident
+from serving import write_container
 
 SIZE = 40 * mmap.PAGESIZE + 17
 DATA = random.Random(3).randbytes(SIZE)
@@ -135,6 +139,22 @@ def test_files_that_are_nothing_but_memory() -> None:
         assert read(descriptor, 2**19, 100) is None
     finally:
         os.close(descriptor)
+
+
+def test_a_descriptor_that_is_used_again(tmp_path: Path) -> None:
+    """What was memory may be a disk the next time: the library forgets what it closes."""
+
+    async def look() -> None:
+        library = Library(Path(folder))
+        with await library.open("a.h4mk") as one:
+            descriptor = one.reader.fileno()
+            assert descriptor in residency._in_memory
+        await library.close()
+        assert descriptor not in residency._in_memory
+
+    with TemporaryDirectory(dir="/dev/shm") as folder:
+        write_container(Path(folder) / "a.h4mk", [b"x" * 1000])
+        asyncio.run(look())
 
 
 def test_let_go(descriptor: int) -> None:

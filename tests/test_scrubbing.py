@@ -15,7 +15,7 @@ from harmony4.server.folder import scrubbing
 from harmony4.server.folder.library import Library
 from harmony4.server.folder.scrubbing import Scrubber
 from harmony4.server.insight.tally import Tally
-from harmony4.server.state import FOLDER, State, hold, open_private
+from harmony4.server.state import FOLDER, State, hold
 from processes import needs_proc, until
 from serving import running, write_container
 
@@ -59,6 +59,24 @@ def test_damage_is_reported_everywhere_and_stays(tmp_path: Path, caplog: pytest.
         until(lambda: "\nharmony4_damaged_containers 0.0\n" in server.get("/metrics").body.decode(), "zero")
     assert "'bad.h4mk' is damaged" in caplog.text
     assert (tmp_path / "bad.h4mk").exists()
+
+
+def test_damage_is_known_from_the_start(tmp_path: Path) -> None:
+    """A restart mends nothing: the alert must not go away until somebody has looked again."""
+    write_container(tmp_path / "bad.h4mk", [b"x" * 100_000])
+    damage(tmp_path / "bad.h4mk")
+    scrubber(tmp_path).round()
+    with running(tmp_path, scrub_rate=1) as server:  # it would take days
+        assert "\nharmony4_damaged_containers 1.0\n" in server.get("/metrics").body.decode()
+    with State(tmp_path / FOLDER).private("scrub", "locks") as lock:
+        assert hold(lock.fileno())  # the old worker's, after SIGHUP
+        with running(tmp_path, scrub_rate=1) as server:
+            assert "\nharmony4_damaged_containers 1.0\n" in server.get("/metrics").body.decode()
+    (tmp_path / "bad.h4mk").unlink()
+    one = scrubber(tmp_path)
+    one.remember()
+    one.round()
+    assert one._damaged == 0
 
 
 @needs_proc
@@ -114,7 +132,7 @@ def test_one_process_does_it_for_all(tmp_path: Path) -> None:
     tally = Tally()
     one = scrubber(tmp_path, tally=tally)
     thread = threading.Thread(target=one.run)
-    with open_private(tmp_path / FOLDER / "locks" / "scrub") as lock:
+    with State(tmp_path / FOLDER).private("scrub", "locks") as lock:
         assert hold(lock.fileno())
         thread.start()
         thread.join(0.3)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import json
 import os
 import random
 import re
 import shutil
 import signal
 import socket
+import subprocess
+import termios
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from commands import refused, run
+from commands import HARMONY4, refused, run
 from harmony4.server.serving import workers
 from processes import Line, Served, alive, needs_proc, served, until
 from serving import LOOPS, write_container
@@ -482,6 +489,144 @@ def test_sighup_ends_no_server_of_one_process(library: Path, tmp_path: Path) -> 
         server.process.send_signal(signal.SIGHUP)
         until(lambda: b"this server goes on with what it has" in log.read_bytes(), "saying so")
         assert server.get("/health")[0] == 200
+
+
+@contextmanager
+def at_a_terminal(library: Path, count: int, log: IO[bytes], hangup: object) -> Iterator[tuple[Served, int]]:
+    """A server that a terminal of its own started, and the descriptor of the terminal's other side.
+
+    `hangup` is what it does about SIGHUP before it says otherwise.
+    """
+
+    def begin() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, hangup)  # type: ignore[arg-type]
+
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        [str(HARMONY4), "serve", str(library), "--port", "0", "--json", "--workers", str(count)],
+        stdin=theirs,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+        preexec_fn=begin,
+    )
+    os.close(theirs)
+    try:
+        assert process.stdout is not None
+        yield Served(process, json.loads(process.stdout.readline())["url"]), ours
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_terminal_is_closed(library: Path, tmp_path: Path, count: int) -> None:
+    """The server ends with it as politely as by SIGTERM."""
+    log = tmp_path / "log"
+    with log.open("wb") as out, at_a_terminal(library, count, out, signal.SIG_DFL) as (server, terminal):
+        workers = server.workers()
+        with begin(server) as line:
+            os.close(terminal)
+            until(server.refuses, "the end of listening")
+            assert finish(line)
+        assert server.process.wait(60) == 0
+        until(lambda: not any(map(alive, workers)), "the workers' end")
+    assert log.read_bytes() == b""
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_nohup_at_a_terminal(library: Path, tmp_path: Path, count: int) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as out, at_a_terminal(library, count, out, signal.SIG_IGN) as (server, terminal):
+        os.close(terminal)
+        server.process.send_signal(signal.SIGHUP)
+        (line,) = re.findall(r"SigIgn:\t(\w+)", Path(f"/proc/{server.process.pid}/status").read_text())
+        assert int(line, 16) & 1 << signal.SIGHUP - 1
+        assert server.get("/health")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+    assert log.read_bytes() == b""
+
+
+def test_the_parents_log_follows_the_settings(library: Path, tmp_path: Path) -> None:
+    file, log = tmp_path / "harmony4.toml", tmp_path / "log"
+    file.write_text("[server]\n")
+    with log.open("wb") as out, served(library, "--workers", 2, "--config", file, log=out) as server:
+        for turn, form in enumerate(("json", "console"), 1):
+            file.write_text(f'[server]\nlog_format = "{form}"\n')
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda turn=turn: log.read_bytes().count(b"were read anew") == turn, form)  # type: ignore[misc]
+    first, second = log.read_text().splitlines()
+    assert json.loads(first)["event"].startswith("the settings were read anew")
+    assert " WARNING harmony4.server: the settings were read anew" in second
+
+
+def impatient(folder: Path, held: Path) -> str:
+    """A path with which new settings have to prove themselves soon, and workers stop while `held` exists."""
+    lines = [
+        "import os, signal, sys",
+        'if "serve" in sys.orig_argv:',
+        "    from harmony4.server.serving import workers",
+        "    workers._PROOF = 3.0",
+        f'if "harmony4.server.serving.worker" in sys.orig_argv and os.path.exists({str(held)!r}):',
+        "    os.kill(os.getpid(), signal.SIGSTOP)",
+    ]
+    (folder / "sitecustomize.py").write_text("\n".join(lines) + "\n")
+    return str(folder)
+
+
+def test_new_workers_that_hang(library: Path, tmp_path: Path) -> None:
+    """They are ended, and the others serve on."""
+    log, held = tmp_path / "log", tmp_path / "held"
+    path = impatient(tmp_path, held)
+    with log.open("wb") as out, served(library, "--workers", 2, path=path, log=out) as server:
+        before = server.workers()
+        held.touch()
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(server.workers()) == 4, "new workers")
+        new = set(server.workers()) - set(before)
+        said = b"the settings stay as they are: a new worker was not ready within 3 s"
+        until(lambda: said in log.read_bytes(), "giving up")
+        until(lambda: not any(map(alive, new)), "the new ones' end")
+        assert server.workers() == before
+        assert server.get("/health")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+    assert log.read_bytes().count(b"\n") == 1
+
+
+def test_settings_that_hang(library: Path, tmp_path: Path) -> None:
+    """They hold up neither the workers' successors nor the next settings."""
+    file, log = tmp_path / "harmony4.toml", tmp_path / "log"
+    file.write_text("[server]\n")
+    path = impatient(tmp_path, tmp_path / "held")
+    arguments = ("--workers", 2, "--config", file)
+    with log.open("wb") as out, served(library, *arguments, path=path, log=out) as server:
+        victim, other = server.workers()
+        file.unlink()
+        os.mkfifo(file)  # nobody writes to it: who opens it waits
+        server.process.send_signal(signal.SIGHUP)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(server.workers()) == 2 and victim not in server.workers(), "the replacement")
+        said = b"the settings stay as they are: they could not be read within 3 s"
+        until(lambda: said in log.read_bytes(), "giving up")
+        file.unlink()
+        file.write_text("[server]\n")
+        asked = 0
+
+        def taken() -> bool:
+            nonlocal asked
+            found = log.read_bytes()
+            if found.count(b"stay as they are") > asked:  # 3 s may be short for a machine that is busy
+                asked += 1
+                server.process.send_signal(signal.SIGHUP)
+            return b"the settings were read anew" in found
+
+        until(taken, "settings that can be read")
+        until(lambda: other not in server.workers(), "the old ones' end")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
 
 
 def test_numbers_of_a_killed_server_are_removed(library: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ from harmony4.server.cli.options import (
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
 from harmony4.server.cli.seals import report_seal
-from harmony4.server.cli.streams import STANDARD, check_not_same, open_container, shown, sink
+from harmony4.server.cli.streams import STANDARD, check_not_same, noted, open_container, shown, sink
 from harmony4.server.cli.values import (
     format_count,
     format_size,
@@ -129,7 +130,8 @@ def split_command(
             path = output / f"{number:02}.{kind}"
             if path.exists():
                 raise StorageError(f"cannot write {path}: it is there already")
-            with Meter(f"writing {plain(path)}", quiet=quiet) as meter:
+            written = noted(os.path.realpath(path))
+            with written, Meter(f"writing {plain(path)}", quiet=quiet) as meter:
                 if part is not None:
                     seal = split(reader, part, path, progress=meter)
                     made.append({"output": str(path), "head": seal.head.hex(), "size": seal.length})

@@ -22,7 +22,7 @@ from harmony4.server.cli.keys import (
 from harmony4.server.cli.options import EPILOG, Json, Output, Quiet, flag, prose
 from harmony4.server.cli.output import say, say_json
 from harmony4.server.cli.progress import Meter
-from harmony4.server.cli.streams import STANDARD
+from harmony4.server.cli.streams import STANDARD, noted
 from harmony4.server.cli.values import format_count, format_size, plain
 
 __all__ = ["register"]
@@ -84,10 +84,10 @@ def fetch_command(
     if output == STANDARD:
         raise UsageError("parts come in any order, so they are written to a file: use -o FILE")
     bring = fetch_container if container else fetch_stream
-    path = Path(os.path.realpath(output))
+    path = os.path.realpath(output)
     try:
-        with Meter("fetching", quiet=quiet) as meter:
-            found = bring(url, path, wanted, jobs=jobs, progress=meter, token=_token(token_file))
+        with noted(path), Meter("fetching", quiet=quiet) as meter:
+            found = bring(url, Path(path), wanted, jobs=jobs, progress=meter, token=_token(token_file))
     except FormatError as error:
         say(f"error: {plain(error)}", to_stderr=True)
         raise typer.Exit(LOST) from None

@@ -31,7 +31,7 @@ from harmony4.server.cli import (
     tokens,
 )
 from harmony4.server.cli.options import EPILOG
-from harmony4.server.cli.streams import COMMAND, FACTS_GONE, ReaderGone
+from harmony4.server.cli.streams import COMMAND, FACTS_GONE, UNNOTED, ReaderGone
 from harmony4.server.cli.values import plain
 
 __all__ = ["app", "explain", "run"]
@@ -101,8 +101,21 @@ def _command() -> TyperGroup:
     return command
 
 
+UNTOLD: Final = 4
+"""Exit status of what was done and stands in no audit log."""
+
+
 def run(argv: list[str]) -> int:
     """Run one command line; returns its exit status. Lets KeyboardInterrupt through."""
+    UNNOTED.set(None)
+    status, untold = _run(argv), UNNOTED.get()
+    if untold is not None:
+        complain(untold)
+        return status or UNTOLD
+    return status
+
+
+def _run(argv: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):
         # A file name that is not UTF-8, or a title that the terminal's encoding lacks, is shown escaped.
         if stream is not None and hasattr(stream, "reconfigure"):

@@ -4,6 +4,7 @@
     1    refused; one line on standard error says why
     2    usage: the command line itself is wrong
     3    done, but something was lost or failed verification
+    4    done, but the audit log could not be told
     130  interrupted (Ctrl-C); 143: asked to end (SIGTERM); nothing half-made is left behind
     141  the reader of a pipe that was fed data went away (as for any program ended by SIGPIPE)
 

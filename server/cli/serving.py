@@ -19,6 +19,7 @@ from harmony4.server.cli.demo_plan import DEMOS
 from harmony4.server.cli.options import EPILOG, Json, Quiet, flag, prose
 from harmony4.server.cli.output import columns, json_text, say, write
 from harmony4.server.cli.progress import Meter
+from harmony4.server.cli.streams import noted
 from harmony4.server.cli.values import format_count, format_duration, format_size
 from harmony4.server.serving.hangups import at_a_terminal, held_back
 
@@ -318,7 +319,8 @@ def _make_library(folder: Path, *, quiet: bool) -> list[str]:
             label = f"drawing {demo.name}"
             with Meter(label, quiet=quiet, unit="s of media") as meter:
                 make_media(demo, media, meter)
-            result = export(media, folder / name, ExportOptions(title=demo.title))
+            with noted(os.path.realpath(folder / name)) as path:
+                result = export(media, path, ExportOptions(title=demo.title))
             made.append(name)
             if not quiet:
                 seal = result.seal

@@ -25,6 +25,7 @@ from harmony4.h4mk.edits.target import AtomicFile
 __all__ = [
     "COMMAND",
     "STANDARD",
+    "UNNOTED",
     "ReaderGone",
     "Sink",
     "check_not_same",
@@ -47,6 +48,8 @@ _TICK: Final = 0.25
 
 COMMAND: ContextVar[str] = ContextVar("command", default="write")
 """The command that runs."""
+UNNOTED: ContextVar[str | None] = ContextVar("unnoted", default=None)
+"""What to say at the end of a command that has done what no audit log knows of."""
 FACTS_GONE: Final = 0
 """Exit status when whoever reads facts (`| head`) has seen enough of them."""
 DATA_GONE: Final = 141
@@ -132,12 +135,13 @@ def sink(path: str) -> contextlib.AbstractContextManager[BinaryIO | str]:
 def noted(path: str) -> Iterator[str]:
     """A file that is written: what a command does to a container in a library goes into its audit log.
 
-    Of a library that has one: a server has been there, or a token was made for it.
+    Of a library that has one: `HARMONY4_LIBRARY` and `HARMONY4_STATE` name it, or it has a `.harmony4`, where
+    a server whose `state` is nowhere else has been, or a token was made for it.
     """
     before = _mark(path)
     yield path
     if _mark(path) != before:
-        from harmony4.server.audit import note_command  # takes its time, and few need it
+        from harmony4.server.cli.noting import note_command  # takes its time, and few need it
 
         note_command(COMMAND.get(), Path(path))
 

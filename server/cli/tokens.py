@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from harmony4.crypto.errors import SourceError, UsageError
-from harmony4.server.audit import AuditLog, Head, by_command
+from harmony4.server.audit import AuditLog, Head
+from harmony4.server.cli.noting import PATIENCE, by_command
 from harmony4.server.cli.options import EPILOG, Json, prose, usage
 from harmony4.server.cli.output import columns, fields, say, say_json
 from harmony4.server.cli.values import format_count, parse_lifetime, plain
@@ -230,11 +231,15 @@ def verify_audit(
     Prints the number and the hash of the last line. Keep them where whoever can write the log cannot: with
     `--head` a later check also finds lines that were taken off the end, and a log that was written anew.
     """
-    found = AuditLog(_state(library, config)).verify(None if head is None else _head(head))
+    log = AuditLog(_state(library, config))
+    found = log.verify(None if head is None else _head(head))
+    waiting = log.left()
     if json:
-        say_json({"lines": found.number, "head": f"{found.number}:{found.digest}"})
+        say_json({"lines": found.number, "head": f"{found.number}:{found.digest}", "waiting": waiting})
     else:
         say(f"{format_count(found.number, 'line')}, unbroken: {found.number}:{found.digest}")
+        if waiting:
+            say(f"note: {format_count(waiting, 'line')} beside it, not added yet", to_stderr=True)
 
 
 def _head(text: str) -> Head:
@@ -255,7 +260,7 @@ def _state(library: Path | None, config: Path | None) -> State:
         raise SourceError(
             f"cannot read the library: {error.strerror}", where=str(settings.library)
         ) from error
-    return State.of(settings.state, root)
+    return State.of(settings.state, root, patience=PATIENCE)
 
 
 def _facts(token: Token) -> dict[str, object]:

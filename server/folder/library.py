@@ -29,7 +29,7 @@ from harmony4.crypto.mask import MasterKey
 from harmony4.h4mk import H4MKReader, TimeRange, Unmasked
 from harmony4.h4mk.proofs.prove import Prover
 from harmony4.server.folder.facts import SeekCard, seek_card
-from harmony4.server.reading.residency import learn, let_go, mapped_bytes
+from harmony4.server.reading.residency import forget, learn, let_go, mapped_bytes
 from harmony4.server.serving.descriptors import is_exhausted
 
 __all__ = ["SUFFIX", "Container", "Identity", "Library", "check_name", "is_inside"]
@@ -394,6 +394,8 @@ class Library:
     def _dispose(self, container: Container) -> None:
         # In a thread: unmapping many gigabytes that the kernel has touched takes a while.
         container.closed = True
+        if (descriptor := container.reader.fileno()) is not None:
+            forget(descriptor)
         future = asyncio.get_running_loop().run_in_executor(None, container.reader.close)
         self._closing.add(future)
         future.add_done_callback(self._closing.discard)

@@ -15,7 +15,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -29,7 +29,7 @@ from harmony4.server.folder.library import SUFFIX, Identity, Library, holds
 from harmony4.server.folder.listing import Entry, scan
 from harmony4.server.insight.tally import Tally
 from harmony4.server.keys import CONFIG, LIBRARY, STATE, TALLY
-from harmony4.server.state import State, hold, open_private, write_whole
+from harmony4.server.state import State, hold, write_whole
 
 __all__ = ["Findings", "Scrubber", "scrubbing"]
 
@@ -119,12 +119,16 @@ class Scrubber:
         """Let `run` return soon."""
         self._stop.set()
 
+    def remember(self) -> None:
+        """Count the damage that is known already, whoever found it: it has not gone with a restart."""
+        self._damaged = _damaged(self.findings.read())
+
     def run(self) -> None:
         """Round after round until `stop`; waits while another process does it."""
         while not self._stop.is_set():
             try:
-                self._state.folder("locks")
-                with open_private(self._state.path / "locks" / "scrub") as lock:
+                self.remember()
+                with self._state.private("scrub", "locks") as lock:
                     if not hold(lock.fileno()):
                         self._stop.wait(min(_TRY, self._pause))
                         continue
@@ -146,6 +150,7 @@ class Scrubber:
         ]
         names = {one.name for one in entries}
         findings = {name: found for name, found in self.findings.read().items() if name in names}
+        self._damaged = _damaged(findings)
         for entry in sorted(entries, key=lambda one: one.raw):
             found = self._look(entry)
             if found is None:
@@ -157,7 +162,7 @@ class Scrubber:
 
     def _keep(self, findings: dict[str, dict[str, Any]]) -> None:
         """Say what was found. Where it cannot be written (a full disk), metric and log say it still."""
-        self._damaged = sum(not one["ok"] for one in findings.values())
+        self._damaged = _damaged(findings)
         try:
             self.findings.write(findings)
             self._kept = True
@@ -206,12 +211,17 @@ class Scrubber:
         }
 
 
+def _damaged(findings: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(not one["ok"] for one in findings.values())
+
+
 async def scrubbing(app: web.Application) -> AsyncIterator[None]:
     """For `cleanup_ctx`: scrub while the server runs, where the settings ask for it."""
     if not app[CONFIG].scrub_rate:
         yield
         return
     scrubber = Scrubber(app[CONFIG], app[LIBRARY], app[STATE], app[TALLY])
+    await asyncio.to_thread(scrubber.remember)  # before anybody can ask
     thread = threading.Thread(target=scrubber.run, name="harmony4-scrub", daemon=True)
     thread.start()
     yield

@@ -15,6 +15,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from harmony4.crypto.errors import SourceError
+from harmony4.server.errors import PROBLEMS
 from harmony4.server.health import disk_free
 from harmony4.server.insight.tally import DIGITS, Snapshot
 from harmony4.server.keys import CONFIG, DESK, EVENTS, LIBRARY, OUTLETS, SHARES, TALLY
@@ -28,8 +29,9 @@ _PUBLISH: Final = 1.0
 COUNTERS: Final = {
     # Name in the tally: name for Prometheus, help, label.
     "cold": ("harmony4_cold_reads", "Turns of an answer for which bytes came from the disk first", None),
-    "broken": ("harmony4_answers_broken_off", "Answers that ended before their last byte", None),
+    "broken": ("harmony4_answers_broken_off", "Answers that ended before their last byte, by why", "why"),
     "damaged": ("harmony4_verification_failures", "Damage found, by who looked: read or scrub", "found_by"),
+    "failed": ("harmony4_failures", "Answers with a status of 500 or more, by problem", "problem"),
     "refused": ("harmony4_limited", "Requests and connections refused by a limit, by which", "limit"),
     "scrubbed": (
         "harmony4_scrubbed_containers",
@@ -39,7 +41,9 @@ COUNTERS: Final = {
     "scrubbed_bytes": ("harmony4_scrubbed_bytes", "Bytes verified in the background", None),
 }
 VALUES: Final = {
+    "broken": ("failed", "left", "stuck"),
     "damaged": ("read", "scrub"),
+    "failed": tuple(code for code, (status, _) in PROBLEMS.items() if status >= 500),
     "refused": ("streams", "streams_per_client", "connections_per_client"),
     "scrubbed": ("sound", "damaged"),
 }
@@ -65,7 +69,11 @@ GAUGES: Final = {
         "Containers that failed their last scrubbing",
         None,
     ),
-    "audit_waiting": ("harmony4_audit_lines_waiting", "Lines that the audit log has no room for yet", None),
+    "audit_waiting": (
+        "harmony4_audit_lines_waiting",
+        "Lines that could not be put into the audit log yet",
+        None,
+    ),
     "workers_wanted": ("harmony4_workers_wanted", "Processes that are to serve, by the settings", None),
     "disk_free": ("harmony4_disk_free_bytes", "Bytes that are free on the library's disk", None),
     "takes_uploads": ("harmony4_takes_uploads", "Whether there is more room than min_free: 1 or 0", None),
@@ -86,9 +94,12 @@ async def get_metrics(request: web.Request) -> web.Response:
     whole = await asyncio.to_thread(request.app[SHARES].together, own)
     # Jobs are everybody's: each worker sees all of them.
     whole["gauges"] |= await asyncio.to_thread(_exports, request.app)
+    others = await asyncio.to_thread(_left, request.app)
+    whole["gauges"]["audit_waiting"] = whole["gauges"].get("audit_waiting", 0) + others
     whole["gauges"]["workers_wanted"] = count(request.app[CONFIG].workers)
+    library = request.app[LIBRARY]
     with suppress(SourceError):  # then the library cannot be read, and there is no number
-        free = await asyncio.to_thread(disk_free, request.app[LIBRARY].root)
+        free = await asyncio.to_thread(disk_free, library.root, library.device)
         whole["gauges"] |= {"disk_free": free, "takes_uploads": free >= request.app[CONFIG].min_free}
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(whole))
@@ -107,6 +118,11 @@ def _exports(app: web.Application) -> dict[str, float]:
         "export_bytes": sum(int(job.get("received") or 0) for job in jobs),
         "export_blocks": sum(int(job.get("blocks") or 0) for job in jobs),
     }
+
+
+def _left(app: web.Application) -> int:
+    """Lines of the audit log that no worker has: beside the log, or in the parent. In a thread."""
+    return app[DESK].audit.left() + app[SHARES].waiting()
 
 
 def watch(app: web.Application) -> None:

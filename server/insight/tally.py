@@ -18,14 +18,16 @@ from typing import Any, Final
 
 from harmony4.server.state import held, hold
 
-__all__ = ["DIGITS", "Cell", "Shares", "Snapshot", "Tally", "merge"]
+__all__ = ["DIGITS", "Cell", "Shares", "Snapshot", "Tally", "merge", "publish_waiting"]
 
 DIGITS: Final = 48
 """Places of a histogram: place n holds values of n binary digits, the last one all that are longer, too."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
-_WORST: Final = frozenset({"lag|events", "lag|tokens"})
-"""Gauges that are not added up over processes."""
+_WORST: Final = frozenset({"damaged_containers", "lag|events", "lag|tokens"})
+"""Gauges that are not added up over processes: all know of the same damage."""
+
+_WAITING: Final = "waiting"
 
 Cell = list[int]
 """Of one route, method and status: requests, bytes of bodies."""
@@ -112,6 +114,14 @@ def merge(snapshots: Iterator[tuple[Snapshot, bool]]) -> Snapshot:
     return whole
 
 
+def publish_waiting(folder: str, lines: int) -> None:
+    """Let the workers that share their numbers in `folder` see how many lines their parent has waiting."""
+    with suppress(OSError):
+        part = Path(folder, f"{_WAITING}.part")
+        part.write_bytes(b"%d" % lines)
+        part.replace(Path(folder, _WAITING))
+
+
 class Shares:
     """The snapshots of all processes of one server, in a folder that the first of them made.
 
@@ -149,6 +159,13 @@ class Shares:
             return merge(iter([(own, True)]))
         self.publish(own)
         return merge(self._others(own))
+
+    def waiting(self) -> int:
+        """Lines of the audit log that wait in the parent of all of them."""
+        if self._folder is not None:
+            with suppress(OSError, ValueError):
+                return int((self._folder / _WAITING).read_bytes())
+        return 0
 
     def publish(self, own: Snapshot) -> None:
         """Let the others see it. A folder that cannot be written costs numbers, never the server."""

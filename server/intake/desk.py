@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from harmony4.crypto.errors import HarmonyError, LimitError, StorageError
-from harmony4.server.audit import AuditLog
+from harmony4.server.audit import ACTOR, AuditLog
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem, describe
 from harmony4.server.exporting.ingest import ExportOptions, ExportResult, export
@@ -294,9 +294,20 @@ class Desk:
         if not isinstance(error, HarmonyError | Problem):
             _LOG.error("an export failed", exc_info=error)
         problem = describe(error)
+        by = await asyncio.to_thread(one.job.cancelled_by)
         with suppress(HarmonyError):
             await asyncio.to_thread(one.job.finish, state, received=one.received, problem=problem)
+        if state == "cancelled":
+            # Here, where it ends so: who asks for it may ask often, or too late.
+            await asyncio.to_thread(self._note_cancelled, one, by)
         await self.close(one)
+
+    def _note_cancelled(self, one: Export, by: str | None) -> None:
+        token = ACTOR.set(by or "unknown")
+        try:
+            self.audit.record("export-cancel", id=one.job.id, name=one.job.facts.get("name"))
+        finally:
+            ACTOR.reset(token)
 
     async def close(self, one: Export) -> None:
         """Remove what an export has in its spool."""
@@ -383,4 +394,4 @@ class Desk:
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self.shelf.close)
         # What still waits is in memory alone.
-        await asyncio.to_thread(self.audit.retry)
+        await asyncio.to_thread(self.audit.close)

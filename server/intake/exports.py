@@ -13,6 +13,7 @@ import aiofiles
 from aiohttp import web
 
 from harmony4.crypto.errors import LimitError, StorageError
+from harmony4.server.audit import ACTOR
 from harmony4.server.config import Config
 from harmony4.server.errors import Problem
 from harmony4.server.folder import facts
@@ -181,10 +182,8 @@ async def get_job(request: web.Request) -> web.Response:
 async def delete_job(request: web.Request) -> web.Response:
     """Cancel a job: 202 where somebody works on it, 200 where it has ended already, 404."""
     desk: Desk = request.app[DESK]
-    found = await asyncio.to_thread(desk.jobs.cancel, request.match_info["id"])
+    found = await asyncio.to_thread(desk.jobs.cancel, request.match_info["id"], ACTOR.get())
     desk.cancel(request.match_info["id"])
-    if found["state"] in ACTIVE:
-        await asyncio.to_thread(desk.audit.record, "export-cancel", id=found["id"], name=found["name"])
     response = json_response(shown(found), "no-store")
     response.set_status(202 if found["state"] in ACTIVE else 200)
     return response

@@ -2,7 +2,7 @@
 
     STATE/jobs/ID.json    what is known of it; replaced whole at each change
     STATE/jobs/ID.live    held (`state.hold`) by the process that works on it, so that its death is seen
-    STATE/jobs/ID.cancel  somebody wants it to stop
+    STATE/jobs/ID.cancel  somebody wants it to stop; who wanted it first stands in it
 
 A job whose holder is gone before it was finished has failed: whoever looks at it first says so in its file.
 Unless it says `restarts`: then somebody will take it up again, under its old id.
@@ -31,6 +31,8 @@ ACTIVE: Final = frozenset({"receiving", "sealing"})
 """States in which somebody works on a job; the others, `done`, `failed` and `cancelled`, are final."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
+_LONGEST: Final = 1000
+"""Bytes of a name of somebody."""
 _PAUSE: Final = 0.25
 """Seconds between two notes of progress."""
 _STARTING: Final = 60.0
@@ -70,6 +72,14 @@ class Job:
     def cancelled(self) -> bool:
         """Whether somebody wants it to stop, as far as the last note knew."""
         return self._cancelled
+
+    def cancelled_by(self) -> str | None:
+        """Who wanted it to stop first; None where nobody did, or it is not known. Touches the disk."""
+        try:
+            by = (self._folder / f"{self.id}.cancel").read_bytes()[:_LONGEST]
+        except OSError:
+            return None
+        return by.decode("utf-8", "replace") or None
 
     def note(self, *, now: bool = False, **changes: object) -> None:
         """Change facts, and the file a few times a second; `now`: at once. Raises StorageError."""
@@ -185,12 +195,16 @@ class Jobs:
     def _is_held(self, number: str) -> bool:
         return held(self.path / f"{number}.live")
 
-    def cancel(self, number: str) -> Facts:
+    def cancel(self, number: str, by: str = "server") -> Facts:
         """Ask for a job to be stopped; returns what is known of it. Raises NotFoundError, StorageError."""
         facts = self.read(number)
         if facts["state"] in ACTIVE:
+            path = self.folder / f"{number}.cancel"
             try:
-                (self.folder / f"{number}.cancel").touch(mode=0o600)
+                if not path.exists():
+                    with suppress(OSError):
+                        write_whole(path, by.encode(), sync=False)
+                path.touch(mode=0o600)  # a full disk has room for that still, and not for who it was
             except OSError as error:
                 raise StorageError(f"a job cannot be cancelled: {error.strerror}") from error
         return facts

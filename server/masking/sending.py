@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, web
 from harmony4.crypto.errors import HarmonyError
 from harmony4.server.errors import Problem
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import GUARD
+from harmony4.server.keys import GUARD, TALLY
 from harmony4.server.serving.connection import Connection
 from harmony4.server.streams.proxied import refuse_too_much
 from harmony4.server.streams.spill import Spill
@@ -60,6 +60,7 @@ async def send_what_comes(
             await _made(task)
             await response.write_eof()
         except (HarmonyError, Problem) as error:
+            request.app[TALLY].count("broken|failed")
             _LOG.warning("%s was broken off: %s", request.path, error)
             _abort(request)
             raise ConnectionResetError from None

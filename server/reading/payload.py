@@ -20,7 +20,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
@@ -45,6 +45,9 @@ from harmony4.server.reading.ranges import ByteRange, decide
 from harmony4.server.reading.residency import bring_in, is_cut_short, is_resident
 from harmony4.server.reading.resource import Checked, Fill, Resource
 from harmony4.server.serving.access import SENT
+
+if TYPE_CHECKING:
+    from harmony4.server.serving.connection import Connection
 
 __all__ = ["may_map", "respond", "send"]
 
@@ -165,12 +168,14 @@ async def _send(
         target = without_signature(request.rel_url.raw_path_qs)
         # Whatever the loop made of the kernel's EFAULT, a reset or nothing at all: look at the file.
         if is_cut_short(resource.container.reader):
-            request.app[TALLY].count("broken")
+            request.app[TALLY].count("broken|failed")
             _LOG.warning("%s was broken off: the container was cut short meanwhile", target)
         elif isinstance(error, ConnectionError):
+            if not cast("Connection", request.protocol).cut_off:  # else it is counted already
+                request.app[TALLY].count("broken|left")
             _LOG.debug("%s: the client left: %s", request.path, error)
         else:
-            request.app[TALLY].count("broken")
+            request.app[TALLY].count("broken|failed")
             if isinstance(error, ChecksumError | SealError | FormatError):
                 request.app[TALLY].count("damaged|read")
             _LOG.warning("%s was broken off: %s", target, error)

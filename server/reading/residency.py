@@ -23,7 +23,16 @@ import numpy as np
 from harmony4.crypto.errors import SourceError
 from harmony4.h4mk.edits.openfile import OpenFile
 
-__all__ = ["bring_in", "is_cut_short", "is_resident", "learn", "let_go", "mapped_bytes", "read_resident"]
+__all__ = [
+    "bring_in",
+    "forget",
+    "is_cut_short",
+    "is_resident",
+    "learn",
+    "let_go",
+    "mapped_bytes",
+    "read_resident",
+]
 
 _CACHESTAT: Final = 451
 """The system call's number, the same on all of Linux's architectures but alpha."""
@@ -132,6 +141,11 @@ def learn(descriptor: int) -> None:
     status = (ctypes.c_long * 64)()  # struct statfs begins with its type
     memory = _fstatfs is not None and not _fstatfs(descriptor, status) and status[0] in _MEMORY
     (_in_memory.add if memory else _in_memory.discard)(descriptor)
+
+
+def forget(descriptor: int) -> None:
+    """A file is about to be closed: its descriptor may be that of another one next, on any disk."""
+    _in_memory.discard(descriptor)
 
 
 def _is_memory(descriptor: int) -> bool:

@@ -22,7 +22,7 @@ from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from harmony4.server import pages
-from harmony4.server.errors import DAMAGED, problem_response
+from harmony4.server.errors import CODE, DAMAGED, problem_response
 from harmony4.server.insight.tally import Tally
 from harmony4.server.logs import without_signature
 from harmony4.server.reading.express import SHORT, Express, Key, split
@@ -63,8 +63,10 @@ def _count(tally: Tally, request: web.BaseRequest, response: web.StreamResponse)
     if size is not None:
         tally.size(size)
     cell[1] += response.body_length if size is None else size
-    if response.status == 500 and request.get(DAMAGED):
-        tally.count("damaged|read")
+    if response.status >= 500:
+        tally.count(f"failed|{response.get(CODE, 'http')}")
+        if request.get(DAMAGED):
+            tally.count("damaged|read")
     if route == "/video/seek" and (started := request.get(STARTED)) is not None:
         tally.seek(perf_counter() - started)
 
@@ -87,6 +89,7 @@ class Connection(web.RequestHandler):
         "_tally",
         "access",
         "address",
+        "cut_off",
         "maps",
         "received",
         "socket",
@@ -124,6 +127,8 @@ class Connection(web.RequestHandler):
         self.address = "-"
         self.trusted = False
         """Whether the peer is a proxy that is believed."""
+        self.cut_off = False
+        """Whether it was ended because its client took nothing."""
         self.maps = False
         """Whether slices of a mapping may be written to the transport."""
         self._owed: Container | None = None
@@ -161,6 +166,8 @@ class Connection(web.RequestHandler):
             self._crowd.leave(self._place)
             self._place = None
         if (owed := self._disown()) is not None:
+            if self._tally is not None and not self.cut_off:
+                self._tally.count("broken|left")
             with owed:
                 pass
         super().connection_lost(exc)
@@ -215,9 +222,16 @@ class Connection(web.RequestHandler):
             pass
         if cut:
             if self._tally is not None:
-                self._tally.count("broken")
+                self._tally.count("broken|failed")
             _LOG.warning("an answer was broken off: the container was cut short meanwhile")
             self.reset()
+
+    def cut_off_stuck(self) -> None:
+        """End the connection of a client that takes nothing."""
+        if not self.cut_off and self._tally is not None:
+            self._tally.count("broken|stuck")
+        self.cut_off = True
+        self.reset()
 
     def reset(self) -> None:
         """End the connection at once, and what the kernel has not sent yet with it."""

@@ -12,7 +12,9 @@ and after PATIENCE of them in a row the server gives up. Before all workers were
 is the last.
 
 New settings have to prove themselves: as many new workers are started with them, and only when all of these
-are ready are the others dismissed. If one of them fails, all of them go, and everything stays as it was.
+are ready are the others dismissed. If one of them fails, or is not ready in time, all of them go, and
+everything stays as it was. A thread reads the settings, which looks at the library: a disk that hangs must
+not keep the parent from its workers, nor from stopping.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -34,10 +37,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Final
 
-from harmony4.crypto.errors import HarmonyError, UsageError
+from harmony4.crypto.errors import HarmonyError, StorageError, UsageError
+from harmony4.server import logs
 from harmony4.server.audit import AuditLog
 from harmony4.server.config import Config
-from harmony4.server.serving.hangups import held_back, let_through
+from harmony4.server.insight.tally import publish_waiting
+from harmony4.server.serving.hangups import at_a_terminal, held_back, let_through
 from harmony4.server.serving.listening import address_url
 from harmony4.server.settings import effective
 from harmony4.server.state import State, held, hold
@@ -54,11 +59,18 @@ PATIENCE: Final = 5
 """Failed starts in a row until the server gives up."""
 _BACK_OFF: Final = 0.2
 """Seconds before the start that follows the second failure; it doubles from there."""
+_PROOF: Final = 60.0
+"""Seconds that new settings have until workers are ready with them. Starting takes a second or two, and no
+longer for a large library; a disk that takes a minute to answer hangs, and so may whoever waits for it."""
 
 _NUMBERS: Final = "harmony4-numbers-"
 _PARENT: Final = "parent"
 _OLD: Final = 60.0
 """Seconds after which nobody is about to hold what nobody holds."""
+_RETRY: Final = 30.0
+"""Seconds between two tries to write lines of the audit log that wait here."""
+_PATIENCE: Final = 1.0
+"""Seconds that the audit log is waited for meanwhile: there are workers to look after."""
 _LOG: Final = logging.getLogger("harmony4.server")
 
 
@@ -103,9 +115,12 @@ class _Worker:
                 bufsize=0,
             )
         self.config = config
+        self.late = time.monotonic() + _PROOF
+        """When it should have been ready at the latest."""
         self.ready = False
         self.leaving = False
         self.dismissed = False
+        self.killed = False
         self.reason: str | None = None
         self._said = b""
         with suppress(BrokenPipeError):  # it is dead already: `listen` will say so
@@ -152,6 +167,27 @@ class _Worker:
         return f"a worker ended with status {status}"
 
 
+class _Reading:
+    """Settings that a thread reads; `wake` is called when it has them, or knows why not."""
+
+    def __init__(self, read: Callable[[], Config], wake: Callable[[], None]) -> None:
+        self.late = time.monotonic() + _PROOF
+        self.found: Config | None = None
+        self.problem: str | None = None
+        self._read, self._wake = read, wake
+        # Daemon: where it hangs, nothing waits for it.
+        threading.Thread(target=self._run, name="harmony4-settings", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self.found = self._read()
+        except HarmonyError as error:
+            self.problem = str(error)
+        except Exception as error:
+            self.problem = f"{type(error).__name__}: {error}"
+        self._wake()
+
+
 class Supervisor:
     """The parent of `number` workers on one listening socket."""
 
@@ -162,14 +198,17 @@ class Supervisor:
         number: int,
         reload: Callable[[], Config] | None = None,
     ) -> None:
-        """`reload` gives the settings as they are now, for SIGHUP.
+        """`reload` gives the settings as they are now, for SIGHUP; it is called in a thread.
 
         Raises UsageError on systems without POSIX processes.
         """
         if os.name != "posix":
             raise UsageError("several workers need a POSIX system", expected="workers = 1", found=number)
         self._config = config
+        self._reading: _Reading | None = None  # settings that are being read
         self._next: Config | None = None  # settings that have to prove themselves
+        self._wake = -1  # wakes the selector
+        self._waking = threading.Lock()
         self._listener = listener
         self._number = number
         self._workers: set[_Worker] = set()
@@ -181,9 +220,12 @@ class Supervisor:
         self._running = False  # all workers were ready once
         self._failures = 0  # failed starts since the last good one
         self._due: list[float] = []  # when to start workers, monotonic seconds
+        self._logs: dict[Path, AuditLog] = {}  # by the server's folder, which new settings may change
+        self._retried = float("-inf")  # when they were tried last, monotonic seconds
 
     def run(self, *, ready: Callable[[str], None]) -> None:
-        """Serve until SIGINT or SIGTERM, then let the workers finish; closes the socket.
+        """Serve until SIGINT or SIGTERM, or the end of the terminal it was started at; then let the workers
+        finish. Closes the socket.
 
         `ready` is called with the address once all workers accept connections. Call it in the main thread.
         Raises HarmonyError where workers do not start.
@@ -194,22 +236,32 @@ class Supervisor:
                 while not self._asked_to_stop:
                     if self._asked_to_reload and self._running:
                         self._renew()
+                    self._adopt()
+                    self._end_the_late()
                     self._start_due()
                     self._look(ready)
             finally:
                 self._stop()
+                for log in self._logs.values():
+                    log.close()
 
     def _renew(self) -> None:
-        """Start workers with the settings as they are now; `_take_over` when all of them are ready."""
+        """Read the settings as they are now; then `_adopt`."""
         self._asked_to_reload = False
         if self._reload is None:
             return
         self._dismiss(self._next)  # what was asked for before is out of date
         self._next = None
-        try:
-            self._next = self._reload()
-        except HarmonyError as error:
-            self._keep(str(error))
+        self._reading = _Reading(self._reload, self._wake_up)
+
+    def _adopt(self) -> None:
+        """Start workers with settings that were read; `_take_over` when all of them are ready."""
+        reading = self._reading
+        if reading is None or (reading.found is None and reading.problem is None):
+            return
+        self._reading, self._next = None, reading.found
+        if self._next is None:
+            self._keep(str(reading.problem))
             return
         for _ in range(self._number):
             try:
@@ -217,6 +269,24 @@ class Supervisor:
             except OSError as error:
                 self._keep(f"no process can be started: {error.strerror}")
                 return
+
+    def _end_the_late(self) -> None:
+        """Give up new settings that have not proved themselves in time, and end the workers that hang."""
+        now = time.monotonic()
+        if self._reading is not None and self._reading.late <= now:
+            self._reading = None
+            self._keep(f"they could not be read within {_PROOF:g} s")
+        for worker in self._pending():
+            if worker.late <= now:
+                if worker.config is self._next:
+                    self._keep(f"a new worker was not ready within {_PROOF:g} s")
+                worker.dismiss()
+                worker.killed = True
+                worker.process.kill()  # it hangs before it could hear that it is dismissed
+
+    def _pending(self) -> list[_Worker]:
+        """Workers with new settings, or such as were given up, that are not ready."""
+        return [one for one in self._workers if not (one.ready or one.killed or one.config is self._config)]
 
     def _keep(self, why: str) -> None:
         """Give the new settings up, and the workers that were started with them."""
@@ -227,15 +297,9 @@ class Supervisor:
     def _take_over(self) -> None:
         """The new settings have proved themselves: dismiss the workers that have others."""
         assert self._next is not None
-        try:
-            self._note_changes(self._config, self._next)
-        except HarmonyError as error:
-            self._keep(str(error))
-            return
-        except OSError as error:
-            self._keep(f"the audit log cannot be written: {error.strerror}")
-            return
+        self._note_changes(self._config, self._next)
         before, self._config, self._next = self._config, self._next, None
+        _log_as(self._config)
         _LOG.warning("the settings were read anew; other workers take over")
         self._due.clear()  # those would have replaced workers that are not needed any more
         self._failures = 0
@@ -248,13 +312,44 @@ class Supervisor:
                 worker.dismiss()
 
     def _note_changes(self, before: Config, after: Config) -> None:
-        """Let the audit log say which settings are others now. Raises StorageError and OSError."""
+        """Let the audit log say which settings are others now.
+
+        What it has no room for waits beside it, where a worker takes it in, or else here.
+        """
         old, new = ({one["key"]: one["value"] for one in effective(each, {})} for each in (before, after))
         changed = {key: [old[key], new[key]] for key in new if old[key] != new[key]}
-        state = State.of(after.state, after.library)
+        state = State.of(after.state, after.library, patience=_PATIENCE)
         # A folder of its own is not made for this: what has no state yet has no tokens and no changes.
         if changed and state.path.exists():
-            AuditLog(state).record("settings", changed=changed)
+            log = self._logs.setdefault(state.path, AuditLog(state))
+            log.record("settings", changed=changed)
+            self._retried = time.monotonic()
+            self._leave(log)
+
+    def _leave(self, log: AuditLog) -> None:
+        """Let workers look after lines that could not be written, if there is room for them at least.
+
+        Until then their number is told (`/metrics`), and they are tried again.
+        """
+        with suppress(StorageError):
+            log.leave()
+        publish_waiting(self._shared, sum(one.waiting for one in self._logs.values()))
+
+    def _retry(self) -> float | None:
+        """Try what waits here again, when it is due.
+
+        Returns the seconds until then, None where nothing waits.
+        """
+        waiting = [log for log in self._logs.values() if log.waiting]
+        if not waiting:
+            return None
+        now = time.monotonic()
+        if now >= self._retried + _RETRY:
+            self._retried = now
+            for log in waiting:
+                log.retry()
+                self._leave(log)
+        return self._retried + _RETRY - now
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -274,7 +369,13 @@ class Supervisor:
 
     def _look(self, ready: Callable[[str], None]) -> None:
         """Wait until a worker says something, a signal comes or a start is due."""
-        timeout = max(0.0, min(self._due) - time.monotonic()) if self._due else None
+        now = time.monotonic()
+        times = self._due + [one.late for one in self._pending()]
+        if self._reading is not None:
+            times.append(self._reading.late)
+        if (retry := self._retry()) is not None:
+            times.append(now + retry)
+        timeout = max(0.0, min(times) - now) if times else None
         for key, _ in self._selector.select(timeout):
             if not isinstance(key.data, _Worker):
                 os.read(key.fd, 2**10)  # signals: their handler has run by now
@@ -355,9 +456,11 @@ class Supervisor:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """SIGINT, SIGTERM and SIGHUP set a flag and wake the selector."""
+        # Asked now: a terminal that is gone is none any more.
+        terminal = at_a_terminal()
 
         def stop(number: int, _frame: object) -> None:
-            if number == signal.SIGHUP:
+            if number == signal.SIGHUP and not terminal:
                 self._asked_to_reload = True
             else:
                 self._asked_to_stop = True
@@ -368,8 +471,12 @@ class Supervisor:
         self._selector.register(awake, selectors.EVENT_READ)
         before_fd = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         before = {
-            number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            number: signal.signal(number, stop)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+            # `nohup` at a terminal means what it says.
+            if not (number == signal.SIGHUP and terminal and signal.getsignal(number) is signal.SIG_IGN)
         }
+        self._wake = wake
         try:
             let_through()
             yield
@@ -377,5 +484,22 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(before_fd)
+            with self._waking:  # a thread must not write to what has its number next
+                self._wake = -1
             os.close(awake)
             os.close(wake)
+
+    def _wake_up(self) -> None:
+        """End the selector's wait; from any thread."""
+        with self._waking, suppress(OSError):  # it is over, or has more reasons than the pipe has room for
+            os.write(self._wake, b"\0")
+
+
+def _log_as(config: Config) -> None:
+    """Write this process's log as the settings ask for it now, as the new workers do."""
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, logs.LineHandler):
+            root.removeHandler(handler)
+    logging.getLogger("harmony4").setLevel(logging.NOTSET)
+    logs.configure(config)
