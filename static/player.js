@@ -379,7 +379,7 @@ function play(mine, track, url, start) {
   const media = element(kind, { controls: kind === "audio", preload: "metadata", playsinline: kind === "video", src: url, "aria-label": label });
   for (const one of mine.facts.tracks) {
     if (kind !== "video" || one.media_type !== "text/vtt" || one.masked) continue;
-    media.append(element("track", { kind: "subtitles", src: api.local(one.range_url), srclang: one.lang, label: one.name ?? one.lang ?? `track ${one.track}` }));
+    media.append(element("track", { kind: "subtitles", src: api.local(one.range_url), srclang: one.lang, label: (one.name && plain(one.name)) ?? one.lang ?? `track ${one.track}` }));
   }
   mine.media = media;
   const current = () => open === mine && mine.media === media;

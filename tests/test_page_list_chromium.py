@@ -112,7 +112,7 @@ def test_a_list_that_cannot_be_shown_anew_stays(browser: Browser, root: Path) ->
         note = page.locator("#library-note").bounding_box()
         assert note is not None
         assert note["y"] + note["height"] <= 900
-        page.unroute_all()
+        page.unroute_all(behavior="wait")
         page.click("#library-note button")
         page.wait_for_selector("#library-note", state="hidden")
         # What answers another question does not stay.

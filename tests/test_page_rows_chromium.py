@@ -166,6 +166,6 @@ def test_a_lost_connection_gathers_no_listeners(browser: Browser, server: Server
                 page.evaluate("dispatchEvent(new Event('online'))")
             page.evaluate("new Promise((done) => setTimeout(done))")
         assert page.evaluate("online") <= 1
-        page.unroute_all()
+        page.unroute_all(behavior="wait")
         page.wait_for_selector(f"{row(1)} a")
         assert page.evaluate("online") == 0

@@ -260,7 +260,7 @@ def test_unsealed_containers_are_told_apart(browser: Browser, library: Path, tmp
         page.reload()
         says(page, "#stage", "The connection to the server was lost.")
         replace(wide)
-        page.unroute_all()
+        page.unroute_all(behavior="wait")
         page.click("#stage button")
         page.wait_for_selector("#stage video")
         page.evaluate(SHOWN)

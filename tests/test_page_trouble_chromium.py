@@ -112,7 +112,7 @@ def test_a_server_that_goes_away_before_a_film_begins(browser: Browser, root: Pa
         says(page, "#stage", "The connection to the server was lost.")
         page.click("#items a[data-name='sound.h4mk']")
         says(page, "#view-note", "The server cannot be reached.")
-        page.unroute_all()
+        page.unroute_all(behavior="wait")
         page.click("#view-note button")
         page.wait_for_selector("#stage audio")
         page.evaluate(SHOWN)
@@ -122,7 +122,7 @@ def test_a_film_that_was_interrupted_goes_on(browser: Browser, root: Path) -> No
     """Where it was, by one button."""
     with running(root) as server, page_on(browser, server.url, LOST) as page:
         interrupted(page, server)
-        page.unroute_all()
+        page.unroute_all(behavior="wait")
         page.click("#stage button")
         page.wait_for_selector("#stage video")
         page.evaluate(SHOWN)

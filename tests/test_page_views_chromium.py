@@ -134,6 +134,7 @@ def test_one_picture_back_and_on(browser: Browser, tmp_path: Path) -> None:
                     page.keyboard.press(key)
                     sought(page, pts)
                     says(page, "[data-fact='picture after']", "ms")
+                    assert int(page.inner_text("[data-fact='picture after'] dd").removesuffix(" ms")) > 0
                     assert float(str(page.get_attribute("#numbers", "data-shown"))) * 1e6 == pytest.approx(
                         pts, abs=1
                     )
