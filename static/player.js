@@ -95,7 +95,7 @@ async function choose(mine, number, start) {
   timeline.reset();
   timeline.position = start; // media say where they are when they know it
   stage(mine, track, start);
-  timeline.show(facts.duration, []);
+  timeline.show(facts.duration, null);
   panels.show({
     name, facts, track, timeline, jump,
     position: () => position() * 1e6,

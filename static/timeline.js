@@ -54,6 +54,7 @@ export class Timeline {
   reset() {
     this.duration = 0;
     this.keyframes = [];
+    this.known = false;
     this.some = false; // there are more keyframes than these
     $("some").hidden = true;
     this.position = 0;
@@ -66,16 +67,19 @@ export class Timeline {
     this.draw();
   }
 
-  /** `count` is how many keyframes there are, if these are only some of them. */
-  show(duration, keyframes, count = keyframes.length) {
+  /** `found`: the keyframes, null as long as they are not known. `count` is how many there are, if these are only some. */
+  show(duration, found, count = found?.length ?? 0) {
+    const keyframes = found ?? [];
     this.duration = Number(duration);
     this.keyframes = keyframes;
+    this.known = found !== null;
     this.some = count > keyframes.length;
     $("some").hidden = !this.some;
     $("some").textContent = `There are ${count.toLocaleString("en")} keyframes; the timeline has ticks for ${keyframes.length.toLocaleString("en")} of them, spread evenly.`;
     this.box.setAttribute("aria-valuemax", Math.floor(this.duration / 1e6));
     this.say();
     this.draw();
+    if (this.pointed !== null) this.point(this.clientX);
   }
 
   /** Follow a media element, whose clock is `base` seconds ahead. */
@@ -111,10 +115,15 @@ export class Timeline {
   hover(event) {
     if (!this.duration) return;
     this.pointed = this.at(event);
-    this.below = this.some ? undefined : (this.keyframes[before(this.keyframes, this.pointed)] ?? null);
-    this.label(event.clientX);
+    this.point(event.clientX);
+  }
+
+  point(clientX) {
+    this.clientX = clientX;
+    this.below = this.some || !this.known ? undefined : (this.keyframes[before(this.keyframes, this.pointed)] ?? null);
+    this.label(clientX);
     clearTimeout(this.resting);
-    if (this.some) this.resting = setTimeout(() => this.look(event.clientX), REST);
+    if (this.some) this.resting = setTimeout(() => this.look(clientX), REST);
   }
 
   async look(clientX) {

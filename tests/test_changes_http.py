@@ -20,6 +20,7 @@ from harmony4.server.folder.library import Library
 from harmony4.server.folder.listing import Entry, scan
 from harmony4.server.intake import events
 from harmony4.server.intake.jobs import Jobs
+from harmony4.server.keys import EVENTS
 from harmony4.server.state import FOLDER, State
 from processes import needs_proc, until
 from serving import LOOPS, Server, running, write_container
@@ -248,6 +249,15 @@ def test_running_jobs_are_told_at_the_beginning(server: Server) -> None:
             assert stream.until("job")["id"] == number
             upload.sendall(b"bc")
             assert stream.until("job", state="done")["received"] == 3
+
+
+def test_who_leaves_is_forgotten_soon(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though there is nothing to say, and the next comment is far away."""
+    monkeypatch.setattr(events, "_QUIET", 600.0)
+    with socket.create_connection(server.address, timeout=30) as line:
+        line.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        until(lambda: server.app[EVENTS].listeners == 1, "somebody who listens")
+    until(lambda: server.app[EVENTS].listeners == 0, "nobody who listens")
 
 
 def test_the_server_stops_while_somebody_listens(tmp_path: Path) -> None:

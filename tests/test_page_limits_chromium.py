@@ -223,10 +223,17 @@ def test_ticks_of_more_keyframes_than_are_fetched(browser: Browser, tmp_path: Pa
 
 
 def test_nothing_is_left_out_of_fewer_keyframes(page: Page, server: Server) -> None:
+    held: list[Route] = []
+    page.route("**/video/keyframes?*", lambda route: held.append(route))
     open_container(page, server, "ten-hours.h4mk")
     page.evaluate(SHOWN)
     page.hover("#timeline")
-    says(page, "#tip", "keyframe 5:00:0")
+    says(page, "#tip", "5:00:0")
+    assert "keyframe" not in page.inner_text("#tip")  # nobody knows yet
+    until(lambda: page.evaluate("1") and held, "the page asks for the keyframes")
+    for route in held:
+        route.continue_()
+    says(page, "#tip", "keyframe 5:00:0")  # and the pointer did not move
     assert not page.is_visible("#some")
 
 

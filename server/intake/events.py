@@ -46,6 +46,8 @@ _PAUSE: Final = 0.5
 """Seconds between two comparisons."""
 _GATHER: Final = 200
 """Milliseconds in which changes are gathered."""
+_LOOK: Final = 0.5
+"""Seconds after which a client that has left is forgotten."""
 _QUIET: Final = 15.0
 """Seconds without an event until a comment is sent."""
 _MOST: Final = 4096
@@ -62,7 +64,9 @@ def routes() -> list[web.RouteDef]:
 class _Listener:
     """One client: the last word about each thing, until it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_gone: Callable[[], bool]) -> None:
+        self.is_gone: Final = is_gone
+        """Whether the client has left."""
         self.waiting: dict[tuple[str, str], bytes] = {}
         self.heard = asyncio.Event()
         self.over = False
@@ -99,9 +103,12 @@ class Events:
         self._wanted = asyncio.Event()
         self._stirred = asyncio.Event()
 
-    async def listen(self) -> _Listener:
-        """Hear of everything that happens after this; `forget` it in the end."""
-        one = _Listener()
+    async def listen(self, is_gone: Callable[[], bool]) -> _Listener:
+        """Hear of everything that happens after this; `forget` it in the end.
+
+        `is_gone`: whether the client has left, who would be found out only when there is something to say.
+        """
+        one = _Listener(is_gone)
         self._listeners.add(one)
         self._wanted.set()
         if self._closed:
@@ -161,6 +168,14 @@ class Events:
         async with asyncio.TaskGroup() as both:
             both.create_task(self._listen_to_folders())
             both.create_task(self._look_at_library())
+            both.create_task(self._look_for_the_gone())
+
+    async def _look_for_the_gone(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK)
+            for one in self._listeners:
+                if one.is_gone():
+                    one.end()
 
     async def _listen_to_folders(self) -> None:
         while True:
@@ -271,7 +286,7 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     """The stream, until the client leaves or the server stops."""
     events = request.app[EVENTS]
     response = web.StreamResponse(headers=dict(sse.HEADERS))
-    listener = await events.listen()
+    listener = await events.listen(lambda: request.transport is None)
     try:
         running = await asyncio.to_thread(lambda: list(request.app[DESK].jobs.active()))
         await response.prepare(request)

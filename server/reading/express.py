@@ -382,9 +382,11 @@ class _RangePlan:
         if data is None:
             return False
         head = self._head(express, start, length)
+        self._count(express, length)
         if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
             connection.owe(self.container, left)
-        self._count(connection, express, length, started)
+        if connection.access is not None:
+            self._log(connection, length, started)
         return True
 
     def _head(self, express: Express, start: int, length: int) -> bytes:
@@ -397,20 +399,21 @@ class _RangePlan:
             self._behind = b"/%d\r\nDate: %b\r\n\r\n" % (self._size, express.date)
         return b"%b%d-%d%b" % (self._front, start, start + length - 1, self._behind)
 
-    def _count(self, connection: Connection, express: Express, length: int, started: float) -> None:
-        outer = self._outer
+    def _count(self, express: Express, length: int) -> None:
         express.answered += 1
         if length <= SHORT:
             express.last = express.now
-        cell, tally = outer.cell, express.tally
+        cell, tally = self._outer.cell, express.tally
         cell[0] += 1
         cell[1] += length
         tally.sizes[length.bit_length()] += 1  # far below 2^48
         tally.size_sum += length
-        if (access := connection.access) is not None:
-            seconds = perf_counter() - started
-            address = outer.address(connection)
-            access.add(address, outer.line, outer.status, length, outer.client, seconds)
+
+    def _log(self, connection: Connection, length: int, started: float) -> None:
+        access, outer = connection.access, self._outer
+        assert access is not None
+        address, seconds = outer.address(connection), perf_counter() - started
+        access.add(address, outer.line, outer.status, length, outer.client, seconds)
 
 
 class _MadePlan(_RangePlan):
@@ -430,9 +433,11 @@ class _MadePlan(_RangePlan):
         if not self._soon(start, data):
             return False
         head = self._head(express, start, length)
+        self._count(express, length)
         if left := push(connection.socket, head, data, self._descriptor, (), None):
             connection.owe(self.container, left, copied=True)
-        self._count(connection, express, length, started)
+        if connection.access is not None:
+            self._log(connection, length, started)
         return True
 
 
