@@ -101,8 +101,8 @@ def test_two_hundred_clients(place: Place, films: list[Film]) -> None:
     print(json.dumps(figures, indent=1))
     assert not seen.wrong
     assert place.server.workers() == workers  # none of them died
-    # So much is warming up, of two workers, at any length of the load (1 to 8 MiB were seen in the second minute);
-    # a leak would go on with it.
+    # So much is warming up, of two workers, at any length of the load (1 to 8 MiB were seen in the second
+    # minute); a leak would go on with it.
     assert growth < 12 * 2**20
     # nginx keeps 64 connections; containers stay open.
     until(
