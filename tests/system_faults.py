@@ -15,6 +15,7 @@ import resource
 import shutil
 import time
 from collections.abc import Awaitable, Callable
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import Final
 
@@ -319,7 +320,10 @@ def test_a_container_is_cut_short(tmp_path: Path) -> None:
 
             def check(start: int, stop: int, reply: object) -> None:
                 if isinstance(reply, CutError):
-                    assert victim.data[start:stop].startswith(reply.args[0])
+                    # A page that is there in part ends in zero bytes: that is why the answer breaks off.
+                    came, good = reply.args[0], victim.data[start:stop]
+                    assert good.startswith(came.rstrip(b"\0"))
+                    assert good.startswith(came[:-PAGESIZE])
                     kind = "cut"
                 elif reply.status == 206:
                     # Cut through in the middle it is read as one that is being written, and shorter.

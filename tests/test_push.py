@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import random
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from harmony4.crypto.errors import SourceChangedError
 from harmony4.server.reading import push as module
-from harmony4.server.reading.push import begin, push
+from harmony4.server.reading.push import begin, push, slices
 
 SIZE = 3 * 2**20
 DATA = random.Random(5).randbytes(SIZE)
@@ -129,19 +131,64 @@ def test_a_socket_that_is_full_or_broken(
 def test_a_file_that_is_cut_short_meanwhile(
     pair: tuple[socket.socket, socket.socket], descriptor: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The transport gets the slices: sending them says what is wrong, and costs this one connection."""
     monkeypatch.setattr(module, "_BUFFER", memoryview(bytearray(4096)))
     pieces = [(0, 100_000)]
     data = begin(descriptor, pieces, 100_000)
     assert data is not None
     with mmap.mmap(descriptor, SIZE, access=mmap.ACCESS_READ) as mapping:
         os.truncate(descriptor, 0)
-        left = push(pair[0].fileno(), HEAD, data, descriptor, pieces, mapping)
-        assert [len(one) for one in left] == [100_000 - 4096]
-        pair[0].setblocking(True)
-        with pytest.raises(OSError, match="Bad address"):
-            pair[0].send(left[0])
-        del left
+        with pytest.raises(SourceChangedError):
+            push(pair[0].fileno(), HEAD, data, descriptor, pieces, mapping)
+
+
+PAGE = mmap.PAGESIZE
+ENDS = {
+    "within a page": [(5, 10)],
+    "whole pages": [(0, 3 * PAGE)],
+    "up to a page's first byte": [(0, 3 * PAGE + 1)],
+    "up to a page's last byte": [(0, 3 * PAGE - 1)],
+    "from a page's last byte": [(PAGE - 1, PAGE)],
+    "two in one page": [(7, PAGE), (PAGE + 100, 50)],
+    "one behind a gap": [(7, PAGE), (5 * PAGE + 100, 50)],
+    "one that ends a page, and one": [(7, PAGE - 7), (PAGE + 64, 50)],
+    "small ones": [(at, 30) for at in range(PAGE // 2, 3 * PAGE, 100)],
+    "blocks": [(at + 200, 15_000) for at in range(0, 60_000, 15_200)],
+}
+
+
+@pytest.mark.parametrize("pieces", ENDS.values(), ids=ENDS)
+def test_no_answer_is_whole_and_wrong(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path, pieces: list[tuple[int, int]]
+) -> None:
+    """Wherever a file is cut short while slices of it wait: they are right, or sending them fails."""
+    last = sum(pieces[-1])
+    good = joined(pieces)
+    cuts = {0, last - 1, last, last + 1}
+    for offset, size in pieces:
+        for place in (offset, offset + size, *range(offset // PAGE * PAGE, offset + size + PAGE, PAGE)):
+            cuts |= {max(0, place - 1), place, place + 1}
+    ended = set()
+    for cut in cuts:
+        (tmp_path / "file").write_bytes(DATA[: last + 1])
+        descriptor = os.open(tmp_path / "file", os.O_RDWR)
+        with mmap.mmap(descriptor, last + 1, access=mmap.ACCESS_READ) as mapping:
+            left = slices(mapping, descriptor, pieces)
+            assert sum(map(len, left)) == len(good)
+            os.truncate(descriptor, cut)
+            came = bytearray()
+            try:
+                for one in map(memoryview, left):
+                    while one:
+                        one = one[pair[0].send(one[:PAGE]) :]
+                        came += pair[1].recv(2 * PAGE)
+            except OSError as error:
+                assert error.errno == errno.EFAULT
+            else:
+                assert came == good
+            ended.add(len(came) == len(good))
+            del left, one
+        os.close(descriptor)
+    assert True in ended
 
 
 def test_what_is_not_in_memory_or_not_in_the_file(descriptor: int) -> None:

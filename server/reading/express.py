@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError
+from harmony4.crypto.errors import HarmonyError, SourceError
 from harmony4.h4mk.source import impatient
 from harmony4.server.folder.facts import SeekCard, seek_template
 from harmony4.server.insight.tally import Cell, Tally
@@ -383,8 +383,11 @@ class _RangePlan:
             return False
         head = self._head(express, start, length)
         self._count(express, length)
-        if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
-            connection.owe(self.container, left)
+        try:
+            if left := push(connection.socket, head, data, self._descriptor, pieces, mapping):
+                connection.owe(self.container, left)
+        except SourceError:
+            connection.break_off()
         if connection.access is not None:
             self._log(connection, length, started)
         return True

@@ -20,6 +20,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, suppress
+from mmap import mmap
 from typing import TYPE_CHECKING, Final, cast
 
 from aiohttp import web
@@ -41,6 +42,7 @@ from harmony4.server.query import cache_control
 from harmony4.server.reading.buffers import LARGE, SMALL, Buffers
 from harmony4.server.reading.express import offer_range
 from harmony4.server.reading.fields import asked_fields
+from harmony4.server.reading.push import slices
 from harmony4.server.reading.ranges import ByteRange, decide
 from harmony4.server.reading.residency import bring_in, is_cut_short, is_resident
 from harmony4.server.reading.resource import Checked, Fill, Resource
@@ -208,7 +210,7 @@ async def _batches(
         elif checked is not None:
             batches = _checked(checked, part)
         elif mapping is not None:
-            batches = _mapped(request, memoryview(mapping), resource, part)
+            batches = _mapped(request, mapping, resource, part)
         else:
             batches = _read(resource, part)
         async with aclosing(batches):
@@ -272,10 +274,11 @@ async def _filled(fill: Fill, buffers: Buffers, body: ByteRange) -> AsyncGenerat
 
 
 async def _mapped(
-    request: web.Request, view: memoryview, resource: Resource, body: ByteRange
+    request: web.Request, mapping: mmap, resource: Resource, body: ByteRange
 ) -> AsyncGenerator[list[memoryview]]:
     descriptor = resource.container.reader.fileno()
     assert descriptor is not None  # there is a mapping
+    view = memoryview(mapping)
     pieces = _Pieces(resource.pieces(body.start, body.length))
     express, clock, left, cold = request.app[EXPRESS], asyncio.get_running_loop().time, body.length, False
     while left:
@@ -289,7 +292,10 @@ async def _mapped(
         if cold := not is_resident(descriptor, batch):
             request.app[TALLY].count("cold")
             await asyncio.to_thread(bring_in, descriptor, batch)
-        yield [view[offset : offset + size] for offset, size in batch]
+        if left:
+            yield [view[offset : offset + size] for offset, size in batch]
+        else:
+            yield [memoryview(data) for data in slices(mapping, descriptor, batch)]
 
 
 class _Pieces:

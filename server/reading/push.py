@@ -6,6 +6,11 @@ read into a buffer that stays in the processor's cache, and write that, is faste
 copies twice (docs/PERFORMANCE.md). So what the kernel takes at once goes through the buffer, and what it does
 not take stays a slice.
 
+What a file that is cut short misses of its last page reads as zero bytes from a mapping, and fails nothing;
+only a page behind it does (EFAULT). So slices end with the first byte of a page that follows on another one,
+and what comes behind that is copied before: an answer may end early, with zero bytes of one page even, but
+never is it whole and wrong.
+
 There is one buffer, for the event loop: what stands in it is good until the next call of anything here.
 """
 
@@ -14,12 +19,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from mmap import mmap
+from mmap import PAGESIZE, mmap
 from typing import Final
 
+from harmony4.crypto.errors import SourceChangedError, SourceError
 from harmony4.server.reading.residency import is_resident, read_resident
 
-__all__ = ["begin", "push"]
+__all__ = ["begin", "push", "slices"]
 
 Pieces = Sequence[tuple[int, int]]
 """(offset, size) of a file."""
@@ -52,7 +58,8 @@ def push(
 
     `socket`: of a transport that has nothing left to write. `data`: what `begin` gave. `mapping`: the file's;
     it may be None where `data` is all of the pieces. Returns what is left, for the transport, which finds out
-    as well what is wrong with a socket or a file: nothing here tells.
+    as well what is wrong with a socket. Raises SourceChangedError and SourceError as `slices` does, when a
+    part of the answer may be out.
     """
     number = skip = 0  # what is written of the pieces: so many, and so many bytes of the next one
     left: list[bytes | memoryview] = []
@@ -75,8 +82,38 @@ def push(
         data = _load(descriptor, pieces, number, skip)
     if mapping is None:
         return (*left, bytes(data))
+    left += slices(mapping, descriptor, tuple(_behind(pieces, number, skip)))
+    return left
+
+
+def slices(mapping: mmap, descriptor: int, pieces: Pieces) -> list[bytes | memoryview]:
+    """The end of an answer, as pieces of a file in ascending order, for a transport that keeps views.
+
+    If the file is cut short afterwards, all of it is right, or sending it fails. Memory: what the pieces have
+    in their last page, or pages, where they are smaller than one. For pieces that are in memory. Raises
+    SourceChangedError if the file is too short already, SourceError on an I/O error.
+    """
     view = memoryview(mapping)
-    return [*left, *(view[offset : offset + size] for offset, size in _behind(pieces, number, skip))]
+    copies: list[bytes | memoryview] = []
+    for number in range(len(pieces) - 1, -1, -1):
+        offset, size = pieces[number]
+        page = (offset + size - 1) // PAGESIZE * PAGESIZE
+        if offset < page:  # nobody sends the byte at `page` unless the page before is whole
+            copies.append(_copy(descriptor, page + 1, offset + size))
+            sent = [view[start : start + length] for start, length in pieces[:number]]
+            return [*sent, view[offset : page + 1], *reversed(copies)]
+        copies.append(_copy(descriptor, offset, offset + size))
+    return copies[::-1]
+
+
+def _copy(descriptor: int, start: int, stop: int) -> bytes:
+    try:
+        data = os.pread(descriptor, stop - start, start)
+    except OSError as error:
+        raise SourceError(f"cannot read the source: {error.strerror}", where=start) from error
+    if len(data) < stop - start:
+        raise SourceChangedError("the container was cut short")
+    return data
 
 
 def _place(pieces: Pieces, count: int, number: int = 0, skip: int = 0) -> tuple[int, int]:

@@ -221,10 +221,14 @@ class Connection(web.RequestHandler):
         with container:
             pass
         if cut:
-            if self._tally is not None:
-                self._tally.count("broken|failed")
-            _LOG.warning("an answer was broken off: the container was cut short meanwhile")
-            self.reset()
+            self.break_off()
+
+    def break_off(self) -> None:
+        """End an answer that has begun: its container was cut short."""
+        if self._tally is not None:
+            self._tally.count("broken|failed")
+        _LOG.warning("an answer was broken off: the container was cut short meanwhile")
+        self.reset()
 
     def cut_off_stuck(self) -> None:
         """End the connection of a client that takes nothing."""
