@@ -563,12 +563,16 @@ def test_the_parents_log_follows_the_settings(library: Path, tmp_path: Path) -> 
 
 
 def impatient(folder: Path, held: Path) -> str:
-    """A path with which new settings have to prove themselves soon, and workers stop while `held` exists."""
+    """A path with which workers stop while `held` exists, and settings have to be read soon.
+
+    Workers have to be ready soon once the parent gets SIGUSR1.
+    """
     lines = [
         "import os, signal, sys",
         'if "serve" in sys.orig_argv:',
         "    from harmony4.server.serving import workers",
-        "    workers._PROOF = 3.0",
+        "    workers._READ = 3.0",
+        '    signal.signal(signal.SIGUSR1, lambda *_: setattr(workers, "_PROOF", 3.0))',
         f'if "harmony4.server.serving.worker" in sys.orig_argv and os.path.exists({str(held)!r}):',
         "    os.kill(os.getpid(), signal.SIGSTOP)",
     ]
@@ -583,6 +587,7 @@ def test_new_workers_that_hang(library: Path, tmp_path: Path) -> None:
     with log.open("wb") as out, served(library, "--workers", 2, path=path, log=out) as server:
         before = server.workers()
         held.touch()
+        server.process.send_signal(signal.SIGUSR1)
         server.process.send_signal(signal.SIGHUP)
         until(lambda: len(server.workers()) == 4, "new workers")
         new = set(server.workers()) - set(before)
@@ -594,6 +599,36 @@ def test_new_workers_that_hang(library: Path, tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
     assert log.read_bytes().count(b"\n") == 1
+
+
+def test_a_successor_that_hangs(library: Path, tmp_path: Path) -> None:
+    """It is ended, and has a successor of its own."""
+    log, held = tmp_path / "log", tmp_path / "held"
+    path = impatient(tmp_path, held)
+    with log.open("wb") as out, served(library, "--workers", 2, path=path, log=out) as server:
+        victim, other = server.workers()
+        held.touch()
+        server.process.send_signal(signal.SIGUSR1)
+        os.kill(victim, signal.SIGKILL)
+        said = b"a worker was not ready within 3 s while it was starting; trying again"
+        until(lambda: said in log.read_bytes(), "giving up")
+        held.unlink()
+        until(lambda: len(server.workers()) == 2, "a successor that does not hang")
+        assert other in server.workers()
+        assert server.get("/health")[0] == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+
+
+def test_a_first_worker_that_hangs(library: Path, tmp_path: Path) -> None:
+    """The server says so and ends, as it does when one fails at once."""
+    held = tmp_path / "held"
+    path = impatient(tmp_path, held)
+    customized = tmp_path / "sitecustomize.py"
+    customized.write_text(customized.read_text().replace("workers._READ", "workers._PROOF"))
+    held.touch()
+    done = run("serve", library, "--port", 0, "--workers", 2, env=os.environ | {"PYTHONPATH": path})
+    refused(done, "the workers do not start", "a worker was not ready within 3 s")
 
 
 def test_settings_that_hang(library: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.server.serving.workers import FAILED, LEAVING, MARGIN, READY
+from harmony4.server.serving.workerprocess import FAILED, LEAVING, MARGIN, READY
 
 if TYPE_CHECKING:
     from harmony4.server.config import Config

@@ -1,15 +1,11 @@
 """Several processes on one socket: the parent binds and watches, workers accept and answer.
 
 The parent opens no container and runs no event loop. Each worker is a fresh interpreter that inherits the
-listening socket (`SO_REUSEPORT` would drop connections queued for a worker that leaves) and two pipes:
-
-    standard input   the settings, one line of JSON; then nothing. Its end means: finish what runs and leave.
-    standard output  lines from the worker: `ready`, `leaving`, `failed REASON`. Its end means: it is gone.
-
-So a worker ends with its parent however that came to end, and a worker that dies is noticed and replaced at
-once. A worker that dies before it was ready counts as a failed start: the next ones wait longer and longer,
-and after PATIENCE of them in a row the server gives up. Before all workers were ready once, the first failure
-is the last.
+listening socket (`SO_REUSEPORT` would drop connections queued for a worker that leaves) and two pipes
+(`workerprocess.py`): it ends with its parent, and if it dies it is replaced at once. One that dies before it
+was ready, or is killed as it does not get ready in time, counts as a failed start: the next ones wait longer
+and longer, and after PATIENCE of them in a row the server gives up. Before all workers were ready once, the
+first failure is the last.
 
 New settings have to prove themselves: as many new workers are started with them, and only when all of these
 are ready are the others dismissed. If one of them fails, or is not ready in time, all of them go, and
@@ -19,54 +15,41 @@ not keep the parent from its workers, nor from stopping.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import selectors
-import shutil
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from harmony4.crypto.errors import HarmonyError, StorageError, UsageError
 from harmony4.server import logs
 from harmony4.server.audit import AuditLog
 from harmony4.server.config import Config
 from harmony4.server.insight.tally import publish_waiting
-from harmony4.server.serving.hangups import at_a_terminal, held_back, let_through
+from harmony4.server.serving.hangups import at_a_terminal, let_through
 from harmony4.server.serving.listening import address_url
+from harmony4.server.serving.numbers import numbers_folder
+from harmony4.server.serving.workerprocess import FAILED, LEAVING, MARGIN, READY, WorkerProcess
 from harmony4.server.settings import effective
-from harmony4.server.state import State, held, hold
+from harmony4.server.state import State
 
-__all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "Supervisor", "count"]
+__all__ = ["Supervisor", "count"]
 
-READY: Final = b"ready"
-LEAVING: Final = b"leaving"
-FAILED: Final = b"failed "
-
-MARGIN: Final = 5.0
-"""Seconds beyond `stop_timeout` until a worker that does not leave is killed."""
 PATIENCE: Final = 5
 """Failed starts in a row until the server gives up."""
 _BACK_OFF: Final = 0.2
 """Seconds before the start that follows the second failure; it doubles from there."""
 _PROOF: Final = 60.0
-"""Seconds that new settings have until workers are ready with them. Starting takes a second or two, and no
-longer for a large library; a disk that takes a minute to answer hangs, and so may whoever waits for it."""
-
-_NUMBERS: Final = "harmony4-numbers-"
-_PARENT: Final = "parent"
-_OLD: Final = 60.0
-"""Seconds after which nobody is about to hold what nobody holds."""
+"""Seconds that a worker has until it is ready. Starting takes a second or two, and no longer for a large
+library; a disk that takes a minute to answer hangs, and so may whoever waits for it."""
+_READ: Final = 60.0
+"""Seconds that new settings have until they are read."""
 _RETRY: Final = 30.0
 """Seconds between two tries to write lines of the audit log that wait here."""
 _PATIENCE: Final = 1.0
@@ -83,95 +66,11 @@ def count(workers: int) -> int:
     return os.cpu_count() or 1
 
 
-@contextmanager
-def _numbers() -> Iterator[str]:
-    """A folder for what the workers count; those that killed servers have left are removed first."""
-    now = time.time()
-    for path in Path(tempfile.gettempdir()).glob(f"{_NUMBERS}*"):
-        with suppress(OSError):
-            status = path.lstat()
-            users = [path / _PARENT, *path.glob("*.live")]
-            if status.st_uid == os.getuid() and status.st_mtime < now - _OLD and not any(map(held, users)):
-                shutil.rmtree(path, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=_NUMBERS) as folder, Path(folder, _PARENT).open("wb") as parent:
-        hold(parent.fileno())
-        yield folder
-
-
-class _Worker:
-    """One worker process, as its parent sees it."""
-
-    def __init__(self, config: Config, listener: socket.socket, shared: str) -> None:
-        """Raises OSError where no process can be started."""
-        module = "harmony4.server.serving.worker"
-        command = [sys.executable, "-P", "-m", module, str(listener.fileno()), shared]
-        with held_back():  # it is born so, and ignores SIGHUP as soon as it can
-            self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, and a number
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=(listener.fileno(),),
-                start_new_session=True,  # Ctrl-C in the terminal is for the parent, who tells the workers
-                bufsize=0,
-            )
-        self.config = config
-        self.late = time.monotonic() + _PROOF
-        """When it should have been ready at the latest."""
-        self.ready = False
-        self.leaving = False
-        self.dismissed = False
-        self.killed = False
-        self.reason: str | None = None
-        self._said = b""
-        with suppress(BrokenPipeError):  # it is dead already: `listen` will say so
-            self._pipe(self.process.stdin).write(json.dumps(asdict(config), default=str).encode() + b"\n")
-
-    @staticmethod
-    def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
-        assert pipe is not None
-        return pipe
-
-    @property
-    def voice(self) -> IO[bytes]:
-        """The pipe that the worker speaks through."""
-        return self._pipe(self.process.stdout)
-
-    def listen(self) -> Iterator[bytes]:
-        """The lines that have come; an empty one at the end of the worker. Blocks unless something came."""
-        data = os.read(self.voice.fileno(), 2**16)
-        if not data:
-            yield b""
-            return
-        *lines, self._said = (self._said + data).split(b"\n")
-        yield from lines
-
-    def dismiss(self) -> None:
-        """Tell it to finish what it does and leave. Safe to call twice."""
-        self.dismissed = True
-        with suppress(OSError):
-            self._pipe(self.process.stdin).close()
-
-    def bury(self) -> str:
-        """Wait for the end of a worker that has closed its pipe; says how it ended."""
-        self.dismiss()
-        try:
-            status = self.process.wait(MARGIN)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        self.voice.close()
-        if self.reason is not None:
-            return self.reason
-        if status < 0:
-            return f"a worker was ended by {signal.Signals(-status).name}"
-        return f"a worker ended with status {status}"
-
-
 class _Reading:
     """Settings that a thread reads; `wake` is called when it has them, or knows why not."""
 
     def __init__(self, read: Callable[[], Config], wake: Callable[[], None]) -> None:
-        self.late = time.monotonic() + _PROOF
+        self.late = time.monotonic() + _READ
         self.found: Config | None = None
         self.problem: str | None = None
         self._read, self._wake = read, wake
@@ -211,7 +110,7 @@ class Supervisor:
         self._waking = threading.Lock()
         self._listener = listener
         self._number = number
-        self._workers: set[_Worker] = set()
+        self._workers: set[WorkerProcess] = set()
         self._selector = selectors.DefaultSelector()
         self._shared = ""  # where the workers put their numbers together
         self._reload = reload
@@ -230,7 +129,7 @@ class Supervisor:
         `ready` is called with the address once all workers accept connections. Call it in the main thread.
         Raises HarmonyError where workers do not start.
         """
-        with self._signals(), _numbers() as self._shared:
+        with self._signals(), numbers_folder() as self._shared:
             try:
                 self._due = [0.0] * self._number
                 while not self._asked_to_stop:
@@ -271,22 +170,20 @@ class Supervisor:
                 return
 
     def _end_the_late(self) -> None:
-        """Give up new settings that have not proved themselves in time, and end the workers that hang."""
+        """End the workers that are not ready in time, and give up new settings that they had."""
         now = time.monotonic()
         if self._reading is not None and self._reading.late <= now:
             self._reading = None
-            self._keep(f"they could not be read within {_PROOF:g} s")
+            self._keep(f"they could not be read within {_READ:g} s")
         for worker in self._pending():
             if worker.late <= now:
                 if worker.config is self._next:
                     self._keep(f"a new worker was not ready within {_PROOF:g} s")
-                worker.dismiss()
-                worker.killed = True
-                worker.process.kill()  # it hangs before it could hear that it is dismissed
+                worker.kill(f"a worker was not ready within {_PROOF:g} s")
 
-    def _pending(self) -> list[_Worker]:
-        """Workers with new settings, or such as were given up, that are not ready."""
-        return [one for one in self._workers if not (one.ready or one.killed or one.config is self._config)]
+    def _pending(self) -> list[WorkerProcess]:
+        """Workers that are not ready yet."""
+        return [one for one in self._workers if not (one.ready or one.killed)]
 
     def _keep(self, why: str) -> None:
         """Give the new settings up, and the workers that were started with them."""
@@ -363,7 +260,7 @@ class Supervisor:
 
     def _start(self, config: Config) -> None:
         """Raises OSError where no process can be started."""
-        worker = _Worker(config, self._listener, self._shared)
+        worker = WorkerProcess(config, self._listener, self._shared, time.monotonic() + _PROOF)
         self._workers.add(worker)
         self._selector.register(worker.voice, selectors.EVENT_READ, worker)
 
@@ -377,7 +274,7 @@ class Supervisor:
             times.append(now + retry)
         timeout = max(0.0, min(times) - now) if times else None
         for key, _ in self._selector.select(timeout):
-            if not isinstance(key.data, _Worker):
+            if not isinstance(key.data, WorkerProcess):
                 os.read(key.fd, 2**10)  # signals: their handler has run by now
                 continue
             for line in key.data.listen():
@@ -386,7 +283,7 @@ class Supervisor:
             self._running = True
             ready(address_url(self._listener))
 
-    def _heard(self, worker: _Worker, line: bytes) -> None:
+    def _heard(self, worker: WorkerProcess, line: bytes) -> None:
         if line == READY:
             worker.ready = True
             if worker.config is self._config:
@@ -406,7 +303,7 @@ class Supervisor:
         elif not line:
             self._ended(worker)
 
-    def _ended(self, worker: _Worker) -> None:
+    def _ended(self, worker: WorkerProcess) -> None:
         self._workers.remove(worker)
         self._selector.unregister(worker.voice)
         given_up = worker.dismissed
@@ -440,11 +337,11 @@ class Supervisor:
         deadline = time.monotonic() + self._config.stop_delay + self._config.stop_timeout + MARGIN
         while self._workers and (left := deadline - time.monotonic()) > 0:
             for key, _ in self._selector.select(left):
-                if isinstance(key.data, _Worker) and b"" in key.data.listen():
+                if isinstance(key.data, WorkerProcess) and b"" in key.data.listen():
                     self._workers.remove(key.data)
                     self._selector.unregister(key.fileobj)
                     key.data.bury()
-                elif not isinstance(key.data, _Worker):
+                elif not isinstance(key.data, WorkerProcess):
                     os.read(key.fd, 2**10)
         for worker in self._workers:
             _LOG.warning("a worker did not leave in time and was killed")
