@@ -25,8 +25,8 @@ _Place = tuple[int, int, int]
 """A row of the range map, a byte in its block, and where that stands in the file."""
 _STEP: Final = 2**18
 """Bytes that are read and unmasked at a time, while they are in the processor's cache."""
-_KEYS: Final = 1024
-"""Blocks whose keys are kept, of each container: some 400 bytes each."""
+_KEYS: Final = 2048
+"""Blocks of each track whose keys are kept: some 400 bytes each."""
 _BLOCKS: Final = 32
 """Most blocks of one `read_soon`: each costs some 10 µs, and they may be as small as a byte."""
 _PIECE: Final = 2**20
@@ -60,8 +60,9 @@ class Unmasked:
             raise SealError("nothing in the container shows that it was masked with this key")
         self._always = always
         self._checked: dict[int, bytearray] = {}
-        self._keys: dict[tuple[int, int], tuple[bytes, bytes | None]] = {}
-        """Of blocks by track and row: the token whose tag was found right, and the key."""
+        self._keys: dict[tuple[int, int], tuple[int, bytes, bytes | None]] = {}
+        """Of blocks by track and row, the last one of each remainder: the row, the token whose tag was found
+        right, and the key."""
 
     def _is_whole(self) -> bool:
         meta, root = self.reader.meta, self.reader.root
@@ -181,14 +182,13 @@ class Unmasked:
         The token's bytes are read each time; where they are those whose tag was found right, the tag is.
         """
         packed = self.reader.read_file(max(payload - CHUNK_SIZE - TOKEN_SIZE, 0), TOKEN_SIZE)
-        known = self._keys.get((track, row))
-        if known is not None and known[0] == packed:
-            return known[1]
+        place = track, row % _KEYS
+        known = self._keys.get(place)
+        if known is not None and known[0] == row and known[1] == packed:
+            return known[2]
         token = self.reader.stored(row, track)
         key = self._block_key(token)
-        if len(self._keys) >= _KEYS:
-            self._keys.clear()
-        self._keys[track, row] = token.pack(), key
+        self._keys[place] = row, token.pack(), key
         return key
 
     def read(self, start: int, length: int, track: int = 0) -> bytes:
