@@ -11,7 +11,7 @@ through that line.
     STATE/audit-waiting/TIME-LINES-ID.json    lines of one that could not write the log, and does not stay
 
 Whoever writes the log next, a server or a command, takes them in first, each with its own time and `waited`:
-the ID, by which they are known if that was cut short before the file was gone.
+the ID, by which those are known that are there already if that was cut short before the file was gone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any, BinaryIO, Final
 
 from harmony4.crypto.errors import HarmonyError, LimitError, SealError, SourceError, StorageError
 from harmony4.server.logs import rfc3339
-from harmony4.server.state import State, write_whole
+from harmony4.server.state import HeldError, State, write_whole
 
 __all__ = ["ACTOR", "AuditLog", "Head", "note_keys"]
 
@@ -51,12 +51,22 @@ _MOST_LATE: Final = 10_000
 _ALWAYS: Final = ("time", "action", "by")
 _WAITING: Final = "audit-waiting"
 _LEFT: Final = re.compile(r"[0-9]{20}-([0-9]{1,6})-([0-9a-f]{32})\.json")
+_PART: Final = re.compile(r"([0-9]{20}-[0-9]{1,6}-([0-9a-f]{32}))\.[0-9a-f]{8}\.part")
+_OLD: Final = 60.0
+"""Seconds after which nobody is still writing a file of lines."""
 _MOST_TOGETHER: Final = 500
 """Lines in a file of lines that wait."""
 _MOST_LEFT: Final = _MOST_TOGETHER * (_LONGEST + 2)
 """Bytes of such a file."""
 _PATIENCE: Final = 10.0
 """Seconds that who checks the log waits for who writes it."""
+_TURN: Final = 2.0
+"""Seconds that a server waits for its turn to write: what has none waits here, and is tried again."""
+_AGAIN: Final = 0.1
+"""The same after that was in vain."""
+
+_NO_LINE: Final = (ValueError, KeyError, TypeError, ArithmeticError, RecursionError)
+"""What the last line of a log may raise that somebody has written over."""
 
 Row = dict[str, object]
 """A line without what chains it."""
@@ -80,6 +90,8 @@ class AuditLog:
         """What could not be written yet, in order."""
         self._lost = 0
         """How many more there were."""
+        self._stuck = False
+        """Whether somebody else had the log for too long the last time."""
 
     @property
     def path(self) -> Path:
@@ -93,13 +105,13 @@ class AuditLog:
 
     def left(self) -> int:
         """Lines that others have left to whoever writes the log next. Touches the disk."""
-        return sum(lines for _, lines, _ in self._files())
+        return sum(int(match[1]) for match in self._beside(_LEFT))
 
     def record(self, action: str, **facts: object) -> None:
         """Add a line; it is on the disk when this returns.
 
         The change itself has happened: where the log cannot be written, this is an error in the other log,
-        and the line, with its own time, is added as soon as there is room again (`retry`).
+        and the line, with its own time, is added as soon as it can be (`retry`).
         """
         self._say(action, self.add(action, **facts))
 
@@ -118,7 +130,7 @@ class AuditLog:
         with self._lock:
             if self._late:
                 self._say(str(self._late[0]["action"]), self._write())
-            elif self._files():
+            elif self._beside(_LEFT) or self._beside(_PART):
                 self._say("what others have left", self._write())
 
     def leave(self) -> None:
@@ -156,28 +168,55 @@ class AuditLog:
 
     def _write(self) -> str | None:
         """Everything that waits, here and beside the log. Returns why that cannot be done."""
+        patience = self._state.patience
+        if self._stuck:
+            patience = _AGAIN
+        elif patience is None:
+            patience = _TURN
         try:
-            with self._state.locked("audit"), self._state.private("audit.log") as file:
+            with self._state.locked("audit", patience), self._state.private("audit.log") as file:
+                self._stuck = False
+                self._save_parts()
                 self._take_in(file)
                 if rows := self._rows():
                     self._append(file, rows)
-        except (HarmonyError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except HeldError as error:
+            self._stuck = True
+            return str(error)
+        except (HarmonyError, OSError, *_NO_LINE) as error:
             return str(error)
         self._late, self._lost = [], 0
         return None
 
-    def _files(self) -> list[tuple[str, int, str]]:
-        """Name, number of lines and id of what waits beside the log, the oldest first."""
+    def _beside(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:
+        """The names of what waits beside the log, the oldest first."""
         try:
             names = os.listdir(self._state.path / _WAITING)  # noqa: PTH208 - mostly there is no such folder
         except OSError:
             return []
-        matches = [match for name in sorted(names) if (match := _LEFT.fullmatch(name))]
-        return [(match.string, int(match[1]), match[2]) for match in matches]
+        return [match for name in sorted(names) if (match := pattern.fullmatch(name))]
+
+    def _save_parts(self) -> None:
+        """What somebody left who died when it was written, but not yet there: it is whole, or else gone."""
+        for match in self._beside(_PART):
+            name = match.string
+            try:
+                if time.time() - (self._state.path / _WAITING / name).lstat().st_mtime < _OLD:
+                    continue
+                try:
+                    _left(self._state.kept(_WAITING, name, _MOST_LEFT + 1), match[2])
+                except ValueError as error:
+                    _LOG.error("lines that were to wait for the audit log are lost (%s): %s", name, error)
+                    self._state.drop(_WAITING, name)
+                else:
+                    self._state.rename(_WAITING, name, f"{match[1]}.json")
+            except OSError as error:
+                _LOG.error("lines that wait for the audit log cannot be looked at (%s): %s", name, error)
 
     def _take_in(self, file: BinaryIO) -> None:
         """What waits beside the log, file by file. Raises OSError where there is no room for it."""
-        for name, _, number in self._files():
+        for match in self._beside(_LEFT):
+            name, number = match.string, match[2]
             try:
                 rows = _left(self._state.kept(_WAITING, name, _MOST_LEFT + 1), number)
             except (OSError, ValueError) as error:
@@ -187,9 +226,8 @@ class AuditLog:
             if not os.access(self._state.path / _WAITING, os.W_OK):
                 _LOG.error("lines that wait for the audit log cannot be removed from there (%s)", name)
                 continue
-            # Somebody may have died between adding them and removing the file.
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 2 * _LONGEST))
-            if f'"waited": "{number}"'.encode() not in file.read():
+            # Somebody may have died before all of them were there, or before the file was gone.
+            if rows := rows[_taken_in(file, rows, number) :]:
                 self._append(file, rows)
             try:
                 self._state.drop(_WAITING, name)
@@ -309,6 +347,15 @@ def note_keys(log: AuditLog, state: State, names: Mapping[str, bytes]) -> None:
                 log.record("key-add", name=name, key=key)
     except (HarmonyError, OSError) as error:
         _LOG.error("changes of the keyring cannot be noted: %s", error)
+
+
+def _taken_in(file: BinaryIO, rows: list[Row], number: str) -> int:
+    """How many of these rows are whole lines of the log already: the first ones, for they came in order."""
+    # What chains a line is shorter than this; and somebody may have written a line or two behind them.
+    most = 2 * _LONGEST + sum(len(_line(row)) + 2 * len(_FIRST) for row in rows)
+    file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+    *lines, _ = file.read().split(b"\n")
+    return sum(f'"waited": "{number}"'.encode() in line for line in lines)
 
 
 def _cut(row: Row, length: int) -> Row:

@@ -46,7 +46,7 @@ _LEAST: Final = 8
 """Bytes of a text that is not cut any more."""
 _SECRET: Final = re.compile(
     r"""(
-        harmony4-master-key["']?\s*[:=,]\s*["']?
+        harmony4-master-key["']?\s*[:=,]\s*b?["']?
       | Bearer\ +
       | h4mk-key-v1[-a-z]*(?::|%3A)
       | harmony4_session=
@@ -55,9 +55,10 @@ _SECRET: Final = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 # No part of it fits in two ways: what a client sends is looked at once, however it is made.
-_PARAMETER: Final = re.compile(r"([?&]([^=&?#\s]*)=)([^&#\s]*)")
+_PARAMETER: Final = re.compile(r"([?&]([^=&?#\s]*)=)([^&?#\s]*)")
 _LIKE_A_KEY: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _KEY: Final = re.compile(r"(?:h4mk-key-|h4_[0-9a-f]{16}_|[0-9A-Fa-f]{64})[^&# ]*")
+_HIDDEN: Final = re.compile(rf"{_KEY.pattern}|[?&;]sig=(?!\.\.\.)", re.IGNORECASE)
 
 
 def without_signature(target: str) -> str:
@@ -66,11 +67,16 @@ def without_signature(target: str) -> str:
     Nor a master key that somebody put there, under whatever name: 64 hexadecimal digits; nor a token.
     """
     shown = without_keys(_without_parameters(target))
-    # Escapes must not hide one: where there is one behind them, the whole query goes, or all of it.
-    if _KEY.search(unquote(shown)) is None:
+    # Escapes must not hide one, as in an address within an address: then the whole query goes, or all of it.
+    if not _hides(shown):
         return shown
     path = shown.partition("?")[0]
-    return f"{path}?..." if _KEY.search(unquote(path)) is None else "..."
+    return f"{path}?..." if not _hides(path) else "..."
+
+
+def _hides(text: str) -> bool:
+    once = unquote(text)
+    return any(_HIDDEN.search(one) is not None for one in (once, unquote(once)))
 
 
 def without_keys(text: str) -> str:

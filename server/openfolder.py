@@ -116,8 +116,8 @@ class OpenFolder:
             owner = os.fstat(self._fd)
             os.fchown(made, owner.st_uid, owner.st_gid)
 
-    def write(self, name: str, data: bytes, *, sync: bool) -> None:
-        """As `write_whole`."""
+    def write(self, name: str, data: bytes, *, sync: bool, new: bool = False) -> None:
+        """As `write_whole`. `new`: there is no such file yet, and none is left where this fails."""
         part = f"{Path(name).stem}.{secrets.token_hex(4)}.part"
         descriptor = self.make(part)
         try:
@@ -132,7 +132,18 @@ class OpenFolder:
                 os.unlink(self._at(part), dir_fd=self._fd)
             raise
         if sync:
-            sync_folder(self.path)
+            try:
+                sync_folder(self.path)
+            except BaseException:
+                with suppress(OSError):
+                    if new:
+                        os.unlink(self._at(name), dir_fd=self._fd)
+                raise
+
+    def rename(self, name: str, wanted: str) -> None:
+        """Give a file another name, in place of what has it. Raises OSError."""
+        os.replace(self._at(name), self._at(wanted), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        sync_folder(self.path)
 
     def drop(self, name: str) -> None:
         """Remove a file for good. Raises OSError."""

@@ -29,6 +29,7 @@ if os.name == "posix":
 
 __all__ = [
     "FOLDER",
+    "HeldError",
     "Spool",
     "State",
     "held",
@@ -45,6 +46,10 @@ _TICK: Final = 0.02
 """Seconds between two tries for a lock that is not waited for without end."""
 
 
+class HeldError(StorageError):
+    """Somebody else has had a lock for longer than there is patience."""
+
+
 class State:
     """The folder, made when something is first kept in it.
 
@@ -56,7 +61,7 @@ class State:
         must be, and nobody else's to write; None: whoever's.
         """
         self.path: Final = path
-        self._patience = patience
+        self.patience: Final = patience
         self._owner = owner
 
     @classmethod
@@ -116,15 +121,18 @@ class State:
 
     def is_writable(self) -> bool:
         """Whether something can be kept in it, as far as permissions say, or it can be made."""
-        there = next(one for one in (self.path, *self.path.parents) if one.exists())
+        # `Path.exists` raises for what lies where one may not look.
+        there = next(one for one in (self.path, *self.path.parents) if os.path.exists(one))  # noqa: PTH110
         return os.access(there, os.W_OK | os.X_OK)
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str, patience: float | None = None) -> Iterator[None]:
         """Hold the lock `name`: nobody else, in this process or another, is in such a block.
 
-        Raises StorageError, also where somebody else has it for longer than there is patience.
+        `patience`: seconds, if not as for all. Raises StorageError; HeldError where somebody else has it for
+        longer.
         """
+        patience = self.patience if patience is None else patience
         try:
             with self._inside("locks") as folder:
                 descriptor = folder.own(name)
@@ -132,10 +140,9 @@ class State:
             raise StorageError(f"cannot lock {self.path / 'locks' / name}: {error.strerror}") from error
         try:
             # A lock on an open file, not of a process: threads exclude each other as well.
-            if os.name == "posix" and not _lock(descriptor, fcntl.LOCK_EX, self._patience):
-                raise StorageError(
-                    f"cannot lock {self.path / 'locks' / name}: somebody else has held it for "
-                    f"{self._patience:g} s"
+            if os.name == "posix" and not _lock(descriptor, fcntl.LOCK_EX, patience):
+                raise HeldError(
+                    f"cannot lock {self.path / 'locks' / name}: somebody else has held it for {patience:g} s"
                 )
             yield
         finally:
@@ -172,14 +179,19 @@ class State:
             return os.fdopen(inside.own(name), "r+b")
 
     def keep(self, folder: str, name: str, data: bytes) -> None:
-        """Write a file in a folder of it, whole and on the disk, or not at all. Raises OSError."""
+        """Write a new file in a folder of it, whole and on the disk, or not at all. Raises OSError."""
         with self._inside(folder) as inside:
-            inside.write(name, data, sync=True)
+            inside.write(name, data, sync=True, new=True)
 
     def kept(self, folder: str, name: str, most: int) -> bytes:
         """The first `most` bytes of a file in a folder of it. Raises OSError."""
         with self._inside(folder) as inside, os.fdopen(inside.open(name, os.O_RDONLY), "rb") as file:
             return file.read(most)
+
+    def rename(self, folder: str, name: str, wanted: str) -> None:
+        """Give a file in a folder of it another name, in place of what has that name. Raises OSError."""
+        with self._inside(folder) as inside:
+            inside.rename(name, wanted)
 
     def drop(self, folder: str, name: str) -> None:
         """Remove a file in a folder of it for good. Raises OSError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,12 @@ def by_command(state: State, action: str, **facts: object) -> None:
     token = ACTOR.set(f"user {os.getuid()}" if hasattr(os, "getuid") else "user")
     try:
         log = AuditLog(state)
-        why = log.add(action, **facts)
+        try:
+            why = log.add(action, **facts)
+        except BaseException:  # Ctrl-C while somebody else has the log: what was done is told all the same
+            with suppress(StorageError):
+                log.leave()
+            raise
         if why is None:
             return
         try:
@@ -58,7 +64,7 @@ def by_command(state: State, action: str, **facts: object) -> None:
 def _library_of(path: Path) -> tuple[Path, State] | None:
     """The library that a file is in, and its server's folder: by the environment, or by the hidden folder."""
     named, own = (os.environ.get(f"{PREFIX}{key}") for key in ("LIBRARY", "STATE"))
-    if named and own and Path(own).is_dir():
+    if named and own and os.path.isdir(own):  # noqa: PTH112 - also where it may not be looked at
         root = Path(os.path.realpath(named))
         if path.is_relative_to(root):
             return root, State.of(Path(own), root, patience=PATIENCE)

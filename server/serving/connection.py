@@ -14,6 +14,7 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from errno import EFAULT
 from socket import SO_LINGER, SOL_SOCKET
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -166,10 +167,17 @@ class Connection(web.RequestHandler):
             self._crowd.leave(self._place)
             self._place = None
         if (owed := self._disown()) is not None:
-            if self._tally is not None and not self.cut_off:
-                self._tally.count("broken|left")
+            cut = is_cut_short(owed.reader)
+            # Pages of a file that cannot be had, which is no client that left.
+            lost = isinstance(exc, OSError) and exc.errno == EFAULT
             with owed:
                 pass
+            if self.cut_off:
+                pass  # counted already
+            elif cut or lost:
+                self._tell_of_the_end("the container was cut short meanwhile" if cut else "it cannot be read")
+            elif self._tally is not None:
+                self._tally.count("broken|left")
         super().connection_lost(exc)
         # After a refusal aiohttp reads on for 10 s, so that a client which is still sending sees the answer.
         # One that has left sends no more; without this, a server that stops waited for it.
@@ -225,10 +233,13 @@ class Connection(web.RequestHandler):
 
     def break_off(self) -> None:
         """End an answer that has begun: its container was cut short."""
+        self._tell_of_the_end("the container was cut short meanwhile")
+        self.reset()
+
+    def _tell_of_the_end(self, why: str) -> None:
         if self._tally is not None:
             self._tally.count("broken|failed")
-        _LOG.warning("an answer was broken off: the container was cut short meanwhile")
-        self.reset()
+        _LOG.warning("an answer was broken off: %s", why)
 
     def cut_off_stuck(self) -> None:
         """End the connection of a client that takes nothing."""

@@ -24,20 +24,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Final
 
-from harmony4.crypto.errors import HarmonyError, StorageError, UsageError
+from harmony4.crypto.errors import HarmonyError, UsageError
 from harmony4.server import logs
-from harmony4.server.audit import AuditLog
 from harmony4.server.config import Config
-from harmony4.server.insight.tally import publish_waiting
 from harmony4.server.serving.hangups import at_a_terminal, let_through
 from harmony4.server.serving.listening import address_url
+from harmony4.server.serving.notes import Notes
 from harmony4.server.serving.numbers import numbers_folder
 from harmony4.server.serving.workerprocess import FAILED, LEAVING, MARGIN, READY, WorkerProcess
-from harmony4.server.settings import effective
-from harmony4.server.state import State
 
 __all__ = ["Supervisor", "count"]
 
@@ -50,10 +46,6 @@ _PROOF: Final = 60.0
 library; a disk that takes a minute to answer hangs, and so may whoever waits for it."""
 _READ: Final = 60.0
 """Seconds that new settings have until they are read."""
-_RETRY: Final = 30.0
-"""Seconds between two tries to write lines of the audit log that wait here."""
-_PATIENCE: Final = 1.0
-"""Seconds that the audit log is waited for meanwhile: there are workers to look after."""
 _LOG: Final = logging.getLogger("harmony4.server")
 
 
@@ -119,8 +111,7 @@ class Supervisor:
         self._running = False  # all workers were ready once
         self._failures = 0  # failed starts since the last good one
         self._due: list[float] = []  # when to start workers, monotonic seconds
-        self._logs: dict[Path, AuditLog] = {}  # by the server's folder, which new settings may change
-        self._retried = float("-inf")  # when they were tried last, monotonic seconds
+        self._notes: Notes | None = None
 
     def run(self, *, ready: Callable[[str], None]) -> None:
         """Serve until SIGINT or SIGTERM, or the end of the terminal it was started at; then let the workers
@@ -130,6 +121,7 @@ class Supervisor:
         Raises HarmonyError where workers do not start.
         """
         with self._signals(), numbers_folder() as self._shared:
+            self._notes = Notes(self._shared)
             try:
                 self._due = [0.0] * self._number
                 while not self._asked_to_stop:
@@ -141,8 +133,7 @@ class Supervisor:
                     self._look(ready)
             finally:
                 self._stop()
-                for log in self._logs.values():
-                    log.close()
+                self._notes.close()
 
     def _renew(self) -> None:
         """Read the settings as they are now; then `_adopt`."""
@@ -194,7 +185,8 @@ class Supervisor:
     def _take_over(self) -> None:
         """The new settings have proved themselves: dismiss the workers that have others."""
         assert self._next is not None
-        self._note_changes(self._config, self._next)
+        if self._notes is not None:
+            self._notes.changed(self._config, self._next)
         before, self._config, self._next = self._config, self._next, None
         _log_as(self._config)
         _LOG.warning("the settings were read anew; other workers take over")
@@ -207,46 +199,6 @@ class Supervisor:
         for worker in self._workers:
             if worker.config is config:
                 worker.dismiss()
-
-    def _note_changes(self, before: Config, after: Config) -> None:
-        """Let the audit log say which settings are others now.
-
-        What it has no room for waits beside it, where a worker takes it in, or else here.
-        """
-        old, new = ({one["key"]: one["value"] for one in effective(each, {})} for each in (before, after))
-        changed = {key: [old[key], new[key]] for key in new if old[key] != new[key]}
-        state = State.of(after.state, after.library, patience=_PATIENCE)
-        # A folder of its own is not made for this: what has no state yet has no tokens and no changes.
-        if changed and state.path.exists():
-            log = self._logs.setdefault(state.path, AuditLog(state))
-            log.record("settings", changed=changed)
-            self._retried = time.monotonic()
-            self._leave(log)
-
-    def _leave(self, log: AuditLog) -> None:
-        """Let workers look after lines that could not be written, if there is room for them at least.
-
-        Until then their number is told (`/metrics`), and they are tried again.
-        """
-        with suppress(StorageError):
-            log.leave()
-        publish_waiting(self._shared, sum(one.waiting for one in self._logs.values()))
-
-    def _retry(self) -> float | None:
-        """Try what waits here again, when it is due.
-
-        Returns the seconds until then, None where nothing waits.
-        """
-        waiting = [log for log in self._logs.values() if log.waiting]
-        if not waiting:
-            return None
-        now = time.monotonic()
-        if now >= self._retried + _RETRY:
-            self._retried = now
-            for log in waiting:
-                log.retry()
-                self._leave(log)
-        return self._retried + _RETRY - now
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -270,8 +222,6 @@ class Supervisor:
         times = self._due + [one.late for one in self._pending()]
         if self._reading is not None:
             times.append(self._reading.late)
-        if (retry := self._retry()) is not None:
-            times.append(now + retry)
         timeout = max(0.0, min(times) - now) if times else None
         for key, _ in self._selector.select(timeout):
             if not isinstance(key.data, WorkerProcess):
