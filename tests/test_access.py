@@ -158,6 +158,23 @@ def test_no_escape_hides_a_key() -> None:
 
 
 @pytest.mark.parametrize(
+    "target",
+    [
+        "http://h/p?src=%2Fv%3Fname%3Da%26sig%3DSECRET",
+        "http://h/p?src=%252Fv%253Fname%253Da%2526SIG%253DSECRET&x=1",
+        "/x?a=b?sig=SECRET",
+        "/x?a=b?c=d&%73ig=SECRET",
+        "/x?sig=SECRET?sig=SECRET",
+    ],
+)
+def test_no_address_within_an_address_hides_a_signature(target: str) -> None:
+    shown = without_signature(target)
+    assert "SECRET" not in shown
+    assert shown.endswith("...")
+    assert without_signature(shown) == shown
+
+
+@pytest.mark.parametrize(
     "piece",
     ["?master", "master", "&master?", "?", "&sig", "?s=%73", "h4mk-key-", "harmony4-master-key ", "Bearer "],
 )

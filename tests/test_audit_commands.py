@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from commands import Done, here, refused, run, small_container
+from commands import HARMONY4, Done, here, refused, run, small_container
 from harmony4.crypto.errors import StorageError
 from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk.proofs.signature import Signer
@@ -288,6 +290,123 @@ def test_a_line_is_taken_in_once(tmp_path: Path) -> None:
     assert not left.exists()
     rows = [json.loads(line)["name"] for line in log.path.read_bytes().splitlines()]
     assert rows == ["a", "b"]
+
+
+@pytest.mark.parametrize("part", [0.0, 0.2, 0.34, 0.5, 0.67, 0.9, 0.999])
+def test_a_part_of_what_waits_was_taken_in(tmp_path: Path, part: float) -> None:
+    """Whoever took it in died in the midst of it: the rest follows, and nothing comes twice."""
+    log = AuditLog(State(tmp_path / "state"))
+    log.path.mkdir(parents=True)
+    for name in "abc":
+        log.record("delete", name=name)
+    log.leave()
+    (left,) = (tmp_path / "state" / WAITING).iterdir()
+    data = left.read_bytes()
+    log.path.rmdir()
+    log.retry()
+    os.truncate(log.path, int(log.path.stat().st_size * part))
+    left.write_bytes(data)
+    AuditLog(State(tmp_path / "state")).record("delete", name="d")
+    assert not left.exists()
+    rows = [json.loads(line) for line in log.path.read_bytes().splitlines()]
+    assert [row["name"] for row in rows if row["action"] == "delete"] == ["a", "b", "c", "d"]
+    assert log.verify().number == len(rows)
+
+
+@pytest.mark.parametrize("age", [0, 100])
+def test_whoever_left_a_line_died_too_soon(
+    tmp_path: Path, age: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was written whole is not lost, and what was not does not stay."""
+    state = State(tmp_path / "state")
+    log = AuditLog(state)
+    log.path.mkdir(parents=True)
+    log.record("delete", name="a")
+    log.leave()
+    log.path.rmdir()
+    (left,) = state.folder(WAITING).iterdir()
+    whole = left.rename(left.with_name(f"{left.stem}.0123abcd.part"))
+    torn = whole.with_name(f"{2:020}-1-{'0' * 32}.0123abcd.part")
+    torn.write_bytes(whole.read_bytes()[:-9])
+    for path in (whole, torn):
+        at = path.stat().st_mtime - age
+        os.utime(path, (at, at))
+    log.retry()
+    if not age:  # somebody may still be writing them
+        assert whole.exists()
+        assert torn.exists()
+        return
+    assert list(state.folder(WAITING).iterdir()) == []
+    assert [json.loads(line)["name"] for line in log.path.read_bytes().splitlines()] == ["a"]
+    assert caplog.text.count("were to wait for the audit log are lost") == 1
+
+
+def test_a_line_is_left_or_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not both, where the disk does not say that the file is there."""
+
+    def fails(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    log = AuditLog(State(tmp_path / "state"))
+    log.path.mkdir(parents=True)
+    log.record("delete", name="a")
+    monkeypatch.setattr("harmony4.server.openfolder.sync_folder", fails)
+    with pytest.raises(StorageError):
+        log.leave()
+    assert (log.waiting, log.left()) == (1, 0)
+    assert list((tmp_path / "state" / WAITING).iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_is_interrupted_while_it_waits(library: Path, subtitle: Path, number: int) -> None:
+    """What it did is done, and is told."""
+    path = library / "x.h4mk"
+    with State(library / FOLDER).locked("audit"):
+        command = [HARMONY4, "export", subtitle, "-o", path, "--quiet"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        until(path.exists, "the container")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert b"Traceback" not in err
+    assert len(waiting(library)) == 1
+    AuditLog(State(library / FOLDER)).retry()
+    assert [row["name"] for row in entries(library)] == ["x.h4mk"]
+
+
+def test_a_server_does_not_wait_without_end(tmp_path: Path) -> None:
+    """Somebody who has the log and was stopped holds up no request, nor the server's end."""
+    library = tmp_path / "library"
+    for name in "ab":
+        write_container(library / f"{name}.h4mk", [b"x"])
+    with State(library / FOLDER).locked("audit"):
+        with running(library) as server:
+            for name in "ab":
+                assert server.request("DELETE", f"/media?name={name}.h4mk", (), b"").status == 200
+        assert len(waiting(library)) == 1
+    AuditLog(State(library / FOLDER)).retry()
+    assert [row["name"] for row in entries(library)] == ["a.h4mk", "b.h4mk"]
+
+
+def test_a_folder_that_cannot_be_looked_at(
+    tmp_path: Path, subtitle: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command did what it was asked to."""
+    monkeypatch.setenv("HARMONY4_LIBRARY", str(tmp_path))
+    monkeypatch.setenv("HARMONY4_STATE", str(tmp_path / ("x" * 300)))
+    done = here(capsys, "export", subtitle, "-o", tmp_path / "x.h4mk", "--quiet")
+    assert (done.status, done.err) == (0, "")
+
+
+def test_a_last_line_that_somebody_wrote_over(tmp_path: Path) -> None:
+    library = tmp_path / "library"
+    log = library / FOLDER / "audit.log"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"n": 1e999}\n')
+    done = run("token", "add", "alice", "--library", library)
+    assert done.status == 0
+    assert "the line waits beside it" in done.err
+    assert len(waiting(library)) == 1
 
 
 def test_many_lines_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

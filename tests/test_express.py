@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from harmony4.h4mk import H4MKReader
-from harmony4.server.keys import EXPRESS, LIBRARY
+from harmony4.server.keys import EXPRESS, LIBRARY, TALLY
 from harmony4.server.reading import express
 from harmony4.server.reading.express import Express, split
 from harmony4.server.serving.connection import Connection
@@ -527,6 +527,33 @@ def test_cut_short_within_the_last_page(tmp_path: Path, loop: str, caplog: pytes
         assert len(received) < size
         assert b"\0" not in received
     assert "cut short" in caplog.text
+
+
+@pytest.mark.parametrize("loop", MAPPING_LOOPS)
+def test_cut_short_is_told(tmp_path: Path, loop: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the loop makes of the kernel's EFAULT: it was not the client that left."""
+    size = 12 * 2**20
+    write_container(tmp_path / "a.h4mk", [b"x" * 2**20] * 12)
+    with running(tmp_path, loop=loop) as server, ExitStack() as clients:
+        clients.enter_context(client(server)).ask(URL, "Range: bytes=0-9")
+        until(lambda: server.app[EXPRESS].is_calm(server.loop.time()), "calm")
+        for _ in range(50):  # now and then the kernel does not say that a page is there
+            one = clients.enter_context(client(server))
+            one.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+            before = server.app[EXPRESS].answered
+            one.send(URL, f"Range: bytes=0-{size - 1}")
+            one.socket.recv(1)
+            if server.app[EXPRESS].answered > before:
+                break
+        os.truncate(tmp_path / "a.h4mk", size // 2)
+        received = 1
+        with caplog.at_level(logging.WARNING, "harmony4.server"), suppress(ConnectionError):
+            while piece := one.socket.recv(2**20):
+                received += len(piece)
+        assert received < size
+        until(lambda: server.app[TALLY].counts["broken|failed"] == 1, "the count")
+        assert not server.app[TALLY].counts["broken|left"]
+    assert "an answer was broken off: the container was cut short" in caplog.text
 
 
 @pytest.mark.parametrize("loop", LOOPS)
