@@ -1,4 +1,4 @@
-"""What the server looks after while it runs: clients that take nothing, and memory that nobody uses."""
+"""What the server looks after while it runs: clients that take nothing, and memory that mappings hold."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Final, cast
 from aiohttp import web
 
 from harmony4.server.folder.library import Library
-from harmony4.server.serving.allocator import give_back
 from harmony4.server.serving.connection import Connection
 
 if sys.platform != "win32":
@@ -22,8 +21,6 @@ __all__ = ["keep_house"]
 _LOG: Final = logging.getLogger("harmony4.server")
 _PAUSE: Final = 0.25
 """Seconds between two rounds."""
-_TIDY: Final = 30.0
-"""Seconds until free memory is given back again."""
 _LOOKS: Final = 8
 """Looks at a connection within the write time limit."""
 _Seen = dict[Connection, tuple[tuple[int, int], float]]
@@ -37,7 +34,6 @@ async def keep_house(manager: web.Server, library: Library, limit: float, patien
     pause = min(_PAUSE, min(limit, patience) / _LOOKS)
     loop = asyncio.get_running_loop()
     seen: _Seen = {}
-    tidied = loop.time()
     while True:
         await asyncio.sleep(pause)
         now = loop.time()
@@ -45,9 +41,6 @@ async def keep_house(manager: web.Server, library: Library, limit: float, patien
             seen = _look_after(cast(list[Connection], manager.connections), seen, now, limit, patience)
             library.look_around()
             await library.let_go(now)
-            if now >= tidied + _TIDY:
-                tidied = now
-                await asyncio.to_thread(give_back)
         except Exception:  # one bad round must not leave the server without the next ones
             _LOG.exception("the housekeeping failed; it goes on")
 

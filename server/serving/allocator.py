@@ -2,8 +2,7 @@
 
 glibc gives each thread an arena of its own, up to eight for each processor. Threads that take turns with
 uploads leave holes in all of them: a worker went on growing, by 12 MiB within a quarter of an hour, though no
-object of Python's was more than before. And pages in the midst of an arena come back only when somebody asks:
-under 200 clients a worker had 8 MiB of them after seven minutes, and more with every minute.
+object of Python's was more than before.
 """
 
 from __future__ import annotations
@@ -13,12 +12,11 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["few_arenas", "give_back"]
+__all__ = ["few_arenas"]
 
 _ARENA_MAX: Final = -8
 """M_ARENA_MAX (malloc.h, mallopt(3))."""
 _ARENAS: Final = 2
-_trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
 
 def few_arenas() -> None:
@@ -31,12 +29,3 @@ def few_arenas() -> None:
         return
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_ARENA_MAX, _ARENAS)
-
-
-def give_back() -> None:
-    """Give the system the pages that nothing stands in (malloc_trim(3)): a millisecond or two; in a thread.
-
-    Does nothing where the library is not glibc.
-    """
-    if _trim is not None:
-        _trim(0)
