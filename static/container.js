@@ -130,13 +130,17 @@ export async function open({ name, signal }, root) {
   };
   scale.addEventListener("change", draw);
   redraw(map, draw, signal);
+  const tell = (one) => {
+    tip.textContent = one.blocks ? `blocks ${number(one.blocks[0])} to ${number(one.blocks[1])}, with their tokens · at ${number(one.offset)} · ${bytes(one.size)}` : `${one.tag} · ${KINDS[one.tag] ?? "ancillary"} · at ${number(one.offset)} · ${number(one.size)} bytes`;
+  };
   map.addEventListener("pointermove", (event) => {
     const one = pointed(event);
-    if (one) tip.textContent = one.blocks ? `blocks ${number(one.blocks[0])} to ${number(one.blocks[1])}, with their tokens · at ${number(one.offset)} · ${bytes(one.size)}` : `${one.tag} · ${KINDS[one.tag] ?? "ancillary"} · at ${number(one.offset)} · ${number(one.size)} bytes`;
+    if (one) tell(one);
   });
   map.addEventListener("click", async (event) => {
     const one = pointed(event);
     if (!one) return;
+    tell(one); // a finger that taps moves over nothing
     if (one.row < base || one.row >= base + ROWS) part(one.row);
     rows.reveal(one.row - base);
     select(await chunks.row(one.row));

@@ -8,8 +8,8 @@ from pathlib import Path
 from playwright.sync_api import Browser
 
 from needs import needs_chromium, needs_ffmpeg
-from pagelib import page_on
-from serving import running
+from pagelib import open_container, page_on, says
+from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
@@ -24,3 +24,14 @@ def test_a_right_press_holds_no_list(browser: Browser, page_library: Path, tmp_p
         shutil.copy(page_library / "sound.h4mk", tmp_path / "a.h4mk")
         page.evaluate("document.querySelector('#tools').requestSubmit()")
         page.wait_for_selector("#items a[data-name='a.h4mk']")
+
+
+def test_a_tap_on_the_map_says_what_lies_there(browser: Browser, server: Server) -> None:
+    with page_on(browser, server.url, has_touch=True) as page:
+        open_container(page, server, "signed.h4mk")
+        page.tap("#tab-container")
+        page.wait_for_selector("#chunks [data-tag=TRAK]")
+        page.check(".scale input[value=log]")
+        page.tap("canvas.map", position={"x": 2, "y": 20})
+        says(page, ".maptip", "TRAK")
+        assert page.inner_text("#chunks [aria-current] .tag") == "TRAK"
