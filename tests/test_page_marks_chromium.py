@@ -7,11 +7,17 @@ from pathlib import Path
 
 from playwright.sync_api import Browser
 
+from harmony4.h4mk import TrackInfo
 from needs import needs_chromium, needs_ffmpeg
 from pagelib import open_container, page_on, says
-from serving import Server, running
+from serving import Server, running, write_container
 
 pytestmark = [needs_chromium, needs_ffmpeg]
+
+UNSEEN = "\u00ad\u061c\u200b\u200e\u200f\u202e\u2060\ufeff"
+"""Characters that nobody sees."""
+JOINED = "\u0646\u200c\u0647 \U0001f469\u200d\U0001f680"
+"""A word and a sign that are others without their joiners."""
 
 
 def test_a_right_press_holds_no_list(browser: Browser, page_library: Path, tmp_path: Path) -> None:
@@ -35,3 +41,21 @@ def test_a_tap_on_the_map_says_what_lies_there(browser: Browser, server: Server)
         page.tap("canvas.map", position={"x": 2, "y": 20})
         says(page, ".maptip", "TRAK")
         assert page.inner_text("#chunks [aria-current] .tag") == "TRAK"
+
+
+def test_what_does_not_show_is_written_out(browser: Browser, tmp_path: Path) -> None:
+    """In names, and in the documents of a container; but for joiners, which change what is seen."""
+    text = f"a{UNSEEN}b{JOINED}"
+    written = "a" + "".join(f"⟨U+{ord(one):04X}⟩" for one in UNSEEN) + f"b{JOINED}"
+    info = TrackInfo(codec="x", kind="data", media_type="x/y", name=text)
+    write_container(tmp_path / f"{text}.h4mk", [b"x"], info=info, title=text)
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        page.goto(server.url)
+        page.click("#items a")
+        says(page, "#title", written)
+        assert page.inner_text("#items .name") == written
+        page.click("#tab-container")
+        page.click(".trees summary:has-text('tracks') >> nth=0")
+        page.click(".trees details details details summary >> nth=0")
+        says(page, ".trees", written)
+        assert not set(UNSEEN) & set(page.inner_text("body"))
