@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, note, plain, tell } from "./dom.js";
-import { bytes, clock, sentence } from "./format.js";
+import { bytes, clock, parseTime, sentence } from "./format.js";
 import { neighbour, shownBy, steps } from "./frames.js";
 import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
@@ -168,9 +168,22 @@ function move(mine, pts) {
 /** The element's own controls have moved it: numbers, and what was wrong with a time, are those of another place. */
 function strayed(mine) {
   if (Math.abs(mine.media.currentTime - (mine.sent ?? 0)) < STRAY) return;
+  forget();
   mine.turn = (mine.turn ?? 0) + 1;
   $("numbers").hidden = true;
   if (!mine.away && !mine.gone) $("seek-problem").hidden = true;
+}
+
+/** One goes elsewhere (to `pts`, µs, if it is known): a time that was asked for before is no longer meant, unless somebody types it now. */
+function forget(pts = null) {
+  const field = $("pts");
+  if (document.activeElement === field) return;
+  try {
+    if (parseTime(field.value) === pts) return;
+  } catch {
+    // it is none
+  }
+  field.value = "";
 }
 
 /**
@@ -181,6 +194,7 @@ export async function jump(pts, there = null, began = performance.now()) {
   const mine = open;
   if (!mine) return;
   mine.wanted = pts;
+  forget(pts);
   if (!mine.track) return; // it is being opened, and begins there
   const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
   const asked = performance.now();

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page, expect
 
 from harmony4.h4mk import TrackInfo
 from needs import needs_chromium, needs_ffmpeg
-from pagelib import open_container, page_on, says
+from pagelib import SHOWN, open_container, page_on, says, sought
 from serving import Server, running, write_container
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -18,6 +18,11 @@ UNSEEN = "\u00ad\u061c\u200b\u200e\u200f\u202e\u2060\ufeff"
 """Characters that nobody sees."""
 JOINED = "\u0646\u200c\u0647 \U0001f469\u200d\U0001f680"
 """A word and a sign that are others without their joiners."""
+SEEK = """(seconds) => new Promise((resolve) => {
+  const video = document.querySelector("video");
+  video.addEventListener("seeked", resolve, { once: true });
+  video.currentTime = seconds;
+})"""
 
 
 def test_a_right_press_holds_no_list(browser: Browser, page_library: Path, tmp_path: Path) -> None:
@@ -59,3 +64,24 @@ def test_what_does_not_show_is_written_out(browser: Browser, tmp_path: Path) -> 
         page.click(".trees details details details summary >> nth=0")
         says(page, ".trees", written)
         assert not set(UNSEEN) & set(page.inner_text("body"))
+
+
+def test_a_time_that_was_asked_for_goes_with_the_next_seek(page: Page, server: Server) -> None:
+    """Of a link, or typed. What is being typed stays, and so does what was asked for just now."""
+    field = page.locator("#pts")
+    open_container(page, server, "signed.h4mk", "#t=4.5")
+    page.evaluate(SHOWN)
+    assert field.input_value() == "4500000"
+    page.focus("#timeline")
+    page.keyboard.press("ArrowRight")
+    sought(page, 9_500_000)
+    assert field.input_value() == ""
+    field.fill("0:03")
+    page.click("#jump button:text('Go')")
+    sought(page, 3_000_000)
+    assert field.input_value() == "0:03"
+    page.evaluate(SEEK, 12)  # as the element's own controls do
+    expect(field).to_have_value("")
+    field.fill("0:0")
+    page.evaluate(SEEK, 15)
+    assert field.input_value() == "0:0"
