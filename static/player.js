@@ -6,6 +6,7 @@ import { bytes, clock, parseTime, sentence } from "./format.js";
 import { neighbour, shownBy, steps } from "./frames.js";
 import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
+import { refused, untried } from "./plays.js";
 import { Timeline, before } from "./timeline.js";
 
 const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts), (pts) => lookUp(pts).then((found) => found && Number(found.pts)));
@@ -348,9 +349,9 @@ async function gone(mine) {
 }
 
 function stage(mine, track, start) {
-  const playable = track.kind === "audio" || track.kind === "video";
+  const why = untried(track);
   if (start) $("pts").value = String(start);
-  if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
+  if (why) unplayable(mine, track, why);
   else if (holes(mine, track)) unplayable(mine, track, "Blocks of this track are lost");
   else if (hidden(mine, track)) unlock(mine, track, start);
   else play(mine, track, api.local(track.range_url), start);
@@ -428,7 +429,7 @@ async function failed(mine, track, media) {
   if (open !== mine || mine.media !== media) return;
   const other = there.status === undefined && another(mine, there);
   if (there.status === undefined && !other && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
-    unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
+    unplayable(mine, track, refused(track));
     return;
   }
   const again = element("button", { type: "button" }, "Try again");
