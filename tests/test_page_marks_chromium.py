@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from harmony4.h4mk import TrackInfo
@@ -18,6 +20,17 @@ UNSEEN = "\u00ad\u061c\u200b\u200e\u200f\u202e\u2060\ufeff"
 """Characters that nobody sees."""
 JOINED = "\u0646\u200c\u0647 \U0001f469\u200d\U0001f680"
 """A word and a sign that are others without their joiners."""
+COLOURS = """([selector, property, pseudo]) =>
+  [...document.querySelectorAll(selector)].map((one) => getComputedStyle(one, pseudo)[property])"""
+SYSTEM = """(name) => {
+  const one = document.createElement("i");
+  one.style.color = name;
+  document.body.append(one);
+  const found = getComputedStyle(one).color;
+  one.remove();
+  return found;
+}"""
+"""What a colour of the system's is here."""
 SEEK = """(seconds) => new Promise((resolve) => {
   const video = document.querySelector("video");
   video.addEventListener("seeked", resolve, { once: true });
@@ -85,3 +98,44 @@ def test_a_time_that_was_asked_for_goes_with_the_next_seek(page: Page, server: S
     field.fill("0:0")
     page.evaluate(SEEK, 15)
     assert field.input_value() == "0:0"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_chosen_where_a_system_has_its_own_colours(
+    browser: Browser, server: Server, scheme: Any
+) -> None:
+    """Of borders that are unseen elsewhere only the chosen one's is seen; legends keep their colours."""
+    with page_on(browser, server.url, forced_colors="active", color_scheme=scheme) as page:
+
+        def marked(selector: str, property: str, chosen: str) -> None:
+            """Only what is chosen has the colour of what is chosen, all else that of the ground."""
+            ground, mark = page.evaluate(SYSTEM, "Canvas"), page.evaluate(SYSTEM, "Highlight")
+            found = page.evaluate(COLOURS, [selector, property, None])
+            assert len(found) > 1
+            assert sorted(found) == sorted([mark] + [ground] * (len(found) - 1)), selector
+            assert page.evaluate(COLOURS, [chosen, property, None]) == [mark], chosen
+
+        def meant(count: int) -> None:
+            found = page.evaluate(COLOURS, [".legend span", "backgroundColor", "::before"])
+            assert len(set(found)) == count
+
+        open_container(page, server, "signed.h4mk")
+        page.evaluate(SHOWN)
+        page.wait_for_selector("#items [aria-current]")
+        marked("#items .item", "borderLeftColor", "#items [aria-current]")
+        page.click("#tab-tokens")
+        page.wait_for_selector("#tokens tr[aria-current]")
+        page.mouse.move(0, 0)
+        marked("#tabs button", "borderBottomColor", "#tab-tokens")
+        # Else the text of the tab would stand on a plate of the ground's colour.
+        assert page.evaluate(COLOURS, ["#tab-tokens", "forcedColorAdjust", None]) == ["none"]
+        marked("#tokens td:first-child", "borderLeftColor", "#tokens [aria-current] td:first-child")
+        meant(3)
+        page.click("#tab-container")
+        page.click("#chunks li[aria-posinset='2'] button[data-tag]")
+        page.wait_for_selector("#chunks [aria-current]")
+        page.focus("#tab-container")
+        mark = page.evaluate(SYSTEM, "Highlight")
+        assert page.evaluate(COLOURS, ["#chunks [aria-current]", "outlineColor", None]) == [mark]
+        assert page.evaluate(COLOURS, ["#chunks [aria-current]", "outlineStyle", None]) == ["solid"]
+        meant(4)
