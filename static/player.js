@@ -417,6 +417,23 @@ function play(mine, track, url, start) {
   media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted), { once: true });
   media.addEventListener("seeking", () => current() && strayed(mine));
   $("stage").replaceChildren(media);
+  if (kind === "video") awaited(media);
+}
+
+/** Say that a picture is on its way, until it is there: on a slow line there is nothing but black for long. */
+function awaited(media) {
+  const sign = element("p", { class: "loading", role: "status" }, "Loading");
+  const shown = new AbortController();
+  const look = () => {
+    if (media.readyState >= media.HAVE_CURRENT_DATA) shown.abort();
+    // Browsers that save data rest until somebody plays.
+    const comes = !shown.signal.aborted && (media.networkState === media.NETWORK_LOADING || !media.paused);
+    if (!comes) sign.remove();
+    else if (!sign.isConnected) media.after(sign);
+  };
+  // A seek that began with the first picture takes it away again: then it is the one that is sought.
+  for (const event of ["loadstart", "loadeddata", "canplay", "seeked", "play", "progress"]) media.addEventListener(event, look, { signal: shown.signal });
+  media.addEventListener("suspend", () => setTimeout(look, PATIENCE), { signal: shown.signal });
 }
 
 /** Whether these facts are those of another container of that name. */

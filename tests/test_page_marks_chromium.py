@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from harmony4.h4mk import TrackInfo
 from needs import needs_chromium, needs_ffmpeg
@@ -139,3 +139,29 @@ def test_what_is_chosen_where_a_system_has_its_own_colours(
         assert page.evaluate(COLOURS, ["#chunks [aria-current]", "outlineColor", None]) == [mark]
         assert page.evaluate(COLOURS, ["#chunks [aria-current]", "outlineStyle", None]) == ["solid"]
         meant(4)
+
+
+@pytest.mark.parametrize("at", ["", "#t=7"])
+def test_a_picture_is_awaited(browser: Browser, server: Server, at: str) -> None:
+    """Until it is there, or the one that was asked for, it is said that one comes; without any motion."""
+    with page_on(browser, server.url, reduced_motion="reduce") as page:
+        held: list[Route] = []
+        opened: list[bool] = []
+        page.route("**/video/range/**", lambda route: route.continue_() if opened else held.append(route))
+        open_container(page, server, "signed.h4mk", at)
+        sign = page.locator("#stage .loading")
+        expect(sign).to_be_visible()
+        assert sign.inner_text() == "Loading"
+        assert sign.evaluate("(one) => getComputedStyle(one).animationName") == "none"
+        stage, place = page.locator("#stage video").bounding_box(), sign.bounding_box()
+        assert stage is not None
+        assert place is not None
+        middle = place["y"] + place["height"] / 2
+        assert middle == pytest.approx(stage["y"] + stage["height"] / 2, abs=1)
+        opened.append(True)
+        for route in held:
+            route.continue_()
+        page.evaluate(SHOWN)
+        expect(sign).to_have_count(0)
+        page.evaluate(SEEK, 15)
+        expect(sign).to_have_count(0)
