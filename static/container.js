@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { colours, redraw, sharp } from "./canvas.js";
 import { Chunks } from "./chunks.js";
-import { element } from "./dom.js";
+import { element, plain } from "./dom.js";
 import { bytes, count, sentence } from "./format.js";
 import { hexdump } from "./hex.js";
 import { VirtualList } from "./virtual.js";
@@ -130,13 +130,17 @@ export async function open({ name, signal }, root) {
   };
   scale.addEventListener("change", draw);
   redraw(map, draw, signal);
+  const tell = (one) => {
+    tip.textContent = one.blocks ? `blocks ${number(one.blocks[0])} to ${number(one.blocks[1])}, with their tokens · at ${number(one.offset)} · ${bytes(one.size)}` : `${one.tag} · ${KINDS[one.tag] ?? "ancillary"} · at ${number(one.offset)} · ${number(one.size)} bytes`;
+  };
   map.addEventListener("pointermove", (event) => {
     const one = pointed(event);
-    if (one) tip.textContent = one.blocks ? `blocks ${number(one.blocks[0])} to ${number(one.blocks[1])}, with their tokens · at ${number(one.offset)} · ${bytes(one.size)}` : `${one.tag} · ${KINDS[one.tag] ?? "ancillary"} · at ${number(one.offset)} · ${number(one.size)} bytes`;
+    if (one) tell(one);
   });
   map.addEventListener("click", async (event) => {
     const one = pointed(event);
     if (!one) return;
+    tell(one); // a finger that taps moves over nothing
     if (one.row < base || one.row >= base + ROWS) part(one.row);
     rows.reveal(one.row - base);
     select(await chunks.row(one.row));
@@ -184,13 +188,14 @@ function drawMap(canvas, regions, length, log, selected) {
 
 /** A JSON value as nested details; everything in it is text. */
 function tree(name, value, depth = 0) {
+  const label = plain(name);
   if (value === null || typeof value !== "object") {
-    const shown = value === null ? "–" : typeof value === "string" ? value : String(value);
-    return element("div", { class: "leaf" }, element("span", { class: "key" }, name), " ", element("span", { class: "mono" }, shown));
+    const shown = value === null ? "–" : plain(String(value));
+    return element("div", { class: "leaf" }, element("span", { class: "key" }, label), " ", element("span", { class: "mono" }, shown));
   }
   const entries = Object.entries(value);
   const what = Array.isArray(value) ? count(entries.length, "entry", "entries") : entries.length ? "" : "empty";
-  const details = element("details", { open: depth === 0 }, element("summary", {}, name, " ", element("span", { class: "soft" }, what)));
+  const details = element("details", { open: depth === 0 }, element("summary", {}, label, " ", element("span", { class: "soft" }, what)));
   const fill = () => details.append(...entries.map(([key, inner]) => tree(key, inner, depth + 1)));
   if (depth === 0) fill();
   else details.addEventListener("toggle", fill, { once: true });

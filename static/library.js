@@ -89,7 +89,8 @@ function refused(mine, error) {
 
 let pressed = null; // what is resolved when a pointer that is down on a row is let go
 addEventListener("pointerdown", (event) => {
-  if (event.target.closest("#items li")) pressed ??= Promise.withResolvers();
+  // Only what may become a click: of a right press the menu may keep the end to itself.
+  if (event.button === 0 && event.target.closest("#items li")) pressed ??= Promise.withResolvers();
 }, true);
 for (const event of ["pointerup", "pointercancel", "blur"]) {
   addEventListener(event, () => {

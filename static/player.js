@@ -2,10 +2,11 @@
 
 import * as api from "./api.js";
 import { $, element, note, plain, tell } from "./dom.js";
-import { bytes, clock, sentence } from "./format.js";
+import { bytes, clock, parseTime, sentence } from "./format.js";
 import { neighbour, shownBy, steps } from "./frames.js";
 import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
+import { refused, untried } from "./plays.js";
 import { Timeline, before } from "./timeline.js";
 
 const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts), (pts) => lookUp(pts).then((found) => found && Number(found.pts)));
@@ -168,9 +169,22 @@ function move(mine, pts) {
 /** The element's own controls have moved it: numbers, and what was wrong with a time, are those of another place. */
 function strayed(mine) {
   if (Math.abs(mine.media.currentTime - (mine.sent ?? 0)) < STRAY) return;
+  forget();
   mine.turn = (mine.turn ?? 0) + 1;
   $("numbers").hidden = true;
   if (!mine.away && !mine.gone) $("seek-problem").hidden = true;
+}
+
+/** One goes elsewhere (to `pts`, µs, if it is known): a time that was asked for before is no longer meant, unless somebody types it now. */
+function forget(pts = null) {
+  const field = $("pts");
+  if (document.activeElement === field) return;
+  try {
+    if (parseTime(field.value) === pts) return;
+  } catch {
+    // it is none
+  }
+  field.value = "";
 }
 
 /**
@@ -181,6 +195,7 @@ export async function jump(pts, there = null, began = performance.now()) {
   const mine = open;
   if (!mine) return;
   mine.wanted = pts;
+  forget(pts);
   if (!mine.track) return; // it is being opened, and begins there
   const turn = (mine.turn = (mine.turn ?? 0) + 1); // of two quick jumps the later one's numbers stay
   const asked = performance.now();
@@ -334,9 +349,9 @@ async function gone(mine) {
 }
 
 function stage(mine, track, start) {
-  const playable = track.kind === "audio" || track.kind === "video";
+  const why = untried(track);
   if (start) $("pts").value = String(start);
-  if (!playable || !track.blocks) unplayable(mine, track, track.blocks ? "These bytes are no audio or video" : "This track is empty");
+  if (why) unplayable(mine, track, why);
   else if (holes(mine, track)) unplayable(mine, track, "Blocks of this track are lost");
   else if (hidden(mine, track)) unlock(mine, track, start);
   else play(mine, track, api.local(track.range_url), start);
@@ -402,6 +417,23 @@ function play(mine, track, url, start) {
   media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted), { once: true });
   media.addEventListener("seeking", () => current() && strayed(mine));
   $("stage").replaceChildren(media);
+  if (kind === "video") awaited(media);
+}
+
+/** Say that a picture is on its way, until it is there: on a slow line there is nothing but black for long. */
+function awaited(media) {
+  const sign = element("p", { class: "loading", role: "status" }, "Loading");
+  const shown = new AbortController();
+  const look = () => {
+    if (media.readyState >= media.HAVE_CURRENT_DATA) shown.abort();
+    // Browsers that save data rest until somebody plays.
+    const comes = !shown.signal.aborted && (media.networkState === media.NETWORK_LOADING || !media.paused);
+    if (!comes) sign.remove();
+    else if (!sign.isConnected) media.after(sign);
+  };
+  // A seek that began with the first picture takes it away again: then it is the one that is sought.
+  for (const event of ["loadstart", "loadeddata", "canplay", "seeked", "play", "progress"]) media.addEventListener(event, look, { signal: shown.signal });
+  media.addEventListener("suspend", () => setTimeout(look, PATIENCE), { signal: shown.signal });
 }
 
 /** Whether these facts are those of another container of that name. */
@@ -414,7 +446,7 @@ async function failed(mine, track, media) {
   if (open !== mine || mine.media !== media) return;
   const other = there.status === undefined && another(mine, there);
   if (there.status === undefined && !other && media.error?.code !== MediaError.MEDIA_ERR_NETWORK) {
-    unplayable(mine, track, `This browser cannot play ${track.media_type} (${track.codec.replaceAll(",", " + ") || "codec unknown"})`);
+    unplayable(mine, track, refused(track));
     return;
   }
   const again = element("button", { type: "button" }, "Try again");

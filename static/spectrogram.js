@@ -1,17 +1,21 @@
-// The spectrum of the sound, out of its tokens, scrolling below the position.
+// The spectrum of the sound, out of its tokens, at the times that the bars above it show.
 
 import { colours, redraw, sharp } from "./canvas.js";
 import { element } from "./dom.js";
 import { Follower } from "./follower.js";
+import { clock } from "./format.js";
 
-const SPAN = 30e6; // µs from edge to edge
+const MORE = 1e6; // µs beyond the edges
 const [LOW, HIGH] = [50, 16000]; // Hz
 const LINES = [100, 1000, 10000];
 const QUIET = 80; // levels (of 255) below this are not drawn
 
-/** Draw into `box`; `stored` is the number of the track of spectral tokens, if there is one. */
+/**
+ * Draw into `box`; `stored` is the number of the track of spectral tokens, if there is one. `shown()` says which time is, and `spans` tells
+ * when that is longer or shorter.
+ */
 export function show(context, box, stored) {
-  const { name, track, signal, position } = context;
+  const { name, track, signal, position, shown, spans } = context;
   const canvas = element("canvas", { class: "spectrum", role: "img", "aria-label": "Spectrum of the sound around the position: frequencies that stand out, from 50 Hz to 16 kHz" });
   const state = element("span");
   box.replaceChildren(element("p", { class: "live" }, element("span", {}, stored === undefined ? "Spectrum, computed from the sound" : "Spectrum, as stored"), element("span", { class: "spread" }), state), canvas);
@@ -21,13 +25,22 @@ export function show(context, box, stored) {
     pending = true;
     requestAnimationFrame(() => {
       pending = false;
-      paint(canvas, tokens.tokens, position());
+      paint(canvas, tokens.tokens, position(), shown());
       canvas.dataset.tokens = tokens.received;
     });
   };
   // Stored tokens are found by themselves; a track that is named is decoded.
   const query = stored === undefined ? { name, track: track.track } : { name };
-  const tokens = new Follower("audio/stream", query, { ahead: SPAN, behind: SPAN / 2 + 1e6, position, signal, changed: draw, state: (text) => (state.textContent = text) });
+  let [tokens, run] = [null, null];
+  const begin = () => {
+    run?.abort();
+    run = new AbortController();
+    const [start, stop] = shown();
+    const span = stop - start + MORE; // at the film's end all of it is behind the position
+    tokens = new Follower("audio/stream", query, { ahead: span, behind: span, position, signal: AbortSignal.any([signal, run.signal]), changed: draw, state: (text) => (state.textContent = text) });
+  };
+  begin();
+  spans.addEventListener("change", () => (begin(), draw()), { signal });
   context.moved(() => (tokens.move(), draw()), signal);
   redraw(canvas, draw, signal);
   const tick = () => {
@@ -38,19 +51,18 @@ export function show(context, box, stored) {
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) tick();
 }
 
-function paint(canvas, tokens, now) {
+function paint(canvas, tokens, now, [start, stop]) {
   const drawing = sharp(canvas);
   if (!drawing) return;
   const { context, width, height } = drawing;
   const { accent, line, soft, text } = colours(canvas);
-  const start = now - SPAN / 2;
-  const x = (us) => ((us - start) / SPAN) * width;
+  const x = (us) => ((us - start) / (stop - start)) * width;
   const y = (hertz) => height * (1 - Math.log(hertz / LOW) / Math.log(HIGH / LOW));
   context.fillStyle = line;
   for (const hertz of LINES) context.fillRect(0, Math.round(y(hertz)), width, 1);
   context.fillStyle = accent;
   for (const token of tokens) {
-    if (token.end < start || token.pts > start + SPAN) continue;
+    if (token.end < start || token.pts > stop) continue;
     const left = x(token.pts);
     const wide = Math.max(1.5, x(token.end) - left);
     for (const [bin, level] of token.bins) {
@@ -64,6 +76,9 @@ function paint(canvas, tokens, now) {
   context.fillStyle = soft;
   context.font = "11px system-ui, sans-serif";
   for (const hertz of LINES) context.fillText(hertz < 1000 ? `${hertz} Hz` : `${hertz / 1000} kHz`, 6, Math.round(y(hertz)) - 3);
+  context.textAlign = "right";
+  context.fillText(`${clock(start, 1)} – ${clock(stop, 1)}`, width - 6, 12);
+  context.textAlign = "left";
   context.fillStyle = text;
-  context.fillRect(Math.round(width / 2), 0, 1, height);
+  context.fillRect(Math.round(x(now)), 0, 1, height);
 }

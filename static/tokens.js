@@ -33,6 +33,7 @@ export function open(context, root) {
     sound,
   );
   const span = () => Math.min(Number(spans.value) * 1e6, Number(context.facts.duration) || Infinity);
+  const shown = () => frame(position(), span(), Number(context.facts.duration));
   let current = null;
   let drawing = false;
   const draw = () => {
@@ -41,7 +42,7 @@ export function open(context, root) {
     requestAnimationFrame(() => {
       drawing = false;
       count.textContent = tokens.received.toLocaleString("en");
-      drawBars(bars, tokens.tokens, position(), span(), Number(context.facts.duration));
+      drawBars(bars, tokens.tokens, position(), shown());
       const at = find(tokens.tokens, position());
       const near = tokens.tokens.slice(Math.max(0, at - SHOWN), Math.max(0, at - SHOWN) + 2 * SHOWN + 1);
       const shape = `${near[0]?.index} ${near.length} ${tokens.tokens[at]?.index}`;
@@ -61,7 +62,7 @@ export function open(context, root) {
   redraw(bars, draw, signal);
   bars.addEventListener("click", (event) => {
     const { left, width } = bars.getBoundingClientRect();
-    const [start] = frame(position(), span(), Number(context.facts.duration));
+    const [start] = shown();
     context.jump(Math.round(Math.max(0, start + ((event.clientX - left) / width) * span())));
   });
   context.moved(() => (tokens.move(), draw()), signal);
@@ -72,7 +73,7 @@ export function open(context, root) {
     requestAnimationFrame(tick);
   };
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) tick();
-  hear(context, sound);
+  hear({ ...context, shown, spans }, sound);
 }
 
 /** The spectrum of what sounds, or a button where computing it is much work. */
@@ -113,13 +114,12 @@ function frame(now, span, duration) {
   return [start, start + span];
 }
 
-function drawBars(canvas, tokens, now, span, duration) {
+function drawBars(canvas, tokens, now, [start, stop]) {
   const drawing = sharp(canvas);
   if (!drawing) return;
   const { context, width, height } = drawing;
   const { accent, tick, soft, line, wash, text } = colours(canvas);
-  const [start, stop] = frame(now, span, duration);
-  const x = (us) => ((us - start) / span) * width;
+  const x = (us) => ((us - start) / (stop - start)) * width;
   const split = Math.round(height * 0.62); // above: blocks; below: groups
   const shown = tokens.filter((one) => one.end >= start && one.pts <= stop);
   const groups = new Map();

@@ -1,9 +1,10 @@
 // Files that are dropped on the page become containers: a row for each, with what was sent and what is sealed.
 
-import { Problem, jobUrl, listen } from "./api.js";
+import { Problem, info, jobUrl, listen, local } from "./api.js";
 import { $, element, plain, tell } from "./dom.js";
 import { bytes, clock, count, sentence } from "./format.js";
 import { href } from "./library.js";
+import { attempt, untried } from "./plays.js";
 import * as session from "./session.js";
 import { Transfer, giveUp, nobodySends, unfinished } from "./tus.js";
 
@@ -109,6 +110,14 @@ function next() {
   }
 }
 
+/** Why what the player begins with, a container's first track, does not play; null if it does. */
+async function unplayed(name) {
+  const [track] = (await info(name)).tracks;
+  const why = untried(track) ?? (await attempt(track, local(track.range_url)));
+  if (why) await info(name); // else it is the server that is not there
+  return why;
+}
+
 class Upload {
   constructor(file, folder = false) {
     this.file = file;
@@ -194,18 +203,27 @@ class Upload {
     this.says.textContent = this.blocks ? `${text} · ${count(this.blocks, "block")} sealed` : text;
   }
 
-  finish(job) {
+  async finish(job) {
     this.end("Close");
     this.bar.value = this.bar.max;
     this.label.replaceChildren(element("a", { href: href(job.name) }, this.shown));
-    const { size, duration, timing, note } = job.result;
+    const { size, duration, timing } = job.result;
     const known = timing === "demux"; // else there are no times in it, and the duration is a guess
-    this.says.textContent = [`${count(job.blocks, "block")} sealed`, known ? clock(duration, 1) : null, bytes(size)].filter(Boolean).join(" · ");
-    const warning = known ? note && sentence(note) : "No film or sound that is known here: the bytes are kept as they are, and nothing of it plays.";
-    this.warns.hidden = !warning;
-    this.warns.textContent = warning ?? "";
-    tell(`${this.shown}: ${this.says.textContent}${warning ? `. ${warning}` : ""}`);
+    const facts = [`${count(job.blocks, "block")} sealed`, known ? clock(duration, 1) : null, bytes(size)];
+    this.says.textContent = this.file.size ? facts.filter(Boolean).join(" · ") : "This file is empty.";
     finished(job.name);
+    const warning = await this.warning(job);
+    this.warns.hidden = !warning;
+    this.warns.textContent = warning;
+    tell(`${this.shown}: ${this.says.textContent}${warning ? `. ${warning}` : ""}`);
+  }
+
+  /** What is to be known of a container that was made, above all that it does not play. */
+  async warning({ name, result: { timing, note } }) {
+    if (!this.file.size) return "";
+    if (timing !== "demux") return "No film or sound that is known here: the bytes are kept as they are, and nothing of it plays.";
+    const silent = await unplayed(name).catch(() => null); // who opens it will see
+    return [silent && `${silent}. The bytes are kept as they are.`, note && sentence(note)].filter(Boolean).join(" ");
   }
 
   fail(problem) {

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from needs import needs_chromium, needs_ffmpeg
-from pagelib import LOST, page_on, says
+from pagelib import LISTEN, LOST, ffmpeg, page_on, says
 from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -24,6 +24,15 @@ DROP = """(files) => {
 FOCUSED = (
     "document.activeElement.closest('li')?.querySelector('.name').innerText ?? document.activeElement.id"
 )
+SAID = """(text) => new Promise((resolve) => {
+  const look = () => {
+    const found = window.said.findLast((one) => one.startsWith(text));
+    if (found) resolve(found);
+    else setTimeout(look, 20);
+  };
+  look();
+})"""
+"""Wait until something that begins so is said."""
 OVERRIDE = "film\u202egnp.mp4"
 """Which would be shown as "film4pm.png"."""
 
@@ -64,6 +73,47 @@ def test_what_does_not_play_says_so(
     page.wait_for_selector(f"{row(2)} a")
     assert "sealed · 0:02." in page.inner_text(row(2))  # of six
     assert "plays" not in page.inner_text(row(2))
+
+
+def test_what_browsers_do_not_play_says_so(page: Page, clips: dict[str, Path], tmp_path: Path) -> None:
+    """Subtitles, formats and codecs that they do not know; and a film of which only the sound is heard."""
+    film, sound = clips["closed GOP with B-frames"], ("-f", "lavfi", "-i", "sine=d=2")
+    (tmp_path / "said.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.500\none\n", encoding="utf-8")
+    ffmpeg("-i", film, "-c", "copy", tmp_path / "stream.ts")
+    ffmpeg("-i", film, "-t", "1", "-c:v", "libx265", tmp_path / "hevc.mp4")
+    ffmpeg("-i", film, *sound, "-t", "1", "-c:v", "libx265", "-c:a", "aac", tmp_path / "heard.mp4")
+    expected = {
+        "said.vtt": "These bytes are no audio or video.",
+        "stream.ts": "This browser cannot play video/mp2t (h264).",
+        "hevc.mp4": "This browser cannot play video/mp4 (hevc).",
+        "heard.mp4": "This browser plays the sound of video/mp4 (hevc + aac), and shows no picture.",
+    }
+    page.set_input_files("#files", [tmp_path / name for name in expected])
+    for name, text in expected.items():
+        says(page, f"#uploads .upload:has([title='{name}'])", f"{text} The bytes are kept as they are.")
+        if name == "heard.mp4":
+            continue
+        page.click(f"#uploads .upload:has([title='{name}']) a")  # and the player says the same
+        says(page, "#stage", text.removesuffix("."))
+
+
+def test_what_plays_does_not_say_that_it_does_not(page: Page, clips: dict[str, Path], tmp_path: Path) -> None:
+    ffmpeg("-i", clips["closed GOP with B-frames"], "-c", "copy", tmp_path / "film.mkv")
+    page.evaluate(LISTEN, "body")
+    page.set_input_files("#files", tmp_path / "film.mkv")
+    page.wait_for_selector(f"{row(1)} a")
+    said = page.evaluate(SAID, "film.mkv: ")
+    assert said.endswith("iB")
+    assert page.is_hidden(f"{row(1)} .waits")
+
+
+def test_an_empty_file_says_so(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "empty.mp4").touch()
+    page.set_input_files("#files", tmp_path / "empty.mp4")
+    page.wait_for_selector(f"{row(1)} a")
+    assert page.inner_text(f"{row(1)} .more-facts") == "This file is empty."
+    page.click(f"{row(1)} a")
+    says(page, "#stage", "This track is empty")
 
 
 def test_why_a_name_is_refused(page: Page, server: Server) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from serving import Server, running, write_container
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
+FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
 PLAYS = """() => new Promise((resolve) => {
   const video = document.querySelector("video");
   if (video.paused) video.addEventListener("playing", resolve);
@@ -374,6 +376,51 @@ def test_spectrum(page: Page, server: Server) -> None:
     assert any(400 < hertz < 480 for hertz in heights), heights
 
 
+CURSORS = """() => ["bars", "spectrum"].map((name) => {
+  const canvas = document.querySelector(`canvas.${name}`);
+  const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const paint = document.createElement("canvas").getContext("2d");
+  paint.fillStyle = getComputedStyle(canvas).getPropertyValue("--text");
+  paint.fillRect(0, 0, 1, 1);
+  const text = paint.getImageData(0, 0, 1, 1).data.join();
+  const columns = Array.from({ length: width }, (_, x) => x);
+  const of = (x, y) => data.slice(4 * (y * width + x), 4 * (y * width + x) + 4).join();
+  return columns.find((x) => [2, height / 2, height - 2].every((y) => of(x, Math.round(y)) === text));
+})"""
+"""Where the position is drawn in either chart."""
+
+
+def test_both_charts_show_the_same_time(browser: Browser, page_library: Path, tmp_path: Path) -> None:
+    """Of a short sound all of it, from edge to edge; of a longer one as much as is chosen."""
+    ffmpeg("-f", "lavfi", "-i", "sine=440:d=5.3", tmp_path / "short.flac")
+    export(tmp_path / "short.flac", tmp_path / "short.h4mk", ExportOptions())
+    shutil.copy(page_library / "sound.h4mk", tmp_path / "sound.h4mk")
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        open_container(page, server, "short.h4mk")
+        page.click("#tab-tokens")
+        page.wait_for_selector("canvas.spectrum")
+        says(page, ".sound .live", "all of them are here")
+        page.evaluate(FRAMES)
+        assert page.evaluate(CURSORS) == [0, 0]
+        for place in (0.1, 0.9):
+            heights = page.evaluate(HEIGHTS, place)
+            assert any(400 < hertz < 480 for hertz in heights), (place, heights)
+        open_container(page, server, "sound.h4mk", "#t=12")
+        page.evaluate(SHOWN)
+        page.click("#tab-tokens")
+        page.wait_for_selector("canvas.spectrum")
+        for seconds, at in (("30", 0.4), ("10", 1 / 3)):
+            page.select_option("[aria-label='Time shown']", seconds)
+            says(page, ".sound .live", "all of them are here")
+            page.evaluate(FRAMES)
+            bars, spectrum = page.evaluate(CURSORS)
+            assert bars == spectrum
+            width = page.evaluate("document.querySelector('canvas.bars').width")
+            assert bars == pytest.approx(at * width, abs=2)
+            heights = page.evaluate(HEIGHTS, at / 2)
+            assert any(400 < hertz < 480 for hertz in heights), (seconds, heights)
+
+
 def test_spectrum_of_fast_sound(browser: Browser, tmp_path: Path) -> None:
     """Beyond 48 kHz a token's frame is made of every second sample, and its bins are half as wide."""
     ffmpeg("-f", "lavfi", "-i", "sine=3000:r=96000:d=10", tmp_path / "fast.flac")
@@ -548,4 +595,4 @@ def test_weight(server: Server) -> None:
     assert server.get("/", Accept_Encoding="gzip;q=0").headers["Content-Encoding"] is None
     etag = str(server.get("/", Accept_Encoding="gzip").headers["ETag"])
     assert server.get("/", Accept_Encoding="gzip", If_None_Match=etag).status == 304
-    assert sum(sizes.values()) < 105_000, sizes
+    assert sum(sizes.values()) < 108_000, sizes
