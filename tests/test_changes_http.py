@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -316,6 +317,42 @@ def test_the_library_is_compared_now_and_then(tmp_path: Path, monkeypatch: pytes
         finally:
             over.set()
             thread.join()
+
+
+@needs_proc
+def test_watchers_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One keeps a little of each folder that was ever made; and nothing is missed between two of them."""
+    monkeypatch.setattr(events, "_WORN", 20)
+    monkeypatch.setattr(events, "_SCAN", 0.3)
+    watchers = []
+    watch = watchfiles.watch
+
+    def another(*folders: Any, **options: Any) -> Any:
+        watchers.append(folders)
+        return watch(*folders, **options)
+
+    def open_now() -> int:
+        links = [one.readlink() for one in Path("/proc/self/fd").iterdir() if one.is_symlink()]
+        return links.count(Path("anon_inode:inotify"))
+
+    monkeypatch.setattr(watchfiles, "watch", another)
+    until(lambda: open_now() == 0, "those of other tests, which are gone")
+    with running(tmp_path) as server, listening(server) as stream:
+        spool = State(tmp_path / FOLDER).folder("spool")
+        for turn in range(3):
+            many = itertools.count()
+
+            def is_next(many: Iterator[int] = many, turn: int = turn) -> bool:
+                path = spool / f"{turn}-{next(many)}"
+                path.mkdir()
+                path.rmdir()
+                return len(watchers) > turn + 1
+
+            until(is_next, "another watcher")
+            write_container(tmp_path / f"{turn}.h4mk", [b"x"])
+            assert stream.until("media", name=f"{turn}.h4mk")["change"] == "added"
+        until(lambda: open_now() == 1, "those before, which are gone")
+    until(lambda: open_now() == 0, "the last one, which is gone")
 
 
 def test_nothing_is_compared_while_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

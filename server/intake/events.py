@@ -48,6 +48,9 @@ _GATHER: Final = 200
 """Milliseconds in which changes are gathered."""
 _LOOK: Final = 0.5
 """Seconds after which a client that has left is forgotten."""
+_WORN: Final = 100_000
+"""Changes, heeded or not, after which another watcher takes over: watchfiles keeps some 60 bytes of each
+folder that was made and is gone, as is one for every upload."""
 _QUIET: Final = 15.0
 """Seconds without an event until a comment is sent."""
 _MOST: Final = 4096
@@ -86,6 +89,27 @@ class _Listener:
         """Send it away."""
         self.over = True
         self.heard.set()
+
+
+class _Watch:
+    """How far one watcher is."""
+
+    def __init__(self) -> None:
+        self.begun: Final = asyncio.Event()
+        """It has heard something, or nothing in half a minute."""
+        self.worn: Final = asyncio.Event()
+        """It has heard enough."""
+        self._loop = asyncio.get_running_loop()
+        self._heard = 0
+
+    def hear(self) -> bool:
+        """Something has changed; called in its thread. False: it is for others to say whether it matters."""
+        self._heard += 1
+        happens = {1: self.begun, _WORN: self.worn}.get(self._heard)
+        if happens is not None:
+            with suppress(RuntimeError):  # the loop is closed: nobody listens
+                self._loop.call_soon_threadsafe(happens.set)
+        return False
 
 
 class Events:
@@ -180,12 +204,33 @@ class Events:
     async def _listen_to_folders(self) -> None:
         while True:
             try:
-                await self._watch()
+                await self._watch_in_turn()
             except Exception:
                 _LOG.exception("the library cannot be watched; it is looked at every %g s", _SCAN)
             await asyncio.sleep(_SCAN)
 
-    async def _watch(self) -> None:
+    async def _watch_in_turn(self) -> None:
+        """Watch with one watcher after the other; each goes on until the next one has begun."""
+        before: asyncio.Task[None] | None = None
+        current: asyncio.Task[None] | None = None
+        try:
+            while True:
+                watch = _Watch()
+                before, current = current, asyncio.create_task(self._watch(watch))
+                for until in (watch.begun, watch.worn):
+                    wait = asyncio.create_task(until.wait())
+                    await asyncio.wait({current, wait}, return_when=asyncio.FIRST_COMPLETED)
+                    wait.cancel()
+                    if current.done():
+                        return current.result()
+                    if before is not None:
+                        before.cancel()
+        finally:
+            for one in (before, current):
+                if one is not None:
+                    one.cancel()
+
+    async def _watch(self, watch: _Watch) -> None:
         folders = [self._library.root]
         if not self._folder.is_relative_to(self._library.root):
             with suppress(HarmonyError):  # where nothing can be written there are no jobs
@@ -194,9 +239,10 @@ class Events:
         stop = threading.Event()
         found = watchfiles.watch(
             *folders,
-            watch_filter=self._matters,
+            watch_filter=lambda change, text: watch.hear() or self._matters(change, text),
             debounce=_GATHER,
             rust_timeout=int(_SCAN * 1000),
+            yield_on_timeout=True,
             stop_event=stop,
             ignore_permission_denied=True,
         )
@@ -205,7 +251,8 @@ class Events:
         look = partial(asyncio.get_running_loop().run_in_executor, thread, next, found, None)
         try:
             while (changes := await look()) is not None:
-                if not self._listeners:
+                watch.begun.set()
+                if not self._listeners or not changes:
                     continue
                 numbers, stirred = self._sort_out(Path(text) for _, text in changes)
                 if stirred:
