@@ -6,6 +6,10 @@ export class Problem extends Error {
     this.code = body?.type?.split(":").pop() ?? "http";
     this.status = status;
     this.expected = body?.expected;
+    const { where, expected, found } = body ?? {};
+    const seen = [expected && `expected ${expected}`, found && `found ${found}`].filter(Boolean).join(", ");
+    /** With all that is known of it, as the list says it. */
+    this.whole = `${this.message}${where === undefined ? "" : ` at offset ${where}`}${seen && ` (${seen})`}`;
   }
 }
 

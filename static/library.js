@@ -218,8 +218,7 @@ function row(number) {
   const lock = item.mask ? element("img", { class: "lock", src: "static/padlock.svg", alt: "masked", width: 12, height: 12 }) : null;
   const name = element("span", { class: "name", title: item.name && plain(item.name) }, path, element("bdi", {}, label));
   if (item.error) {
-    const what = element("span", { class: "more-facts bad", title: item.error.message }, item.error.message);
-    const broken = element("li", {}, element("div", { class: "item broken" }, element("span", { class: "thumb" }, "!"), name, element("span"), what));
+    const broken = element("li", {}, damaged(item, element("span", { class: "thumb", "aria-hidden": "true" }, "!"), name, element("span")));
     broken.said = item;
     return broken;
   }
@@ -235,7 +234,7 @@ function row(number) {
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
   const link = element(
     "a",
-    { class: "item", href: href(item.name), "data-name": item.name, "aria-current": item.name === current ? "true" : null },
+    { ...leads(item), class: "item" },
     element("canvas", { class: "thumb", width: 144, height: 80, "aria-hidden": "true" }),
     name,
     element("span", { class: "time" }, lock, " ", clock(item.duration, 1)),
@@ -244,4 +243,19 @@ function row(number) {
   const li = element("li", {}, link);
   li.item = li.said = item; // `item` is for those who draw it
   return li;
+}
+
+/** What a row's link is: where it leads, and whether one is there. */
+const leads = ({ name }) => ({ href: href(name), "data-name": name, "aria-current": name === current ? "true" : null });
+
+/** A row of what is damaged can be gone to like all others, and says in full what is wrong; what has no name cannot be opened. */
+function damaged(item, ...children) {
+  const what = element("span", { class: "more-facts bad", title: item.error.message }, item.error.message);
+  if (item.name !== null) return element("a", { ...leads(item), class: "item broken" }, ...children, what);
+  const button = element("button", { type: "button", class: "item broken" }, ...children, what);
+  button.addEventListener("click", () => {
+    tell(item.error.message);
+    show(note("This file cannot be opened", sentence(item.error.message)), true);
+  });
+  return button;
 }

@@ -58,7 +58,7 @@ export async function show(name, start) {
     const what = missing ? "There is no such container" : "This container cannot be opened";
     const again = element("button", { type: "button", class: "quiet", hidden: ![0, 429, 502, 503, 504].includes(error.status) }, "Try again");
     again.addEventListener("click", () => show(name, mine.wanted));
-    $("view-note").replaceChildren(...note(what, missing ? plain(name) : `${plain(name)}: ${sentence(error.message)}`), again);
+    $("view-note").replaceChildren(...note(what, missing ? plain(name) : `${plain(name)}: ${sentence(error.whole)}`), again);
     tell(what);
     return;
   } finally {

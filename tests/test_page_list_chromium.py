@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import ROOT, needs_chromium, needs_ffmpeg
-from pagelib import LOST, SHOWN, open_container, page_on, says
+from pagelib import LOST, SHOWN, open_container, page_on, says, violations
 from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -164,3 +164,33 @@ def test_it_is_busy_until_the_last_one_is_open(browser: Browser, root: Path) -> 
         page.wait_for_selector("#player:not([aria-busy])")
         page.wait_for_selector("#stage audio")
         page.evaluate(SHOWN)
+
+
+def test_the_arrows_pass_what_is_broken(browser: Browser, root: Path) -> None:
+    """Whoever uses keys or a finger goes to such a row as to any other, and learns all of what is wrong."""
+    (root / "a-broken.h4mk").write_bytes(b"H4MK but not really")
+    (root / os.fsdecode(b"n\xff.h4mk")).touch()
+    (root / "z-broken.h4mk").touch()
+    here = "document.activeElement.closest('li')?.dataset.row"
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        shown(page, server)
+        page.focus(SIGNED)
+        rows = [page.evaluate(here)]
+        for key in ("Home", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown", "Home", "End", "ArrowUp"):
+            page.keyboard.press(key)
+            rows.append(page.evaluate(here))
+        of_signed, *went = map(int, rows)
+        assert went == [0, 1, 2, 3, 4, 0, 4, 3]
+        assert 0 < of_signed < 4
+        page.keyboard.press("Home")
+        assert page.evaluate(FOCUSED) == "a-broken.h4mk"
+        (broken,) = [one for one in server.get("/media").json["items"] if one.get("name") == "a-broken.h4mk"]
+        page.keyboard.press("Enter")
+        says(page, "#view-note", broken["error"]["message"][1:])
+        assert page.get_attribute("#items [data-name='a-broken.h4mk']", "aria-current") == "true"
+        # What has no name cannot be asked for: it says what is wrong beside the list.
+        page.locator("#items button").focus()
+        page.keyboard.press("Enter")
+        says(page, "#library-note", "not UTF-8")
+        assert page.is_visible("#items")
+        assert violations(page) == []
