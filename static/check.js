@@ -116,6 +116,7 @@ export async function open(context, root) {
       if (began && !lying && error instanceof Harmony4Error) seen.forget(context.name, facts.head);
       if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
       else tell(sentence(error.message), "fault");
+      session.refused(error.code);
     } finally {
       if (running === mine) {
         renew(context.name);

@@ -4,6 +4,7 @@
 import { $, element, note } from "./dom.js";
 import { sentence } from "./format.js";
 import * as facts from "./facts.js";
+import * as session from "./session.js";
 
 const MODULES = {
   facts: async () => facts,
@@ -67,6 +68,7 @@ async function fill() {
     if (!mine.signal.aborted) await panel.open({ ...context, signal: mine.signal }, root);
   } catch (error) {
     if (mine.signal.aborted || error.name === "AbortError") return;
+    session.refused(error.code);
     root.replaceChildren(element("div", { class: "note" }, ...note("This cannot be shown", sentence(error.message))));
   }
 }

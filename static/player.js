@@ -6,6 +6,7 @@ import { bytes, clock, sentence } from "./format.js";
 import { neighbour, shownBy, steps } from "./frames.js";
 import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
+import * as session from "./session.js";
 import { Timeline, before } from "./timeline.js";
 
 const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts), (pts) => lookUp(pts).then((found) => found && Number(found.pts)));
@@ -50,6 +51,7 @@ export async function show(name, start) {
     facts = await api.info(name, mine.abort.signal);
   } catch (error) {
     if (error.name === "AbortError" || open !== mine) return;
+    session.refused(error.code);
     close();
     $("player").hidden = true;
     $("view-note").hidden = false;
@@ -198,6 +200,7 @@ export async function jump(pts, there = null, began = performance.now()) {
     if (open !== mine || mine.turn !== turn) return;
     fail(error.message);
     mine.away = error.status === 0;
+    session.refused(error.code);
     if (["stale", "not-found"].includes(error.code)) await gone(mine);
     return;
   }
@@ -424,6 +427,7 @@ async function failed(mine, track, media) {
     if (now && another(mine, now)) show(mine.name, place);
     else choose(mine, track.track, place);
   });
+  session.refused(there.code);
   stop(mine);
   mine.wanted = place;
   const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : other ? "It was replaced by another one meanwhile." : there.status ? `The server says: ${sentence(there.message)}` : "The connection to the server was lost.";

@@ -219,7 +219,7 @@ class Upload {
     this.says.classList.add("bad");
     this.bar.hidden = true; // nothing goes on
     tell(`${this.shown}: ${this.says.textContent}`);
-    if (problem.code === "unauthorized") session.ask(REFUSED.unauthorized);
+    session.refused(problem.code, REFUSED.unauthorized);
   }
 
   why({ code, message, expected }) {

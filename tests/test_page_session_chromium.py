@@ -13,6 +13,8 @@ from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import State
 from needs import BUNNY, needs_chromium
+from pagelib import SHOWN
+from processes import until
 from serving import Server, running
 
 pytestmark = needs_chromium
@@ -132,6 +134,49 @@ def test_open_servers_ask_nothing(root: Path, page: Page) -> None:
         page.wait_for_selector('#items a[data-name="bunny.h4mk"]')
         assert not page.is_visible("#session")
         assert page.is_visible("#add")
+
+
+PRESS = "#timeline"
+"""Where a click goes to another time."""
+
+
+@pytest.mark.parametrize("pressed", [PRESS, "#tab-tokens", "#tab-container", "#check-go"])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_session_that_ends_while_a_film_is_open(
+    root: Path, page: Page, pressed: str, elsewhere: bool
+) -> None:
+    """With its token, or as somebody signs out in another tab: what is asked next says so."""
+    number, text = token(root, "Ada", "write")
+    with running(root, auth=True) as server:
+        page.goto(f"{server.url}/?name=bunny.h4mk")
+        page.wait_for_selector("#sign-in[open]")
+        sign_in(page, text)
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+        page.wait_for_selector("#session:text('Sign out Ada')")
+        if pressed == "#check-go":
+            page.click("#tab-check")
+            page.wait_for_selector(pressed)
+        if elsewhere:
+            other = page.context.new_page()
+            other.goto(server.url)
+            other.click("#session:text('Sign out Ada')")
+            other.wait_for_selector("text=Sign in to see the library")
+            other.close()
+        else:
+            TokenFile(State(root / ".harmony4")).revoke(number)
+            revoked(page, server)
+        page.click(pressed)
+        page.wait_for_selector("#sign-in[open]")
+        assert page.inner_text("#sign-in-why") == "Your session has ended: sign in again."
+        page.wait_for_selector("#session:text-is('Sign in')")
+        _, text = token(root, "Eve", "write")
+        until(lambda: server.get("/media", Authorization=f"Bearer {text}").status == 200, "it holds")
+        sign_in(page, text)
+        page.wait_for_selector("#session:text('Sign out Eve')")
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+        assert page.is_hidden("#seek-problem")
 
 
 def drop(page: Page) -> None:
