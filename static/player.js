@@ -206,6 +206,7 @@ export async function jump(pts, there = null, began = performance.now()) {
   }
   const took = performance.now() - asked;
   if (open !== mine || mine.turn !== turn) return;
+  mine.away = false;
   $("seek-problem").hidden = true;
   const rows = {
     asked: clock(found.asked, 6),
@@ -399,8 +400,7 @@ function play(mine, track, url, start) {
   media.addEventListener("suspend", () => setTimeout(control, PATIENCE), { once: true });
   for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
   media.addEventListener("error", () => current() && failed(mine, track, media));
-  media.addEventListener("playing", () => current() && mine.away && fine(mine));
-  media.addEventListener("seeked", () => current() && mine.away && fine(mine));
+  for (const event of ["playing", "seeked"]) media.addEventListener(event, () => current() && mine.away && ask(mine));
   // Where one wants to be by then: times that are typed meanwhile count, too.
   media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted), { once: true });
   media.addEventListener("seeking", () => current() && strayed(mine));
@@ -436,8 +436,10 @@ async function failed(mine, track, media) {
   tell(`Playing was interrupted. ${why}`);
 }
 
-/** What was said of a server that could not be reached holds no more. */
-function fine(mine) {
+/** Whether what was said of a server that could not be reached still holds: media play and seek in what they have, too, so it is asked. */
+async function ask(mine) {
+  const there = await api.session().then(() => true, ({ status }) => status !== 0);
+  if (!there || open !== mine || !mine.away) return;
   mine.away = false;
   $("seek-problem").hidden = true;
 }
