@@ -57,6 +57,12 @@ export const session = () => json("session");
 export const signIn = (token) => json("session", {}, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
 export const signOut = () => json("session", {}, { method: "DELETE" });
 
+/** A part of the page, as it is imported: why it could not be is said in our words. Some browsers remember that until the page is loaded again. */
+export const part = (importing) => importing.catch(async () => {
+  await session(); // throws where the server is away
+  throw new Problem({ type: "part", detail: "a part of the page could not be loaded" }, 0);
+});
+
 /** Where the sealed file itself is. */
 export const containerUrl = (name) => `container?${new URLSearchParams({ name })}`;
 

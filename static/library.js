@@ -57,8 +57,8 @@ export async function load(keep = false) {
   if (mine.total) show(null);
   else if (q) show(note("Nothing found", `No name contains “${q}”.`));
   else show(note("The library is empty", ["Drop media on this page, or put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
-  thumbs ??= await import("./thumbs.js");
-  thumbs.look($("items"));
+  thumbs ??= await import("./thumbs.js").catch(() => null); // they are no reason for a message
+  thumbs?.look($("items"));
 }
 
 /** Show the rows of `mine`: those whose container is the same stay the elements they are. */

@@ -358,7 +358,7 @@ async function unlock(mine, track, start) {
   const current = () => open === mine && mine.track === track;
   const failed = (error) => current() && unplayable(mine, track, error.message);
   try {
-    const keys = await import("./keys.js");
+    const keys = await api.part(import("./keys.js"));
     const published = await keys.open(mine.name, track.track, { stage: $("stage"), signal: mine.abort.signal, failed });
     if (!current()) {
       published.close();

@@ -126,6 +126,34 @@ def test_a_server_that_is_away_while_the_film_goes_on(browser: Browser, root: Pa
         page.wait_for_selector("#seek-problem", state="hidden")
 
 
+@pytest.mark.parametrize("retry", ["#panel button", "#tab-container"])
+def test_a_panel_that_cannot_be_loaded(browser: Browser, root: Path, retry: str) -> None:
+    """Says so in words, and comes by a button, or by its tab, when the server is back."""
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(f"{server.url}/?name=signed.h4mk")
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+        page.route("**/*", lambda route: route.abort("connectionrefused"))
+        page.click("#tab-container")
+        says(page, "#panel", "The server cannot be reached.")
+        assert "import" not in page.inner_text("#panel")
+        page.click(retry)
+        says(page, "#panel", "The server cannot be reached.")
+        page.unroute_all(behavior="wait")
+        # A browser may remember that there was no such module: then only the page as a whole helps.
+        page.route("**/static/container.js", lambda route: route.abort("connectionrefused"))
+        page.click(retry)
+        says(page, "#panel button", "Load the page again")
+        page.unroute_all(behavior="wait")
+        if retry == "#tab-container":
+            page.click(retry)
+        else:
+            with page.expect_navigation():
+                page.click(retry)
+            page.click("#tab-container")
+        page.wait_for_selector("#chunks [data-tag=TRAK]")
+
+
 def interrupted(page: Page, server: Server) -> None:
     """Open a film whose server goes away as it is asked for the media."""
 
