@@ -2,7 +2,7 @@
 // no script can read.
 
 import * as api from "./api.js";
-import { $ } from "./dom.js";
+import { $, element } from "./dom.js";
 import { sentence } from "./format.js";
 
 let scopes = ["read", "write"]; // until the server has said which
@@ -66,7 +66,10 @@ function show(session) {
   known ||= named;
   lying = session.lies ?? null;
   $("session").hidden = session.mode === "open";
-  $("session").textContent = named ? `Sign out ${session.name}` : "Sign in";
+  const button = $("session");
+  button.replaceChildren(...(named ? ["Sign out ", element("span", { class: "who" }, session.name)] : ["Sign in"]));
+  button.setAttribute("aria-label", button.textContent); // small screens show no name
+  button.title = button.textContent;
   $("add").hidden = !may("write");
 }
 

@@ -13,7 +13,7 @@ from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import State
 from needs import BUNNY, needs_chromium
-from pagelib import SHOWN
+from pagelib import LOST, SCREENSHOTS, SHOWN, page_on, violations
 from processes import until
 from serving import Server, running
 
@@ -134,6 +134,46 @@ def test_open_servers_ask_nothing(root: Path, page: Page) -> None:
         page.wait_for_selector('#items a[data-name="bunny.h4mk"]')
         assert not page.is_visible("#session")
         assert page.is_visible("#add")
+
+
+HEADER = """() => {
+  const boxes = [...document.querySelectorAll(".bar > *")].map((one) => one.getBoundingClientRect());
+  const session = document.querySelector("#session");
+  return {
+    page: document.documentElement.scrollWidth,
+    right: Math.max(...boxes.map((one) => one.right)),
+    apart: boxes.slice(1).every((one, at) => one.left >= boxes[at].right),
+    height: session.getBoundingClientRect().height,
+    cut: session.scrollWidth > session.clientWidth,
+    shown: session.innerText,
+  };
+}"""
+
+
+@pytest.mark.parametrize("name", ["laptop", "the laptop in the kitchen " * 4])
+@pytest.mark.parametrize("width", [320, 390, 480, 760, 1280])
+def test_the_header_has_room_for_any_name(root: Path, browser: Browser, width: int, name: str) -> None:
+    """WCAG 1.4.10: nothing is wider than a phone's screen, and no word is cut there."""
+    name = name.strip()
+    _, text = token(root, name, "write")
+    size = {"width": width, "height": 800}
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with running(root, auth=True) as server, page_on(browser, server.url, LOST, viewport=size) as page:
+        page.goto(server.url)
+        page.wait_for_selector("#sign-in[open]")
+        sign_in(page, text)
+        page.get_by_role("button", name=f"Sign out {name}", exact=True).wait_for()
+        page.wait_for_selector("#items a")
+        found = page.evaluate(HEADER)
+        assert found["page"] == width
+        assert found["right"] <= width
+        assert found["apart"]
+        assert found["height"] == 32
+        if width <= 480:
+            assert found["shown"] == "Sign out"
+        assert found["cut"] == (width == 760 and len(name) > 10)
+        page.screenshot(path=SCREENSHOTS / f"header-{len(name)}-{width}.png")
+        assert violations(page) == []
 
 
 PRESS = "#timeline"
