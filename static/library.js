@@ -16,7 +16,7 @@ let running = null; // the list that is shown: {abort, query, items, next, total
 let coming = null; // the one that is being fetched
 let current = null;
 let thumbs = null; // the module that draws them, when it is there
-const list = new VirtualList($("items"), ROW, row, { seen: (first, last) => more(last) });
+const list = new VirtualList($("items"), ROW, row, { seen: look });
 
 /** The address of a container, at a time (µs). */
 export function href(name, pts) {
@@ -141,6 +141,12 @@ async function fetchPage(mine, limit) {
   mine.total = page.next === null ? mine.items.length : Math.max(page.total, mine.items.length + 1);
 }
 
+/** Rows up to this one are near the screen. */
+function look(first, last) {
+  more(last);
+  thumbs?.look($("items"));
+}
+
 /** Fetch what is missing up to row `last` and some more. */
 async function more(last) {
   const mine = running;
@@ -157,7 +163,6 @@ async function more(last) {
         $("count").textContent = count(mine.total, "container");
         reshow(mine);
       } else list.renew(known, mine.items.length);
-      thumbs?.look($("items"));
     }
   } catch (error) {
     if (error.name !== "AbortError" && running === mine) show(again(error), true);
@@ -170,7 +175,6 @@ async function more(last) {
 export function renew(name) {
   const number = running?.items.findIndex((one) => one.name === name) ?? -1;
   if (number >= 0) list.renew(number, number + 1);
-  thumbs?.look($("items"));
 }
 
 /** What stands where a container would be, while none is open. */

@@ -149,6 +149,61 @@ def test_pictures_ask_for_no_facts(page_library: Path, browser: Browser) -> None
         assert not any("/video/range" in url and "name=recovered" in url for url in asked)
 
 
+def picture(page: Page, row: int) -> None:
+    page.wait_for_selector(f"#items [data-row='{row}'] canvas.drawn")
+
+
+def test_pictures_come_when_the_window_is_larger(browser: Browser, page_library: Path) -> None:
+    with (
+        running(page_library) as server,
+        page_on(browser, server.url, viewport={"width": 1280, "height": 200}) as page,
+    ):
+        page.goto(server.url)
+        picture(page, 1)
+        assert page.locator("#items canvas.drawn").count() < 4
+        page.set_viewport_size({"width": 800, "height": 900})
+        picture(page, 6)
+
+
+def test_pictures_come_when_a_panel_is_shorter(browser: Browser, page_library: Path) -> None:
+    """On a phone the list is below it."""
+    with (
+        running(page_library) as server,
+        page_on(browser, server.url, viewport={"width": 390, "height": 1300}) as page,
+    ):
+        held = hold(page)
+        open_container(page, server, "ten-hours.h4mk")
+        page.evaluate(SHOWN)
+        page.click("#tab-container")
+        page.wait_for_selector("#chunks [data-tag=TRAK]")
+        answered(page, held[0])
+        says(page, "#count", "containers")
+        top = "document.querySelector('#items').getBoundingClientRect().top"
+        assert page.evaluate(top) > 1300
+        page.click("#tab-facts")
+        says(page, "#facts", "duration")
+        assert page.evaluate(top) < 1200
+        assert page.evaluate("scrollY") == 0
+        picture(page, 0)
+
+
+def test_pictures_come_when_uploads_are_closed(browser: Browser, root: Path) -> None:
+    """They stand above the list, of which the first row is seen."""
+    files = [{"name": f"{one}.h4mk", "mimeType": "", "buffer": b"H4MK"} for one in range(8)]
+    size = {"width": 1280, "height": 260}
+    with running(root) as server, page_on(browser, server.url, viewport=size) as page:
+        held = hold(page)
+        page.goto(server.url)
+        page.set_input_files("#files", files)
+        says(page, "#closing", "8 uploads over")
+        answered(page, held[0])
+        picture(page, 0)
+        page.evaluate(FRAMES)
+        assert page.locator("#items canvas.drawn").count() == 1
+        page.click("#close-all")
+        picture(page, 1)
+
+
 def test_it_is_busy_until_the_last_one_is_open(browser: Browser, root: Path) -> None:
     with running(root) as server, page_on(browser, server.url, LOST) as page:
         page.goto(server.url)
