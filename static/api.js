@@ -6,6 +6,10 @@ export class Problem extends Error {
     this.code = body?.type?.split(":").pop() ?? "http";
     this.status = status;
     this.expected = body?.expected;
+    const { where, expected, found } = body ?? {};
+    const seen = [expected && `expected ${expected}`, found && `found ${found}`].filter(Boolean).join(", ");
+    /** With all that is known of it, as the list says it. */
+    this.whole = `${this.message}${where === undefined ? "" : ` at offset ${where}`}${seen && ` (${seen})`}`;
   }
 }
 
@@ -52,6 +56,12 @@ export async function keyframes(name, track, v, signal, times) {
 export const session = () => json("session");
 export const signIn = (token) => json("session", {}, { method: "POST", headers: { Authorization: `Bearer ${token}` } });
 export const signOut = () => json("session", {}, { method: "DELETE" });
+
+/** A part of the page, as it is imported: why it could not be is said in our words. Some browsers remember that until the page is loaded again. */
+export const part = (importing) => importing.catch(async () => {
+  await session(); // throws where the server is away
+  throw new Problem({ type: "part", detail: "a part of the page could not be loaded" }, 0);
+});
 
 /** Where the sealed file itself is. */
 export const containerUrl = (name) => `container?${new URLSearchParams({ name })}`;

@@ -32,7 +32,10 @@ export async function open(context, root) {
     return;
   }
   const pem = element("textarea", { id: "pem", rows: 5, spellcheck: "false", autocomplete: "off", placeholder: "-----BEGIN PUBLIC KEY-----", "aria-describedby": "pem-help" });
-  pem.value = storage.get(KEY) ?? "";
+  const signers = facts.signed ?? [];
+  const kept = storage.get(KEY);
+  if (kept && signers.length) pem.value = kept; // what is not signed is not signed with it either
+  let filled = Boolean(pem.value);
   const file = element("input", { type: "file", class: "aside", accept: ".pem" });
   const lies = await session.lies();
   if (signal.aborted) return;
@@ -42,12 +45,12 @@ export async function open(context, root) {
   const bar = element("progress", { max: Math.max(1, Number(track.bytes)), value: 0, "aria-label": "Checked" });
   const says = element("p", { class: "live" }); // not to be read out: it changes with every block
   const verdict = element("p", { class: "verdict", id: "verdict", hidden: true });
-  const signers = facts.signed ?? [];
+  const unsigned = `The container is not signed: without a key, its bytes are checked against the head the server named when it was opened${kept ? ". The key that is kept is for those that are" : ""}`;
   const form = element("form", {},
     element("div", { class: "field" },
       element("label", { for: "pem" }, "Public key of whom you trust"),
       pem,
-      element("span", { class: "help", id: "pem-help" }, signers.length ? `The container says that it is signed by ${signers.join(", ")}` : "The container is not signed: without a key, its bytes are checked against the head the server named when it was opened")),
+      element("span", { class: "help", id: "pem-help" }, signers.length ? `The container says that it is signed by ${signers.join(", ")}` : unsigned)),
     element("label", { class: "add outline" }, "Key file", file),
     stop, go);
   const parts = [
@@ -92,6 +95,8 @@ export async function open(context, root) {
       const typed = pem.value.trim();
       const trust = new Trust({ keys: typed ? [typed] : [], head: facts.head });
       if (typed) storage.set(KEY, typed);
+      else if (filled) storage.remove(KEY); // it was emptied
+      filled = Boolean(typed);
       const print = typed ? (await trust.keys())[0][0].slice(0, 8) : null;
       const say = () => {
         if (running !== mine) return;
@@ -116,6 +121,7 @@ export async function open(context, root) {
       if (began && !lying && error instanceof Harmony4Error) seen.forget(context.name, facts.head);
       if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
       else tell(sentence(error.message), "fault");
+      session.refused(error.code);
     } finally {
       if (running === mine) {
         renew(context.name);

@@ -2,6 +2,7 @@
 // only what is looked at is fetched, 4 KiB at a time.
 
 import { CHUNK, ENTRY, MIB, TABLE_LIMIT, TAIL_SIZE, TOKN_SIZE, chunkHeader, need, parseTail } from "./h4mk.js";
+import * as session from "./session.js";
 import { RangeMap, Recent, Source } from "./source.js";
 
 export const PAGE = 4096;
@@ -22,7 +23,12 @@ export class Chunks {
   /** Open the file at `url`. Rejects with a Harmony4Error, or an AbortError. */
   static async open(url, signal) {
     const made = new Chunks();
-    made.#source = new Source(url, { fetch: (...request) => fetch(...request), signal, headers: {} });
+    const asked = async (...request) => {
+      const response = await fetch(...request);
+      if (response.status === 401) session.refused("unauthorized");
+      return response;
+    };
+    made.#source = new Source(url, { fetch: asked, signal, headers: {} });
     await made.#open();
     return made;
   }

@@ -1,6 +1,7 @@
 // Tokens around the position: a stream that begins before it, runs ahead of it for a while, and waits there.
 
 import { follow } from "./events.js";
+import * as session from "./session.js";
 
 const ENOUGH = 200; // tokens ahead are enough, however short the time is that they cover
 const AWAY = 1e6; // µs from where a stream broke: there it is tried again, and then twice as far from there, up to
@@ -73,6 +74,7 @@ export class Follower {
         this.failed = this.position();
         this.over = LASTING.includes(error.status);
         this.state(error.message, true);
+        session.refused(error.code);
       }
     }
     this.changed();

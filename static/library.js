@@ -16,7 +16,7 @@ let running = null; // the list that is shown: {abort, query, items, next, total
 let coming = null; // the one that is being fetched
 let current = null;
 let thumbs = null; // the module that draws them, when it is there
-const list = new VirtualList($("items"), ROW, row, { seen: (first, last) => more(last) });
+const list = new VirtualList($("items"), ROW, row, { seen: look });
 
 /** The address of a container, at a time (µs). */
 export function href(name, pts) {
@@ -57,8 +57,8 @@ export async function load(keep = false) {
   if (mine.total) show(null);
   else if (q) show(note("Nothing found", `No name contains “${q}”.`));
   else show(note("The library is empty", ["Drop media on this page, or put containers into it: ", element("code", {}, "harmony4 export film.mp4 -o film.h4mk")]));
-  thumbs ??= await import("./thumbs.js");
-  thumbs.look($("items"));
+  thumbs ??= await import("./thumbs.js").catch(() => null); // they are no reason for a message
+  thumbs?.look($("items"));
 }
 
 /** Show the rows of `mine`: those whose container is the same stay the elements they are. */
@@ -142,6 +142,12 @@ async function fetchPage(mine, limit) {
   mine.total = page.next === null ? mine.items.length : Math.max(page.total, mine.items.length + 1);
 }
 
+/** Rows up to this one are near the screen. */
+function look(first, last) {
+  more(last);
+  thumbs?.look($("items"));
+}
+
 /** Fetch what is missing up to row `last` and some more. */
 async function more(last) {
   const mine = running;
@@ -158,7 +164,6 @@ async function more(last) {
         $("count").textContent = count(mine.total, "container");
         reshow(mine);
       } else list.renew(known, mine.items.length);
-      thumbs?.look($("items"));
     }
   } catch (error) {
     if (error.name !== "AbortError" && running === mine) show(again(error), true);
@@ -171,7 +176,6 @@ async function more(last) {
 export function renew(name) {
   const number = running?.items.findIndex((one) => one.name === name) ?? -1;
   if (number >= 0) list.renew(number, number + 1);
-  thumbs?.look($("items"));
 }
 
 /** What stands where a container would be, while none is open. */
@@ -219,8 +223,7 @@ function row(number) {
   const lock = item.mask ? element("img", { class: "lock", src: "static/padlock.svg", alt: "masked", width: 12, height: 12 }) : null;
   const name = element("span", { class: "name", title: item.name && plain(item.name) }, path, element("bdi", {}, label));
   if (item.error) {
-    const what = element("span", { class: "more-facts bad", title: item.error.message }, item.error.message);
-    const broken = element("li", {}, element("div", { class: "item broken" }, element("span", { class: "thumb" }, "!"), name, element("span"), what));
+    const broken = element("li", {}, damaged(item, element("span", { class: "thumb", "aria-hidden": "true" }, "!"), name, element("span")));
     broken.said = item;
     return broken;
   }
@@ -236,7 +239,7 @@ function row(number) {
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
   const link = element(
     "a",
-    { class: "item", href: href(item.name), "data-name": item.name, "aria-current": item.name === current ? "true" : null },
+    { ...leads(item), class: "item" },
     element("canvas", { class: "thumb", width: 144, height: 80, "aria-hidden": "true" }),
     name,
     element("span", { class: "time" }, lock, " ", clock(item.duration, 1)),
@@ -245,4 +248,19 @@ function row(number) {
   const li = element("li", {}, link);
   li.item = li.said = item; // `item` is for those who draw it
   return li;
+}
+
+/** What a row's link is: where it leads, and whether one is there. */
+const leads = ({ name }) => ({ href: href(name), "data-name": name, "aria-current": name === current ? "true" : null });
+
+/** A row of what is damaged can be gone to like all others, and says in full what is wrong; what has no name cannot be opened. */
+function damaged(item, ...children) {
+  const what = element("span", { class: "more-facts bad", title: item.error.message }, item.error.message);
+  if (item.name !== null) return element("a", { ...leads(item), class: "item broken" }, ...children, what);
+  const button = element("button", { type: "button", class: "item broken" }, ...children, what);
+  button.addEventListener("click", () => {
+    tell(item.error.message);
+    show(note("This file cannot be opened", sentence(item.error.message)), true);
+  });
+  return button;
 }

@@ -1,9 +1,11 @@
 // The tabs below the player. Each panel is a module with open(context, root), loaded when it is looked at; what open
 // starts ends with context.signal.
 
+import * as api from "./api.js";
 import { $, element, note } from "./dom.js";
 import { sentence } from "./format.js";
 import * as facts from "./facts.js";
+import * as session from "./session.js";
 
 const MODULES = {
   facts: async () => facts,
@@ -14,6 +16,7 @@ const MODULES = {
 let chosen = "facts";
 let context = null;
 let running = null;
+let failed = false;
 
 for (const tab of $("tabs").children) {
   tab.addEventListener("click", () => choose(tab.id.slice(4)));
@@ -44,7 +47,7 @@ export function close() {
 }
 
 function choose(name) {
-  if (name === chosen) return;
+  if (name === chosen && !failed) return;
   chosen = name;
   for (const tab of $("tabs").children) {
     const selected = tab.id === `tab-${name}`;
@@ -57,16 +60,26 @@ function choose(name) {
 
 async function fill() {
   running?.abort();
+  failed = false;
   if (!context) return;
   const mine = (running = new AbortController());
   const root = element("div", { class: `inside ${chosen}-panel` });
   if (chosen !== "facts") root.append(element("p", { class: "waiting", role: "status" }, "Loading"));
   $("panel").replaceChildren(root);
   try {
-    const panel = await MODULES[chosen]();
+    const panel = await api.part(MODULES[chosen]());
     if (!mine.signal.aborted) await panel.open({ ...context, signal: mine.signal }, root);
   } catch (error) {
     if (mine.signal.aborted || error.name === "AbortError") return;
-    root.replaceChildren(element("div", { class: "note" }, ...note("This cannot be shown", sentence(error.message))));
+    session.refused(error.code);
+    failed = true;
+    const lost = error.code === "part";
+    const again = element("button", { type: "button", class: "quiet" }, lost ? "Load the page again" : "Try again");
+    again.addEventListener("click", () => {
+      if (lost) location.reload();
+      else fill();
+      $(`tab-${chosen}`).focus(); // the button is no more
+    });
+    root.replaceChildren(element("div", { class: "note", role: "alert" }, ...note("This cannot be shown", sentence(error.message)), again));
   }
 }

@@ -7,6 +7,7 @@ import { neighbour, shownBy, steps } from "./frames.js";
 import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
 import { refused, untried } from "./plays.js";
+import * as session from "./session.js";
 import { Timeline, before } from "./timeline.js";
 
 const timeline = new Timeline((pts) => jump(pts), (pts) => scrub(pts), (pts) => lookUp(pts).then((found) => found && Number(found.pts)));
@@ -51,6 +52,7 @@ export async function show(name, start) {
     facts = await api.info(name, mine.abort.signal);
   } catch (error) {
     if (error.name === "AbortError" || open !== mine) return;
+    session.refused(error.code);
     close();
     $("player").hidden = true;
     $("view-note").hidden = false;
@@ -59,7 +61,7 @@ export async function show(name, start) {
     const what = missing ? "There is no such container" : "This container cannot be opened";
     const again = element("button", { type: "button", class: "quiet", hidden: ![0, 429, 502, 503, 504].includes(error.status) }, "Try again");
     again.addEventListener("click", () => show(name, mine.wanted));
-    $("view-note").replaceChildren(...note(what, missing ? plain(name) : `${plain(name)}: ${sentence(error.message)}`), again);
+    $("view-note").replaceChildren(...note(what, missing ? plain(name) : `${plain(name)}: ${sentence(error.whole)}`), again);
     tell(what);
     return;
   } finally {
@@ -213,11 +215,13 @@ export async function jump(pts, there = null, began = performance.now()) {
     if (open !== mine || mine.turn !== turn) return;
     fail(error.message);
     mine.away = error.status === 0;
+    session.refused(error.code);
     if (["stale", "not-found"].includes(error.code)) await gone(mine);
     return;
   }
   const took = performance.now() - asked;
   if (open !== mine || mine.turn !== turn) return;
+  mine.away = false;
   $("seek-problem").hidden = true;
   const rows = {
     asked: clock(found.asked, 6),
@@ -369,7 +373,7 @@ async function unlock(mine, track, start) {
   const current = () => open === mine && mine.track === track;
   const failed = (error) => current() && unplayable(mine, track, error.message);
   try {
-    const keys = await import("./keys.js");
+    const keys = await api.part(import("./keys.js"));
     const published = await keys.open(mine.name, track.track, { stage: $("stage"), signal: mine.abort.signal, failed });
     if (!current()) {
       published.close();
@@ -411,8 +415,7 @@ function play(mine, track, url, start) {
   media.addEventListener("suspend", () => setTimeout(control, PATIENCE), { once: true });
   for (const event of ["seeked", "pause"]) media.addEventListener(event, () => current() && settle(mine));
   media.addEventListener("error", () => current() && failed(mine, track, media));
-  media.addEventListener("playing", () => current() && mine.away && fine(mine));
-  media.addEventListener("seeked", () => current() && mine.away && fine(mine));
+  for (const event of ["playing", "seeked"]) media.addEventListener(event, () => current() && mine.away && ask(mine));
   // Where one wants to be by then: times that are typed meanwhile count, too.
   media.addEventListener("loadedmetadata", () => (mine.wanted || base(mine)) && move(mine, mine.wanted), { once: true });
   media.addEventListener("seeking", () => current() && strayed(mine));
@@ -456,6 +459,7 @@ async function failed(mine, track, media) {
     if (now && another(mine, now)) show(mine.name, place);
     else choose(mine, track.track, place);
   });
+  session.refused(there.code);
   stop(mine);
   mine.wanted = place;
   const why = there.code === "not-found" ? "It was deleted or moved meanwhile." : other ? "It was replaced by another one meanwhile." : there.status ? `The server says: ${sentence(there.message)}` : "The connection to the server was lost.";
@@ -464,8 +468,10 @@ async function failed(mine, track, media) {
   tell(`Playing was interrupted. ${why}`);
 }
 
-/** What was said of a server that could not be reached holds no more. */
-function fine(mine) {
+/** Whether what was said of a server that could not be reached still holds: media play and seek in what they have, too, so it is asked. */
+async function ask(mine) {
+  const there = await api.session().then(() => true, ({ status }) => status !== 0);
+  if (!there || open !== mine || !mine.away) return;
   mine.away = false;
   $("seek-problem").hidden = true;
 }

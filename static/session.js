@@ -2,11 +2,13 @@
 // no script can read.
 
 import * as api from "./api.js";
-import { $ } from "./dom.js";
+import { $, element } from "./dom.js";
 import { sentence } from "./format.js";
 
 let scopes = ["read", "write"]; // until the server has said which
 let named = false;
+let known = false; // we were named, and have not signed out here
+let entered = 0; // times that somebody signed in
 let lying = null;
 let looked = null; // when the server has said so for the first time
 let changed = () => {};
@@ -34,8 +36,10 @@ export async function start(done) {
 
 /** Learn again who we are: a session ends with its token. */
 export async function look() {
+  const before = entered;
   try {
-    show(await api.session());
+    const now = await api.session();
+    if (entered === before) show(now); // else it is what held before somebody signed in
   } catch {
     // A server that cannot be reached says so where something is asked of it.
   }
@@ -49,12 +53,23 @@ export function ask(why = "") {
   $("token").focus();
 }
 
+/** A request was refused: if that is for want of a session, ours has ended, here or in another tab, and a token is asked for. */
+export function refused(code, why = known ? "Your session has ended: sign in again." : null) {
+  if (code !== "unauthorized") return;
+  look();
+  if (why !== null && !$("sign-in").open) ask(why);
+}
+
 function show(session) {
   scopes = session.scopes;
   named = session.name !== null;
+  known ||= named;
   lying = session.lies ?? null;
   $("session").hidden = session.mode === "open";
-  $("session").textContent = named ? `Sign out ${session.name}` : "Sign in";
+  const button = $("session");
+  button.replaceChildren(...(named ? ["Sign out ", element("span", { class: "who" }, session.name)] : ["Sign in"]));
+  button.setAttribute("aria-label", button.textContent); // small screens show no name
+  button.title = button.textContent;
   $("add").hidden = !may("write");
 }
 
@@ -63,7 +78,9 @@ async function enter(event) {
   const token = $("token").value.trim();
   try {
     if (!/^[!-~]+$/.test(token)) throw new Error("the token is not valid"); // and no header could hold it
-    show(await api.signIn(token));
+    const now = await api.signIn(token);
+    entered += 1;
+    show(now);
   } catch (error) {
     $("sign-in-problem").textContent = sentence(error.message);
     $("sign-in-problem").hidden = false;
@@ -77,6 +94,7 @@ async function enter(event) {
 async function leave() {
   await api.signOut().catch(() => null);
   await look();
+  known = named;
   dispatchEvent(new Event("harmony4-left")); // whoever comes next has no keys of ours
   changed();
 }

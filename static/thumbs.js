@@ -22,10 +22,9 @@ let list = null;
 let timer;
 let busy = false;
 
-/** Draw what is seen of this list, soon. */
+/** Draw what is seen of this list, soon: called whenever that may be something else. */
 export function look(items) {
   if (!list) {
-    addEventListener("scroll", soon, { capture: true, passive: true });
     dark.addEventListener("change", () => {
       drawn.clear();
       for (const canvas of list.querySelectorAll("canvas.drawn")) canvas.classList.remove("drawn");

@@ -60,8 +60,8 @@ function take(files, entries = []) {
   next();
 }
 
-/** Rows with nothing left to do but to be closed. */
-const closed = () => [...$("uploads").children].filter((one) => one.querySelector("button").textContent === "Close");
+/** Rows that are over, also where something could be done about it. */
+const closed = () => [...$("uploads").children].filter((row) => [...row.querySelectorAll("button:not([hidden])")].some((one) => one.textContent === "Close"));
 
 function closeAll() {
   for (const row of closed()) row.remove();
@@ -132,9 +132,11 @@ class Upload {
     this.says = element("span", { class: "more-facts" }, "waits");
     this.button = element("button", { type: "button", class: "quiet" }, "Cancel");
     this.button.addEventListener("click", () => this.press());
+    this.away = element("button", { type: "button", class: "quiet", hidden: true }, "Close"); // beside what else can be done
+    this.away.addEventListener("click", () => this.leave());
     this.label = element("span", { class: "name", title: this.shown }, this.shown);
     this.warns = element("span", { class: "more-facts waits", hidden: true });
-    this.row = element("li", { class: "upload" }, this.label, this.button, this.bar, this.says, this.warns);
+    this.row = element("li", { class: "upload" }, this.label, element("span", { class: "choices" }, this.button, this.away), this.bar, this.says, this.warns);
     $("uploads").append(this.row);
   }
 
@@ -145,6 +147,7 @@ class Upload {
     this.bar.hidden = false;
     this.bar.value = 0;
     this.button.textContent = "Cancel";
+    this.away.hidden = true;
     stream ??= listen();
     stream.addEventListener("job", (this.heard = (event) => this.hear(JSON.parse(event.data))));
     stream.addEventListener("open", (this.opened = () => this.ask()));
@@ -234,7 +237,7 @@ class Upload {
     this.says.classList.add("bad");
     this.bar.hidden = true; // nothing goes on
     tell(`${this.shown}: ${this.says.textContent}`);
-    if (problem.code === "unauthorized") session.ask(REFUSED.unauthorized);
+    session.refused(problem.code, REFUSED.unauthorized);
   }
 
   why({ code, message, expected }) {
@@ -247,6 +250,7 @@ class Upload {
   end(label) {
     this.over = true;
     this.button.textContent = label;
+    this.away.hidden = label === "Close";
     stream?.removeEventListener("job", this.heard);
     stream?.removeEventListener("open", this.opened);
     running -= 1;

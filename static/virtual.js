@@ -18,7 +18,8 @@ export class VirtualList {
     addEventListener("scroll", later, { capture: true, passive: true, signal });
     addEventListener("resize", later, { signal });
     const observer = new ResizeObserver(later);
-    observer.observe(list.parentElement);
+    // What stands above the list becomes shorter, in its box or, on small screens, on the page: then other rows are seen.
+    for (const one of [document.body, list.parentElement, ...list.parentElement.children]) if (one !== list) observer.observe(one);
     signal?.addEventListener("abort", () => observer.disconnect(), { once: true });
     list.addEventListener("keydown", (event) => this.#key(event));
   }

@@ -102,6 +102,41 @@ def test_check_refuses_another_key_and_what_is_none(page: Page, server: Server) 
     says(page, "#verdict", "no public key")
 
 
+def checked(page: Page, text: str) -> None:
+    page.click("#check-go")
+    says(page, "#verdict", text)
+
+
+def chosen(page: Page, name: str) -> None:
+    """Open the Check of a container."""
+    page.click(f"#items a[data-name='{name}.h4mk']")
+    says(page, "#title", name)
+    page.click("#tab-check")
+    page.wait_for_selector("#pem")
+
+
+def test_the_key_is_offered_for_what_is_signed_until_it_is_emptied(page: Page, server: Server) -> None:
+    """A container that is not signed is checked without it."""
+    open_container(page, server, "signed.h4mk")
+    page.click("#tab-check")
+    page.fill("#pem", PEM)
+    checked(page, "the root is signed by")
+    chosen(page, "bigbuckbunny")
+    assert page.input_value("#pem") == ""
+    says(page, "#pem-help", "The key that is kept is for those that are")
+    checked(page, "by the head that the server named")
+    chosen(page, "signed")
+    assert page.input_value("#pem").strip() == PEM.strip()
+    page.fill("#pem", "")
+    checked(page, "by the head that the server named")
+    page.reload()
+    page.click("#tab-check")
+    page.wait_for_selector("#pem")
+    assert page.input_value("#pem") == ""
+    chosen(page, "bigbuckbunny")
+    assert "kept" not in page.inner_text("#pem-help")
+
+
 def test_check_of_ten_hours(page: Page, server: Server) -> None:
     """It begins where the player is, goes along with it, and can be stopped."""
     open_container(page, server, "ten-hours.h4mk", "#t=18000")

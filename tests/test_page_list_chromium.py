@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Route
 
 from harmony4.server.exporting.ingest import ExportOptions, export
 from needs import ROOT, needs_chromium, needs_ffmpeg
-from pagelib import LOST, SHOWN, open_container, page_on, says
+from pagelib import LOST, SHOWN, open_container, page_on, says, violations
 from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -149,6 +149,61 @@ def test_pictures_ask_for_no_facts(page_library: Path, browser: Browser) -> None
         assert not any("/video/range" in url and "name=recovered" in url for url in asked)
 
 
+def picture(page: Page, row: int) -> None:
+    page.wait_for_selector(f"#items [data-row='{row}'] canvas.drawn")
+
+
+def test_pictures_come_when_the_window_is_larger(browser: Browser, page_library: Path) -> None:
+    with (
+        running(page_library) as server,
+        page_on(browser, server.url, viewport={"width": 1280, "height": 200}) as page,
+    ):
+        page.goto(server.url)
+        picture(page, 1)
+        assert page.locator("#items canvas.drawn").count() < 4
+        page.set_viewport_size({"width": 800, "height": 900})
+        picture(page, 6)
+
+
+def test_pictures_come_when_a_panel_is_shorter(browser: Browser, page_library: Path) -> None:
+    """On a phone the list is below it."""
+    with (
+        running(page_library) as server,
+        page_on(browser, server.url, viewport={"width": 390, "height": 1300}) as page,
+    ):
+        held = hold(page)
+        open_container(page, server, "ten-hours.h4mk")
+        page.evaluate(SHOWN)
+        page.click("#tab-container")
+        page.wait_for_selector("#chunks [data-tag=TRAK]")
+        answered(page, held[0])
+        says(page, "#count", "containers")
+        top = "document.querySelector('#items').getBoundingClientRect().top"
+        assert page.evaluate(top) > 1300
+        page.click("#tab-facts")
+        says(page, "#facts", "duration")
+        assert page.evaluate(top) < 1200
+        assert page.evaluate("scrollY") == 0
+        picture(page, 0)
+
+
+def test_pictures_come_when_uploads_are_closed(browser: Browser, root: Path) -> None:
+    """They stand above the list, of which the first row is seen."""
+    files = [{"name": f"{one}.h4mk", "mimeType": "", "buffer": b"H4MK"} for one in range(8)]
+    size = {"width": 1280, "height": 260}
+    with running(root) as server, page_on(browser, server.url, viewport=size) as page:
+        held = hold(page)
+        page.goto(server.url)
+        page.set_input_files("#files", files)
+        says(page, "#closing", "8 uploads over")
+        answered(page, held[0])
+        picture(page, 0)
+        page.evaluate(FRAMES)
+        assert page.locator("#items canvas.drawn").count() == 1
+        page.click("#close-all")
+        picture(page, 1)
+
+
 def test_it_is_busy_until_the_last_one_is_open(browser: Browser, root: Path) -> None:
     with running(root) as server, page_on(browser, server.url, LOST) as page:
         page.goto(server.url)
@@ -164,3 +219,33 @@ def test_it_is_busy_until_the_last_one_is_open(browser: Browser, root: Path) -> 
         page.wait_for_selector("#player:not([aria-busy])")
         page.wait_for_selector("#stage audio")
         page.evaluate(SHOWN)
+
+
+def test_the_arrows_pass_what_is_broken(browser: Browser, root: Path) -> None:
+    """Whoever uses keys or a finger goes to such a row as to any other, and learns all of what is wrong."""
+    (root / "a-broken.h4mk").write_bytes(b"H4MK but not really")
+    (root / os.fsdecode(b"n\xff.h4mk")).touch()
+    (root / "z-broken.h4mk").touch()
+    here = "document.activeElement.closest('li')?.dataset.row"
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        shown(page, server)
+        page.focus(SIGNED)
+        rows = [page.evaluate(here)]
+        for key in ("Home", "ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown", "Home", "End", "ArrowUp"):
+            page.keyboard.press(key)
+            rows.append(page.evaluate(here))
+        of_signed, *went = map(int, rows)
+        assert went == [0, 1, 2, 3, 4, 0, 4, 3]
+        assert 0 < of_signed < 4
+        page.keyboard.press("Home")
+        assert page.evaluate(FOCUSED) == "a-broken.h4mk"
+        (broken,) = [one for one in server.get("/media").json["items"] if one.get("name") == "a-broken.h4mk"]
+        page.keyboard.press("Enter")
+        says(page, "#view-note", broken["error"]["message"][1:])
+        assert page.get_attribute("#items [data-name='a-broken.h4mk']", "aria-current") == "true"
+        # What has no name cannot be asked for: it says what is wrong beside the list.
+        page.locator("#items button").focus()
+        page.keyboard.press("Enter")
+        says(page, "#library-note", "not UTF-8")
+        assert page.is_visible("#items")
+        assert violations(page) == []

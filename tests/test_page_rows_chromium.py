@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from needs import needs_chromium, needs_ffmpeg
-from pagelib import LISTEN, LOST, ffmpeg, page_on, says
+from pagelib import LISTEN, LOST, ffmpeg, page_on, says, violations
 from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
@@ -182,11 +182,41 @@ def test_many_rows_are_closed_at_once(page: Page, server: Server) -> None:
     assert box["y"] < 600
     page.evaluate(DROP, [["00.txt", "hello"]])
     says(page, row(13), "is there already")
+    says(page, "#closing", "13 uploads over")  # this one as well, although it could be replaced
+    page.route("**/uploads/", lambda route: None)
+    page.evaluate(DROP, [["new.txt", "hello"]])
+    says(page, row(14), "Cancel")
     page.click("#close-all")
     assert page.locator("#uploads .upload").count() == 1
-    assert page.inner_text(f"{row(1)} button") == "Replace"
-    assert page.evaluate(FOCUSED) == "00.txt"
+    assert page.inner_text(f"{row(1)} button") == "Cancel"
+    assert page.evaluate(FOCUSED) == "new.txt"
     assert page.is_hidden("#closing")
+
+
+def test_what_is_refused_or_cancelled_can_be_closed(page: Page, server: Server) -> None:
+    """Without being replaced, or tried again."""
+    page.evaluate(DROP, [["a.txt", "hello"]])
+    page.wait_for_selector(f"{row(1)} a")
+    page.evaluate(DROP, [["a.txt", "another"]])
+    says(page, row(2), "is there already")
+    assert page.locator(f"{row(2)} button").all_inner_texts() == ["Replace", "Close"]
+    page.route("**/uploads/", lambda route: None)
+    page.evaluate(DROP, [["b.txt", "hello"]])
+    page.click(f"{row(3)} button:text('Cancel')")
+    says(page, row(3), "Cancelled.")
+    assert page.locator(f"{row(3)} button").all_inner_texts() == ["Try again", "Close"]
+    assert violations(page) == []
+    page.click(f"{row(2)} button:text('Close')")
+    assert page.evaluate(FOCUSED) == "b.txt"
+    page.click(f"{row(2)} button:text('Try again')")
+    assert page.locator(f"{row(2)} button:visible").all_inner_texts() == ["Cancel"]
+    page.click(f"{row(2)} button")
+    page.click(f"{row(2)} button:text('Close')")
+    page.click(f"{row(1)} button:text('Close')")
+    assert page.locator("#uploads .upload").count() == 0
+    assert page.evaluate(FOCUSED) == "files"
+    (kept,) = server.get("/media").json["items"]
+    assert server.get(f"/video/range?name={kept['name']}").body == b"hello"
 
 
 def test_a_lost_connection_gathers_no_listeners(browser: Browser, server: Server) -> None:

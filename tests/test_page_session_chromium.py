@@ -13,6 +13,8 @@ from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import State
 from needs import BUNNY, needs_chromium
+from pagelib import LOST, SCREENSHOTS, SHOWN, page_on, violations
+from processes import until
 from serving import Server, running
 
 pytestmark = needs_chromium
@@ -132,6 +134,89 @@ def test_open_servers_ask_nothing(root: Path, page: Page) -> None:
         page.wait_for_selector('#items a[data-name="bunny.h4mk"]')
         assert not page.is_visible("#session")
         assert page.is_visible("#add")
+
+
+HEADER = """() => {
+  const boxes = [...document.querySelectorAll(".bar > *")].map((one) => one.getBoundingClientRect());
+  const session = document.querySelector("#session");
+  return {
+    page: document.documentElement.scrollWidth,
+    right: Math.max(...boxes.map((one) => one.right)),
+    apart: boxes.slice(1).every((one, at) => one.left >= boxes[at].right),
+    height: session.getBoundingClientRect().height,
+    cut: session.scrollWidth > session.clientWidth,
+    shown: session.innerText,
+  };
+}"""
+
+
+@pytest.mark.parametrize("name", ["laptop", "the laptop in the kitchen " * 4])
+@pytest.mark.parametrize("width", [320, 390, 480, 760, 1280])
+def test_the_header_has_room_for_any_name(root: Path, browser: Browser, width: int, name: str) -> None:
+    """WCAG 1.4.10: nothing is wider than a phone's screen, and no word is cut there."""
+    name = name.strip()
+    _, text = token(root, name, "write")
+    size = {"width": width, "height": 800}
+    SCREENSHOTS.mkdir(exist_ok=True)
+    with running(root, auth=True) as server, page_on(browser, server.url, LOST, viewport=size) as page:
+        page.goto(server.url)
+        page.wait_for_selector("#sign-in[open]")
+        sign_in(page, text)
+        page.get_by_role("button", name=f"Sign out {name}", exact=True).wait_for()
+        page.wait_for_selector("#items a")
+        found = page.evaluate(HEADER)
+        assert found["page"] == width
+        assert found["right"] <= width
+        assert found["apart"]
+        assert found["height"] == 32
+        if width <= 480:
+            assert found["shown"] == "Sign out"
+        assert found["cut"] == (width == 760 and len(name) > 10)
+        page.screenshot(path=SCREENSHOTS / f"header-{len(name)}-{width}.png")
+        assert violations(page) == []
+
+
+PRESS = "#timeline"
+"""Where a click goes to another time."""
+
+
+@pytest.mark.parametrize("pressed", [PRESS, "#tab-tokens", "#tab-container", "#check-go"])
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_a_session_that_ends_while_a_film_is_open(
+    root: Path, page: Page, pressed: str, elsewhere: bool
+) -> None:
+    """With its token, or as somebody signs out in another tab: what is asked next says so."""
+    number, text = token(root, "Ada", "write")
+    with running(root, auth=True) as server:
+        page.goto(f"{server.url}/?name=bunny.h4mk")
+        page.wait_for_selector("#sign-in[open]")
+        sign_in(page, text)
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+        page.wait_for_selector("#session:text('Sign out Ada')")
+        if pressed == "#check-go":
+            page.click("#tab-check")
+            page.wait_for_selector(pressed)
+        if elsewhere:
+            other = page.context.new_page()
+            other.goto(server.url)
+            other.click("#session:text('Sign out Ada')")
+            other.wait_for_selector("text=Sign in to see the library")
+            other.close()
+        else:
+            TokenFile(State(root / ".harmony4")).revoke(number)
+            revoked(page, server)
+        page.click(pressed)
+        page.wait_for_selector("#sign-in[open]")
+        assert page.inner_text("#sign-in-why") == "Your session has ended: sign in again."
+        page.wait_for_selector("#session:text-is('Sign in')")
+        _, text = token(root, "Eve", "write")
+        until(lambda: server.get("/media", Authorization=f"Bearer {text}").status == 200, "it holds")
+        sign_in(page, text)
+        page.wait_for_selector("#session:text('Sign out Eve')")
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+        assert page.is_hidden("#seek-problem")
 
 
 def drop(page: Page) -> None:

@@ -27,6 +27,18 @@ PLAYS_ON = """(from) => new Promise((resolve) => {
   check();
 })"""
 
+FETCHED = """() => new Promise((resolve) => {
+  const video = document.querySelector("video");
+  const whole = () => video.buffered.length === 1 && video.buffered.end(0) > video.duration - 0.1;
+  const check = () => whole() ? resolve() : setTimeout(check, 20);
+  check();
+})"""
+MOVED = """() => new Promise((resolve) => {
+  const video = document.querySelector("video");
+  video.addEventListener("seeked", resolve, { once: true });
+  video.currentTime = 8.5;
+})"""
+
 
 @pytest.fixture
 def root(tmp_path: Path, page_library: Path) -> Path:
@@ -91,6 +103,55 @@ def test_a_server_that_is_killed_and_comes_back(browser: Browser, root: Path, tm
             page.keyboard.press("5")
             sought(page, 30_000_000)
             page.wait_for_selector("#numbers:not([hidden])")
+
+
+def test_a_server_that_is_away_while_the_film_goes_on(browser: Browser, root: Path) -> None:
+    """What the browser has of it plays; that the server cannot be reached stays said until it answers."""
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(f"{server.url}/?name=signed.h4mk")
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+        page.evaluate(FETCHED)
+        page.route("**/*", lambda route: route.abort("connectionrefused"))
+        page.click("#timeline", position={"x": 100, "y": 20})
+        says(page, "#seek-problem", "The server cannot be reached.")
+        with page.expect_event("requestfailed"):
+            page.evaluate(MOVED)  # as the element's own controls do
+        page.keyboard.press("k")
+        page.evaluate(PLAYS_ON, 9)
+        assert page.is_visible("#seek-problem")
+        page.keyboard.press("k")
+        page.unroute_all(behavior="wait")
+        page.keyboard.press("k")
+        page.wait_for_selector("#seek-problem", state="hidden")
+
+
+@pytest.mark.parametrize("retry", ["#panel button", "#tab-container"])
+def test_a_panel_that_cannot_be_loaded(browser: Browser, root: Path, retry: str) -> None:
+    """Says so in words, and comes by a button, or by its tab, when the server is back."""
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(f"{server.url}/?name=signed.h4mk")
+        page.wait_for_selector("#stage video")
+        page.evaluate(SHOWN)
+        page.route("**/*", lambda route: route.abort("connectionrefused"))
+        page.click("#tab-container")
+        says(page, "#panel", "The server cannot be reached.")
+        assert "import" not in page.inner_text("#panel")
+        page.click(retry)
+        says(page, "#panel", "The server cannot be reached.")
+        page.unroute_all(behavior="wait")
+        # A browser may remember that there was no such module: then only the page as a whole helps.
+        page.route("**/static/container.js", lambda route: route.abort("connectionrefused"))
+        page.click(retry)
+        says(page, "#panel button", "Load the page again")
+        page.unroute_all(behavior="wait")
+        if retry == "#tab-container":
+            page.click(retry)
+        else:
+            with page.expect_navigation():
+                page.click(retry)
+            page.click("#tab-container")
+        page.wait_for_selector("#chunks [data-tag=TRAK]")
 
 
 def interrupted(page: Page, server: Server) -> None:
