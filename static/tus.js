@@ -1,7 +1,7 @@
 // A resumable upload (tus 1.0): bytes that have arrived stay on the server, so a lost connection costs no more than what was
 // on its way. Where an upload goes on is kept in this browser, so that the same file can be chosen again after a reload.
 
-import { Problem } from "./api.js";
+import { Problem, jobUrl } from "./api.js";
 import * as storage from "./storage.js";
 
 const VERSION = { "Tus-Resumable": "1.0.0" };
@@ -139,17 +139,31 @@ export class Transfer {
     }
   }
 
-  /** Stop, and let the server forget what it has. */
+  /** Stop, and let the server forget what it has. Resolves to the job's facts if it is too late: the container is there. */
   cancel() {
     this.#stop.abort();
     storage.remove(this.key);
     this.#request?.abort();
     this.#wake();
-    this.#drop();
+    return this.#drop();
   }
 
-  #drop() {
-    if (this.url) fetch(this.url, { method: "DELETE", headers: VERSION }).catch(() => null);
+  /** As `cancel`. All may have arrived before the connection was cut: then it is the job that there is to be cancelled. */
+  async #drop() {
+    const { url } = this;
+    try {
+      for (let tries = 0; url && tries < 3; tries++) {
+        const id = (await fetch(url, { method: "HEAD", headers: VERSION })).headers.get("Harmony4-Job");
+        if (id) {
+          const job = await (await fetch(jobUrl(id), { method: "DELETE" })).json();
+          return job.state === "done" ? job : null;
+        }
+        if ((await fetch(url, { method: "DELETE", headers: VERSION })).status !== 423) break;
+      }
+    } catch {
+      // The server is away: it forgets what nobody goes on with.
+    }
+    return null;
   }
 
   /** What `done` resolves to; rejects as soon as it is cancelled. */

@@ -258,10 +258,22 @@ class Upload {
     tidy();
   }
 
+  /** It was cancelled, and was made all the same. */
+  late(job) {
+    if (this.job) return; // it is being sent again
+    this.button.textContent = "Close";
+    this.away.hidden = true;
+    this.label.replaceChildren(element("a", { href: href(job.name) }, this.shown));
+    this.says.textContent = "It was made before it could be cancelled.";
+    tell(`${this.shown}: ${this.says.textContent}`);
+    finished(job.name);
+    tidy();
+  }
+
   press() {
     if (!this.over) {
       if (this.job) fetch(jobUrl(this.job.id), { method: "DELETE" }).catch(() => (this.says.textContent = "The server cannot be reached: it is not cancelled"));
-      else if (this.transfer) this.transfer.cancel();
+      else if (this.transfer) this.transfer.cancel().then((job) => job && this.late(job));
       else this.drop();
     } else if (this.button.textContent !== "Close") {
       running += 1;
