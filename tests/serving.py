@@ -43,9 +43,9 @@ _KEEPS_VIEWS: Final = (3, 12, 9) <= sys.version_info < (3, 13) or sys.version_in
 MAPPING_LOOPS: Final = tuple(loop for loop in LOOPS if loop == "uvloop" or _KEEPS_VIEWS)
 """Loops whose transports keep views of what they could not send, so that they may be given a mapping."""
 
-BLOCKED: Final = 1.0
+BLOCKED: Final = 3.0
 """Seconds a callback may take. Generous: the machines that run tests are shared, and a callback that shares
-an interpreter with the test's own threads has been seen to take 0.55 s for nothing."""
+an interpreter with the test's own threads has been seen to take 1.6 s for nothing."""
 
 VIDEO: Final = TrackInfo(codec="h264", kind="video", media_type="video/mp4")
 

@@ -99,7 +99,8 @@ def slices(mapping: mmap, descriptor: int, pieces: Pieces) -> list[bytes | memor
         offset, size = pieces[number]
         page = (offset + size - 1) // PAGESIZE * PAGESIZE
         if offset < page:  # nobody sends the byte at `page` unless the page before is whole
-            copies.append(_copy(descriptor, page + 1, offset + size))
+            if page + 1 < offset + size:
+                copies.append(_copy(descriptor, page + 1, offset + size))
             sent = [view[start : start + length] for start, length in pieces[:number]]
             return [*sent, view[offset : page + 1], *reversed(copies)]
         copies.append(_copy(descriptor, offset, offset + size))
