@@ -115,7 +115,7 @@ def ask(connection: http.client.HTTPConnection, start: int, size: int, **headers
 
 
 def check_pieces(server: Server, pieces: list[Any], start: int, size: int, *, end: bool = True) -> None:
-    """They are slices of the mapping, one for each block that is touched, and a copy of the answer's `end`."""
+    """They are slices of the mapping, one for each block that is touched, and a copy of its `end`."""
     reader = server.app[LIBRARY]._containers["a.h4mk"].reader
     mapped = [one for one in map(memoryview, pieces) if one.obj is reader.mapping]
     copied = pieces[len(mapped) :]
