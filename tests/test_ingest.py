@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -28,7 +29,9 @@ from harmony4.crypto.errors import (
 from harmony4.h4mk import H4MKBuilder, H4MKReader, HistoryEntry, TrackInfo, verify
 from harmony4.server.exporting.ingest import ExportOptions, export
 from harmony4.tokenize.demux import demux
-from media_factory import PLAIN, media
+from harmony4.tokenize.scan import missing
+from harmony4.tokenize.sniff import SNIFF_SIZE, sniff
+from media_factory import PLAIN, RECIPES, media
 from needs import BUNNY, needs_ffmpeg
 
 SMALL = ExportOptions(block_size=20_000)
@@ -248,6 +251,31 @@ def test_media_that_break_off_have_a_note(tmp_path: Path) -> None:
     result = export(io.BytesIO(data), out, SMALL)
     check(out, bytes(data))
     assert result.note is None or result.note.startswith("the media break off")
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    "name", ["plain.mp4", "fragmented.mp4", "plain.mkv", "plain.webm", "plain.ts", "tone.wav", "opus.ogg"]
+)
+def test_media_that_lack_their_end(name: str, tmp_path: Path) -> None:
+    """Demuxers say nothing of it, so the structure is asked; a pipe and a file say the same."""
+    data = media(name).read_bytes()
+    for kept in (len(data) * 6 // 10 - 5, len(data) * 95 // 100 - 5):
+        (tmp_path / name).write_bytes(data[:kept])
+        for source in (tmp_path / name, io.BytesIO(data[:kept])):
+            note = export(source, tmp_path / "out").note
+            found = re.fullmatch(r"the media break off: (\d+) bytes are missing at the end", note or "")
+            assert found, note
+            assert 0 < int(found[1]) <= len(data) - kept
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_whole_media_lack_nothing(name: str) -> None:
+    found = sniff(media(name).read_bytes()[:SNIFF_SIZE])
+    if found is not None:
+        with media(name).open("rb") as file:
+            assert missing(file, media(name).stat().st_size, found.name) == 0
 
 
 # -- refused, and nothing written

@@ -294,6 +294,9 @@ def test_media_that_break_off(name: str, kept: float, tmp_path: Path) -> None:
     result = export(tmp_path / name, tmp_path / "a.h4mk", REMUX)
     assert verify(tmp_path / "a.h4mk").ok
     assert (result.seal.duration, result.lost) == (plain.seal.duration, False)
+    assert result.note == plain.note
+    if name != "moovend.mp4":
+        assert "are missing at the end" in (result.note or "")
     with H4MKReader(tmp_path / "a.h4mk") as moved, H4MKReader(tmp_path / "plain.h4mk") as source:
         assert moved.tracks[0].keyframes == source.tracks[0].keyframes
 

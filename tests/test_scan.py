@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import random
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import independent
-from harmony4.tokenize.scan import Boxes, Clusters, Packets, Pages, Samples, Scanner
+from harmony4.tokenize.scan import Boxes, Chunks, Clusters, Packets, Pages, Samples, Scanner, missing
 from media_factory import media
 from needs import needs_ffmpeg
 
@@ -158,6 +159,94 @@ def test_samples() -> None:
     samples.feed(b"abc")
     samples.forget(2)
     assert (samples.reads, samples.unit(77)) == (False, 77)
+
+
+def chunk(kind: bytes, size: int) -> bytes:
+    return kind + size.to_bytes(4, "little") + b"s" * size
+
+
+WAV = b"RIFF\0\0\0\0WAVE" + chunk(b"fmt ", 16) + chunk(b"LIST", 5) + b"\0" + chunk(b"data", 301) + b"\0"
+
+
+class TestMissing:
+    @pytest.mark.parametrize(
+        ("make", "data", "kept", "lacks"),
+        [
+            (Boxes, FRAGMENTED, 15, 0),  # of ftyp
+            (Boxes, FRAGMENTED, 724, 0),  # between two boxes
+            (Boxes, FRAGMENTED, 723, 1),
+            (Boxes, FRAGMENTED, 840, 3000 - 2),
+            (Boxes, box(b"ftyp", 8) + b"\0\0\0\0mdat" + bytes(9), 30, 0),  # to the end, wherever that is
+            (Boxes, box(b"free", 8), 9, 0),
+            (Boxes, b"\0\0\0\1mdat" + b"\x7f" + b"\xff" * 20, 20, 0),  # nonsense
+            (Clusters, MATROSKA, len(MATROSKA) - 5, 5),
+            (
+                Clusters,
+                MATROSKA,
+                len(MATROSKA) - 930,
+                930,
+            ),  # a whole Cluster, of which only the Segment knows
+            (Clusters, LIVE, len(LIVE) - 5, 5),
+            (Clusters, element(SEGMENT, None) + element(CLUSTER, None) + bytes(8), 32, 0),  # lost
+            (Pages, OGG, 585 - 3, 3),
+            (Pages, OGG, 585 + 5, 0),
+            (Chunks, WAV, len(WAV) - 1, 0),  # nobody needs the byte that makes it even
+            (Chunks, WAV, len(WAV) - 2, 1),
+            (Chunks, WAV, 100, 301 - (100 - 58)),
+            (Chunks, WAV, 40, 0),
+            (Chunks, WAV[:50] + b"data" + b"\xff" * 4 + bytes(50), 100, 0),  # out of a pipe
+            (Chunks, WAV[:50] + b"data" + bytes(54), 100, 0),
+            (lambda: Packets(256), TS, len(TS) - 9, 9),
+            (lambda: Packets(256), TS, 6 * 188, 0),
+            (lambda: Packets(256), TS + bytes(40), len(TS) + 40, 0),
+            (lambda: Packets(256, 192), packet(0, size=192) * 2, 195, 0),
+            (lambda: Packets(256, 192), packet(0, size=192) * 2, 200, 184),
+            (Samples, b"whatever", 4, 0),
+        ],
+    )
+    def test_what_it_is(self, make: Callable[[], Scanner], data: bytes, kept: int, lacks: int) -> None:
+        for cuts in ([], list(range(kept))):
+            scanner = make()
+            feed(scanner, data[:kept], cuts)
+            assert scanner.missing == lacks
+
+    @pytest.mark.parametrize(
+        ("name", "make", "data"),
+        [
+            ("mp4", Boxes, FRAGMENTED),
+            ("matroska", Clusters, MATROSKA),
+            ("ogg", Pages, OGG),
+            ("wav", Chunks, WAV),
+        ],
+    )
+    def test_of_a_file(self, name: str, make: Callable[[], Scanner], data: bytes) -> None:
+        """As what has seen every byte says, wherever it ends; whole ones lack nothing."""
+        data *= 1 if name in ("matroska", "wav") else 20
+        found = set()
+        for kept in (*range(0, len(data), max(1, len(data) // 999)), len(data)):
+            scanner = make()
+            scanner.feed(data[:kept])
+            assert missing(io.BytesIO(data[:kept]), kept, name) == scanner.missing
+            found.add(scanner.missing > 0)
+        assert scanner.missing == 0 and found == {False, True}
+
+    def test_that_reads_little(self) -> None:
+        """Of a long film some KiB for each part; it may become shorter meanwhile, too."""
+
+        class Counting(io.BytesIO):
+            reads = 0
+
+            def read(self, n: int | None = -1, /) -> bytes:
+                self.reads += 1
+                return super().read(n)
+
+        long = box(b"moov", 100) + box(b"mdat", 10_000_000)
+        file = Counting(long)
+        assert missing(file, len(long), "mp4") == 0
+        assert file.reads == 1
+        assert missing(Counting(long[:5000]), len(long), "mp4") == 0  # as far as it was there, all was well
+        assert missing(Counting(long * 2), 15_000_000, "mp4") == 2 * len(long) - 15_000_000
+        assert missing(io.BytesIO(b"x"), 1, "mp3") == 0
 
 
 class TestTransport:

@@ -20,7 +20,7 @@ from harmony4.tokenize.demux import BUFFER, Demuxed, Demuxer, StreamFacts, clock
 from harmony4.tokenize.feed import Feed, SeekableFile, Spool, discard, regular_file
 from harmony4.tokenize.packet import Packet
 from harmony4.tokenize.packettable import PacketTable
-from harmony4.tokenize.scan import Boxes, Clusters, Packets, Pages, Samples, Scanner
+from harmony4.tokenize.scan import WALKERS, Boxes, Packets, Samples, Scanner
 from harmony4.tokenize.sniff import Format
 from harmony4.tokenize.timeline import Step, Timeline, micros, unroll
 from harmony4.tokenize.tokens import Source
@@ -33,6 +33,7 @@ __all__ = [
     "OpaqueBlocks",
     "TrackFacts",
     "index_last",
+    "missing_note",
     "spooled",
 ]
 
@@ -76,7 +77,7 @@ class Blocks(ABC):
         """µs on the source's own clock where the container's timeline starts."""
         self.steps: list[Step] = []
         self.note: str | None = None
-        """Why the demuxer stopped before the source ended."""
+        """Why the demuxer stopped before the source ended, or how much the source lacks at its end."""
         self.spooled = False
         """Whether all of the source was read before the first block."""
         self.end = 0
@@ -172,8 +173,8 @@ class MediaBlocks(Blocks):
         self._scan()
         if self.track is None:
             self._describe(media, clock, None)
-        self.note = media.stopped
         yield from self._rest()
+        self.note = media.stopped or missing_note(self._scanner.missing)
 
     def _jumping(self, packets: PacketTable, clock: int) -> Iterator[tuple[Block, bytes]]:
         """Packets out of a file that the demuxer reads by itself: with the bytes up to the end of each."""
@@ -196,6 +197,8 @@ class MediaBlocks(Blocks):
         while not feed.ended:
             before = feed.size
             feed.pull(before + _PIECE)
+            if self._scanner.reads:  # no packet asks any more, but the end may tell that it comes too early
+                self._scanner.feed(feed.peek(before, feed.size - before))
             for block in cutter.skip(feed.size - before):
                 yield self._cut(block)
         for block in cutter.finish():
@@ -255,6 +258,11 @@ class MediaBlocks(Blocks):
         return block, self._feed.take(block.size)
 
 
+def missing_note(size: int) -> str | None:
+    """What `Scanner.missing` means for a user."""
+    return f"{size} bytes are missing at the end" if size else None
+
+
 def index_last(feed: Feed) -> bool:
     """Whether an MP4's media come before its index: read on until one of them has shown.
 
@@ -304,10 +312,6 @@ def _origin(streams: tuple[StreamFacts, ...], clock: StreamFacts, wraps: bool) -
 
 
 def _scanner(found: Format, clock: StreamFacts) -> Scanner:
-    if found.name == "mp4":
-        return Boxes()
-    if found.name == "matroska":
-        return Clusters()
     if found.name == "mpegts":
         return Packets(clock.id, found.packet)
-    return Pages() if found.name == "ogg" else Samples()
+    return WALKERS.get(found.name, Samples)()

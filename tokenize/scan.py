@@ -4,20 +4,25 @@ The demuxer says where a packet's bytes lie, but a player that starts there is l
 the Cluster or the page around them (H4MK, "Time"). These scanners follow only the outermost structure, skip
 payloads by their length, and never look inside one. They take bytes in file order, in pieces of any length,
 and never raise: where the structure breaks they look for the next start, as demuxers do.
+
+They also see what no demuxer tells: that a file ends before its last part does, as one does whose copying was
+interrupted.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 
-__all__ = ["Boxes", "Clusters", "Packets", "Pages", "Samples", "Scanner"]
+__all__ = ["WALKERS", "Boxes", "Chunks", "Clusters", "Packets", "Pages", "Samples", "Scanner", "missing"]
 
 Buffer = bytes | bytearray | memoryview
 _ENDLESS = 2**63
+_LOOK = 4096
+"""Bytes that are read at a header by who looks at nothing else."""
 
 
 class Scanner(Protocol):
@@ -27,6 +32,10 @@ class Scanner(Protocol):
     """False: `feed` need not be called."""
     bare: bool
     """True: a keyframe may open at its own position where its unit's start is already behind a boundary."""
+
+    @property
+    def missing(self) -> int:
+        """Bytes by which the last part is longer than what was fed; 0 where it is whole, or does not say."""
 
     def feed(self, data: Buffer) -> None:
         """Take the next bytes of the file."""
@@ -39,10 +48,11 @@ class Scanner(Protocol):
 
 
 class Samples:
-    """No structure: every packet is its own unit (plain MP3, FLAC, WAV)."""
+    """No structure: every packet is its own unit (plain MP3, FLAC)."""
 
     reads = False
     bare = False
+    missing = 0
 
     def feed(self, data: Buffer) -> None:
         """Nothing to see."""
@@ -108,6 +118,21 @@ class _Walker(ABC):
         self._at += gone
         self._skip = step - gone
 
+    @property
+    def ahead(self) -> int:
+        """Bytes that come before the next header."""
+        return self._skip
+
+    @property
+    def missing(self) -> int:
+        """As Scanner."""
+        return self._skip if self._skip < _ENDLESS // 2 else 0
+
+    def leap(self, size: int) -> None:
+        """Go on behind `size` bytes that need no look, at most `ahead`."""
+        self._skip -= size
+        self._at += size
+
     @abstractmethod
     def _header(self, head: bytearray) -> int | None:
         """Bytes from this header's start to the next one's; None: `_want` more of it; below 0: nonsense."""
@@ -135,6 +160,12 @@ class Boxes(_Walker):
         super().__init__()
         self.order: str | None = None
         """The first of "moov", "moof", "mdat", once one was seen."""
+        self._media = False
+
+    @property
+    def missing(self) -> int:
+        """As Scanner, of media and what tells where they are: nobody misses the end of anything else."""
+        return super().missing if self._media else 0
 
     def _header(self, head: bytearray) -> int | None:
         size = int.from_bytes(head[:4], "big")
@@ -142,7 +173,8 @@ class Boxes(_Walker):
             self._want = 16
             return None
         kind = bytes(head[4:8])
-        if self.order is None and kind in (b"moov", b"moof", b"mdat"):
+        self._media = kind in (b"moov", b"moof", b"mdat")
+        if self.order is None and self._media:
             self.order = kind.decode()
         if kind == b"moof":
             self.units.append(self._at)
@@ -166,6 +198,15 @@ class Clusters(_Walker):
     _marker = b"\x1f\x43\xb6\x75"
     _SEGMENT = b"\x18\x53\x80\x67"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._stop = 0  # where the Segment ends, if it says so
+
+    @property
+    def missing(self) -> int:
+        """As Scanner; a Segment tells as well where nothing is lost but whole Clusters."""
+        return 0 if self._lost else max(super().missing, self._stop - self._at - len(self._head), 0)
+
     def _header(self, head: bytearray) -> int | None:
         width = 9 - head[0].bit_length()  # of the ID; the leading zero bits count its bytes
         if width > 4:
@@ -186,6 +227,8 @@ class Clusters(_Walker):
         unknown = size == (1 << 7 * length) - 1
         if tag == self._marker:
             self.units.append(self._at)
+        if tag == self._SEGMENT and not unknown:
+            self._stop = self._at + used + size
         if tag == self._SEGMENT or (unknown and tag == self._marker):
             return used
         return -1 if unknown else used + size
@@ -208,6 +251,31 @@ class Pages(_Walker):
         return used + sum(head[27:used])
 
 
+class Chunks(_Walker):
+    """WAV (RIFF, EBU Tech 3306 for RF64): no units, every packet is its own."""
+
+    _least = 8
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sound = False
+        self._padded = 0  # a chunk of odd size ends in a byte that many writers leave out
+
+    @property
+    def missing(self) -> int:
+        """As Scanner, of sound."""
+        return max(super().missing - self._padded, 0) if self._sound else 0
+
+    def _header(self, head: bytearray) -> int | None:
+        size = int.from_bytes(head[4:8], "little")
+        self._padded = size & 1
+        self._sound = head[:4] == b"data"
+        if bytes(head[:4]) in (b"RIFF", b"RF64", b"BW64"):
+            return 12
+        # Both mean that it is not known here: who writes into a pipe, and RF64.
+        return _ENDLESS if self._sound and size in (0, 0xFFFFFFFF) else 8 + size + self._padded
+
+
 class Packets:
     """MPEG transport streams (ISO 13818-1 2.4.3): a unit starts at the PAT before a PES packet.
 
@@ -227,6 +295,12 @@ class Packets:
         self._at = 0  # where _rest starts
         self._pats: list[int] = []
         self._first: list[int] = []  # of the clock's PID after each PAT
+
+    @property
+    def missing(self) -> int:
+        """As Scanner: of the last packet."""
+        begun = self._rest[self._lead : self._lead + 1] == b"\x47"
+        return self._size - len(self._rest) if begun else 0
 
     def feed(self, data: Buffer) -> None:
         chunk = self._rest + bytes(data)
@@ -264,3 +338,45 @@ class Packets:
         i = bisect_left(self._pats, before)  # `unit` looks for a PAT before its position, never at it
         if i > 1:
             del self._pats[: i - 1], self._first[: i - 1]
+
+
+class Seekable(Protocol):
+    """What `missing` reads."""
+
+    def read(self, n: int, /) -> bytes:
+        """The next `n` bytes, fewer only at the end."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go to an offset from the start."""
+
+
+WALKERS: Final[dict[str, type[_Walker]]] = {
+    "mp4": Boxes,
+    "matroska": Clusters,
+    "ogg": Pages,
+    "wav": Chunks,
+}
+"""For the formats (`sniff.Format.name`) whose parts tell by themselves where the next one begins."""
+
+
+def missing(file: Seekable, size: int, name: str) -> int:
+    """`Scanner.missing` of a file of `size` bytes in format `name`: little of it is read but headers.
+
+    0 for a format that is not in WALKERS. Raises what the file raises.
+    """
+    make = WALKERS.get(name)
+    if make is None:
+        return 0
+    walker = make()
+    at = 0
+    while at < size:
+        file.seek(at)
+        data = file.read(_LOOK)
+        if not data:  # it has become shorter
+            break
+        walker.feed(data)
+        at += len(data)
+        far = min(walker.ahead, size - at)
+        walker.leap(far)
+        at += far
+    return walker.missing

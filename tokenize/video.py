@@ -135,7 +135,7 @@ class VideoTransportTokenizer(Tokenizer[VideoBlockToken]):
 
     @property
     def note(self) -> str | None:
-        """Why the demuxer stopped before the source ended; None if it did not."""
+        """Why the demuxer stopped too early, or how much the source lacks; None if all is there."""
         return self._blocks.note if self._blocks else None
 
     @property

@@ -227,9 +227,9 @@ def _demuxed(
         raise MediaError("none of its streams can be put into MP4", where=found.name)
     if len(fitting) > _STREAMS:
         raise LimitError("too many streams to take apart", expected=f"<= {_STREAMS}", found=len(fitting))
-    left = remuxing.left_out(notes)
-    if left is not None:
-        say(left)
+    for told in (remuxing.cut_off(file, found), remuxing.left_out(notes)):
+        if told is not None:
+            say(told)
     parts = []
     for note in fitting:
         moved, _ = stack.enter_context(remuxing.remuxed(file, found, [note.index]))

@@ -24,13 +24,15 @@ from harmony4.server.exporting.sources import OpenedSource, on_disk
 from harmony4.server.sandboxing.sandbox import Remuxer, Sandbox
 from harmony4.tokenize.demux import Demuxer
 from harmony4.tokenize.feed import SeekableFile
+from harmony4.tokenize.media import missing_note
+from harmony4.tokenize.scan import missing
 from harmony4.tokenize.sniff import SNIFF_SIZE, Format, sniff
 from harmony4.tokenize.video import VideoTransportTokenizer
 
 if TYPE_CHECKING:
     from harmony4.tokenize.decode import SoundDecoder
 
-__all__ = ["export_remuxed", "left_out", "plays_alone", "recognize", "remuxed"]
+__all__ = ["cut_off", "export_remuxed", "left_out", "plays_alone", "recognize", "remuxed"]
 
 _PACKET: Final = 188
 """Bytes of an MPEG-TS packet; those of 192 (M2TS) no player takes by segments."""
@@ -74,7 +76,9 @@ def export_remuxed(
                 result = run_export(file, target, tokenizer, options, progress)
             kept = "kept as it is" + (": its blocks play alone already" if result.track.self_framing else "")
             return replace(result, note=joined(result.note, kept))
+        short = cut_off(file, found)
         with remuxed(file, found, sandbox=sandbox) as (moved, notes):
+            left = left_out(notes)
             if options.spectrum is not None:
                 from harmony4.server.exporting.spectra import export_spectrum  # as above
 
@@ -83,10 +87,10 @@ def export_remuxed(
                     result = export_spectrum(
                         sources, again, target, options, progress, demuxer, decoder, spool_folder
                     )
-                return replace(result, note=joined(result.note, left_out(notes)))
+                return replace(result, note=joined(result.note, short, left))
             if not options.keep_original:
                 result = run_export(moved, target, tokenizer, options, progress)
-                return replace(result, note=joined(result.note, left_out(notes)))
+                return replace(result, note=joined(result.note, short, left))
             with ExitStack() as stack:
                 inputs = [
                     stack.enter_context(MediaInput(one, options, demuxer, spool_folder))
@@ -103,7 +107,7 @@ def export_remuxed(
                     sign_every=options.sign_every,
                 )
                 track = inputs[0].tracks[0]
-                note = joined(*dict.fromkeys(one.note() for one in inputs), left_out(notes))
+                note = joined(*dict.fromkeys([*(one.note() for one in inputs), short, left]))
                 return ExportResult(seal, track, track.timing, note)
 
 
@@ -162,6 +166,13 @@ def left_out(notes: Collection[StreamNote]) -> str | None:
     more = [f"{len(names) - _NAMED} more"] if len(names) > _NAMED else []
     listed = ", ".join(names[:_NAMED] + more)
     return f"left out, for MP4 does not hold them: {listed}" if names else None
+
+
+def cut_off(source: OpenedSource, found: Format) -> str | None:
+    """What a user should know of a file that ends too early; None if it does not. Raises SourceError."""
+    assert source.size is not None
+    note = missing_note(missing(_file(source), source.size, found.name))
+    return note and f"the media break off: {note}"
 
 
 def _file(source: OpenedSource) -> SeekableFile:
