@@ -59,7 +59,7 @@ def row(number: int) -> str:
 def test_what_does_not_play_says_so(
     page: Page, server: Server, clips: dict[str, Path], tmp_path: Path
 ) -> None:
-    """A text is kept, and nothing plays; of a film that is cut off one sees how long it is."""
+    """A text is kept, and nothing plays; of a film that is cut off one sees what is left, and what lacks."""
     page.evaluate(DROP, [["notes.txt", "hello " * 300]])
     says(page, row(1), "1 block sealed")
     says(page, row(1), "nothing of it plays")
@@ -72,6 +72,7 @@ def test_what_does_not_play_says_so(
     page.set_input_files("#files", cut)
     page.wait_for_selector(f"{row(2)} a")
     assert "sealed · 0:02." in page.inner_text(row(2))  # of six
+    says(page, row(2), f"The media break off: {len(whole) - len(whole) // 2} bytes are missing at the end.")
     assert "plays" not in page.inner_text(row(2))
 
 
