@@ -28,14 +28,14 @@ export function open({ facts }, root) {
       head: mono(facts.head),
       root: mono(facts.root),
       lost: lost(facts.lost),
-      history: facts.history.length ? facts.history.map((one) => one.op).join(" → ") : null,
+      history: facts.history.length ? plain(facts.history.map((one) => one.op).join(" → ")) : null,
     }),
   ];
   facts.tracks.forEach((track, number) => {
     tables.push(
       table({
-        [`track ${number}`]: [track.kind, track.codec.replaceAll(",", " + "), track.media_type].filter(Boolean).join(" · "),
-        language: track.lang,
+        [`track ${number}`]: plain([track.kind, track.codec.replaceAll(",", " + "), track.media_type].filter(Boolean).join(" · ")),
+        language: track.lang && plain(track.lang),
         title: track.name && plain(track.name),
         stream: `${bytes(track.bytes)}, ${count(track.blocks, "block")}, ${count(track.keyframes, "keyframe")}`,
         times: track.timing === "demux" ? "from the media" : "counted at an assumed frame rate: the media say none that is known here",

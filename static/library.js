@@ -229,7 +229,7 @@ function row(number) {
   }
   const track = item.tracks[0];
   const facts = [
-    item.tracks.map((one) => one.codec.replaceAll(",", " + ") || one.kind).join(", "),
+    plain(item.tracks.map((one) => one.codec.replaceAll(",", " + ") || one.kind).join(", ")),
     bytes(item.size),
     track ? count(track.keyframes, "keyframe") : null,
   ];

@@ -2,10 +2,10 @@
 // starts ends with context.signal.
 
 import * as api from "./api.js";
-import { $, element, note } from "./dom.js";
-import { sentence } from "./format.js";
+import { $, element } from "./dom.js";
 import * as facts from "./facts.js";
 import * as session from "./session.js";
+import { unshown } from "./unshown.js";
 
 const MODULES = {
   facts: async () => facts,
@@ -73,13 +73,11 @@ async function fill() {
     if (mine.signal.aborted || error.name === "AbortError") return;
     session.refused(error.code);
     failed = true;
-    const lost = error.code === "part";
-    const again = element("button", { type: "button", class: "quiet" }, lost ? "Load the page again" : "Try again");
-    again.addEventListener("click", () => {
-      if (lost) location.reload();
-      else fill();
-      $(`tab-${chosen}`).focus(); // the button is no more
-    });
-    root.replaceChildren(element("div", { class: "note", role: "alert" }, ...note("This cannot be shown", sentence(error.message)), again));
+    root.replaceChildren(
+      unshown(error, () => {
+        fill();
+        $(`tab-${chosen}`).focus(); // the button is no more
+      }),
+    );
   }
 }

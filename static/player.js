@@ -75,7 +75,7 @@ export async function show(name, start) {
   const lost = facts.lost.length ? "parts are lost" : null;
   $("state").textContent = [facts.state, lost, signers, masked].filter(Boolean).join(" · ");
   $("state").className = facts.state === "sealed" && !lost ? "state" : "state warn";
-  $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, `${one.track} · ${plain(one.name ?? one.lang ?? one.kind)} ${one.codec.replaceAll(",", " + ")}`)));
+  $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, plain(`${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`))));
   $("track").hidden = facts.tracks.length < 2;
   await choose(mine, 0, mine.wanted); // another time may be asked for meanwhile
 }
@@ -398,7 +398,7 @@ function play(mine, track, url, start) {
   const media = element(kind, { controls: kind === "audio", preload: "metadata", playsinline: kind === "video", src: url, "aria-label": label });
   for (const one of mine.facts.tracks) {
     if (kind !== "video" || one.media_type !== "text/vtt" || one.masked) continue;
-    media.append(element("track", { kind: "subtitles", src: api.local(one.range_url), srclang: one.lang, label: (one.name && plain(one.name)) ?? one.lang ?? `track ${one.track}` }));
+    media.append(element("track", { kind: "subtitles", src: api.local(one.range_url), srclang: one.lang, label: plain(one.name ?? one.lang ?? `track ${one.track}`) }));
   }
   mine.media = media;
   const current = () => open === mine && mine.media === media;

@@ -1,9 +1,11 @@
 // The panel of tokens: the live stream around the position, blocks and groups as bars over time, and the sound's spectrum.
 
+import { part } from "./api.js";
 import { colours, redraw, sharp } from "./canvas.js";
-import { element } from "./dom.js";
+import { $, element } from "./dom.js";
 import { bytes, clock } from "./format.js";
 import { Follower } from "./follower.js";
+import { unshown } from "./unshown.js";
 
 const SHOWN = 4; // tokens before and behind the current one in the table
 const SPANS = [10, 30, 120, 600]; // seconds that the bars show
@@ -83,8 +85,17 @@ async function hear(context, box) {
   const sounds = !track.masked && (track.kind === "audio" || /aac|opus|vorbis|mp3|flac|ac-?3|pcm|alac/i.test(track.codec));
   if (!sounds && !stored) return;
   const begin = async () => {
-    const { show } = await import("./spectrogram.js");
-    if (!signal.aborted) show(context, box, stored?.track);
+    try {
+      const { show } = await part(import("./spectrogram.js"));
+      if (!signal.aborted) show(context, box, stored?.track);
+    } catch (error) {
+      if (signal.aborted) return;
+      const again = () => {
+        begin();
+        $("tab-tokens").focus(); // the button is no more
+      };
+      box.replaceChildren(unshown(error, again));
+    }
   };
   if (stored || Number(facts.duration) <= HEARD) {
     await begin();

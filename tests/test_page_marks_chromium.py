@@ -65,7 +65,7 @@ def test_what_does_not_show_is_written_out(browser: Browser, tmp_path: Path) -> 
     """In names, and in the documents of a container; but for joiners, which change what is seen."""
     text = f"a{UNSEEN}b{JOINED}"
     written = "a" + "".join(f"⟨U+{ord(one):04X}⟩" for one in UNSEEN) + f"b{JOINED}"
-    info = TrackInfo(codec="x", kind="data", media_type="x/y", name=text)
+    info = TrackInfo(codec=text, kind="data", media_type="x/y", name=text, lang=text)
     write_container(tmp_path / f"{text}.h4mk", [b"x"], info=info, title=text)
     with running(tmp_path) as server, page_on(browser, server.url) as page:
         page.goto(server.url)

@@ -154,6 +154,22 @@ def test_a_panel_that_cannot_be_loaded(browser: Browser, root: Path, retry: str)
         page.wait_for_selector("#chunks [data-tag=TRAK]")
 
 
+def test_a_spectrum_that_cannot_be_loaded(browser: Browser, root: Path) -> None:
+    """Below the tokens, which stay, stands why."""
+    with running(root) as server, page_on(browser, server.url, LOST) as page:
+        page.goto(f"{server.url}/?name=sound.h4mk")
+        page.wait_for_selector("#stage audio")
+        page.route("**/static/spectrogram.js", lambda route: route.abort("connectionrefused"))
+        page.click("#tab-tokens")
+        says(page, "#panel .sound", "A part of the page could not be loaded.")
+        page.wait_for_selector("#tokens tbody tr")
+        page.unroute_all(behavior="wait")
+        with page.expect_navigation():
+            page.click("#panel .sound button:text('Load the page again')")
+        page.click("#tab-tokens")
+        page.wait_for_selector("#panel .sound canvas")
+
+
 def interrupted(page: Page, server: Server) -> None:
     """Open a film whose server goes away as it is asked for the media."""
 

@@ -8,7 +8,6 @@ end of the server, fails its pipe; the thread then unwinds, and its spool goes w
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +40,6 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 _LOG: Final = logging.getLogger("harmony4.server")
-_M_ARENA_MAX: Final = -8
 _PASSING: Final = frozenset({"stopping", "full", "storage", "source", "busy"})
 _TICK: Final = 0.5
 """Seconds between two looks for jobs that somebody wants to stop, and between two notes of what has come."""
@@ -54,17 +52,6 @@ class CancelledProblem(Problem):
 
     def __init__(self) -> None:
         super().__init__("cancelled", "the job was cancelled")
-
-
-def _share_heaps() -> None:
-    """Let all threads share two heaps, where there is glibc (mallopt(3)).
-
-    By itself it gives each of up to 16 threads one, and each keeps some blocks of media that it once held: 20
-    to 30 MiB of twenty uploads. Under Python's lock threads do not wait for each other there. Giving each
-    block back at once (M_MMAP_THRESHOLD) would save 20 MiB more, and cost a fifth of the throughput.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def passes(error: BaseException | None) -> bool:
@@ -126,7 +113,6 @@ class Desk:
         self._behind: set[asyncio.Task[Any]] = set()
         # As many threads as there are places: who has a place must not wait for another's end.
         self._threads = ThreadPoolExecutor(config.max_uploads, thread_name_prefix="harmony4-export")
-        _share_heaps()
         self._limits = Limits(memory=config.demux_memory, cpu=config.demux_cpu, samples=config.decode_samples)
 
     # -- an export

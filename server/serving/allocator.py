@@ -2,7 +2,8 @@
 
 glibc gives each thread an arena of its own, up to eight for each processor. Threads that take turns with
 uploads leave holes in all of them: a worker went on growing, by 12 MiB within a quarter of an hour, though no
-object of Python's was more than before.
+object of Python's was more than before. Giving each block back at once (M_MMAP_THRESHOLD) would save some 20
+MiB more of twenty uploads, and cost a fifth of their throughput.
 """
 
 from __future__ import annotations
