@@ -23,19 +23,14 @@ import aiohttp
 import pytest
 
 from crowd import (
-    BLOCK,
-    CLIENTS,
     LONG,
     CutError,
-    Film,
-    Seen,
     Talker,
     behind_nginx,
     crowd,
     descriptors,
-    make_film,
-    upload,
 )
+from crowd_clients import BLOCK, CLIENTS, Film, Seen, make_film, upload
 from harmony4.h4mk import H4MKReader
 from harmony4.server.state import FOLDER
 from mounts import folder_that_can_be_locked, small_disk
