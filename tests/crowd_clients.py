@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import random
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -245,7 +246,7 @@ async def upload(
     session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
 ) -> None:
     """Some bytes, or a real film, at once or resumable; what came of it is read, deleted, and purged."""
-    name, kind = f"up{dice.randrange(2**60):x}.h4mk", dice.choice(["raw", "raw", "film", "tus"])
+    name, kind = f"up{secrets.token_hex(8)}.h4mk", dice.choice(["raw", "raw", "film", "tus"])
     body = dice.randbytes(dice.randrange(1, 2**18)) if kind == "raw" else BUNNY.read_bytes()
     if kind == "tus":
         made = await _send_in_parts(session, url, name, body, seen)

@@ -78,7 +78,7 @@ def test_two_hundred_clients(place: Place, films: list[Film]) -> None:
     (ROOT / ".build").mkdir(exist_ok=True)
     (ROOT / ".build" / "system.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
-    assert not seen.wrong
+    assert not seen.wrong, "\n".join(seen.wrong)
     assert place.server.workers() == workers  # none of them died
     # So much is warming up, of two workers, at any length of the load (1 to 8 MiB were seen in the second
     # minute, 5 in the second five); a leak would go on with it. It is glibc: Python had as many objects and

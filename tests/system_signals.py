@@ -96,7 +96,7 @@ def test_sigterm_under_load(films: list[Film], tmp_path: Path) -> None:
 
         seen = asyncio.run(end_amid())
     print(f"SIGTERM: {dict(seen.counts)} answers, {dict(told)} streams, refused afterwards {dict(refused)}")
-    assert not seen.wrong
+    assert not seen.wrong, "\n".join(seen.wrong)
     assert told["to the end"]
     assert refused["range"], "the load went on when the server was gone"
     assert "Traceback" not in place.said()
@@ -269,7 +269,7 @@ def test_a_worker_is_killed_amid_the_crowd(films: list[Film], tmp_path: Path) ->
 
         seen = asyncio.run(amid())
     print(f"killed amid the crowd: {dict(seen.counts)} answers, {dict(lost)} lost, {len(had)} connections")
-    assert not seen.wrong
+    assert not seen.wrong, "\n".join(seen.wrong)
     assert 0 < lost.total() <= len(had)
 
 
@@ -335,7 +335,7 @@ def test_sighup_amid_the_crowd(films: list[Film], tmp_path: Path) -> None:
         seen = asyncio.run(amid())
         said = place.said()
     print(f"SIGHUP amid the crowd: {dict(seen.counts)} answers")
-    assert not seen.wrong
+    assert not seen.wrong, "\n".join(seen.wrong)
     assert said.count("the settings were read anew") == 2
     assert "Traceback" not in said
 
