@@ -21,7 +21,7 @@ from typing import Final
 
 import aiohttp
 
-from crowd_clients import CLIENTS, Client, Film, Seen
+from crowd_clients import CLIENTS, Client, Film, Seen, real_tokens
 from needs import ROOT
 from processes import Served, served
 from programs import Proxy, nginx
@@ -100,6 +100,8 @@ async def crowd(
     `watch` is called once a second, in a thread. `seen`: where what they see goes.
     """
     seen = seen or Seen()
+    if "send" in kinds:
+        real_tokens()  # takes a while the first time
     clock = asyncio.get_running_loop().time
     until_then = clock() + seconds
     async with aiohttp.ClientSession(
