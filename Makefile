@@ -25,10 +25,10 @@ test: $(VENV)/.dev  ## all tests; those that need ffmpeg, chromium or nginx are 
 	@$(BIN)/pytest $(PYTEST_ARGS)
 
 test-system: $(VENV)/.dev  ## the whole under load, and faults while it is (SYSTEM_TIME=120 seconds)
-	@$(BIN)/pytest -s tests/system.py tests/system_faults.py $(PYTEST_ARGS)
+	@$(BIN)/pytest -s tests/system.py tests/system_signals.py tests/system_faults.py $(PYTEST_ARGS)
 
 soak: $(VENV)/.dev  ## the same for an hour
-	@SYSTEM_TIME=3600 $(BIN)/pytest -s -o timeout=0 tests/system.py tests/system_faults.py $(PYTEST_ARGS)
+	@SYSTEM_TIME=3600 $(BIN)/pytest -s -o timeout=0 tests/system.py tests/system_signals.py tests/system_faults.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## ruff: rules and format
 	$(BIN)/ruff check .

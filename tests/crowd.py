@@ -3,8 +3,8 @@
     seen = asyncio.run(crowd(place.url, films, 20))
     assert not seen.wrong
 
-Every byte of every answer is checked. `Talker` is one of them by hand, where a test must know which
-connection was whose.
+What they ask for, and how their answers are checked, is in crowd_clients.py. `Talker` is one of them by hand,
+where a test must know which connection was whose.
 """
 
 from __future__ import annotations
@@ -13,31 +13,25 @@ import asyncio
 import json
 import os
 import random
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 
-from harmony4.h4mk import H4MKReader
-from harmony4.server.folder.facts import range_url
+from crowd_clients import CLIENTS, Client, Film, Seen, real_tokens
 from needs import ROOT
 from processes import Served, served
 from programs import Proxy, nginx
-from serving import write_container
 
 SECONDS: Final = float(os.environ.get("SYSTEM_TIME", "120"))
 LONG: Final = min(60.0, max(4.0, SECONDS / 10))
 """Seconds that a fault and what is before and after it take."""
 P99: Final = float(os.environ.get("SYSTEM_P99", "0.05"))
 """Seconds that 99 of 100 seeks may take at most."""
-KINDS: Final = {"range": 110, "seek": 50, "listen": 20, "upload": 10, "page": 10}
-BLOCK: Final = 2**19
-BLOCKS: Final = 24
+KINDS: Final = {"range": 100, "seek": 50, "listen": 10, "tokens": 18, "send": 2, "upload": 10, "page": 10}
 OPTIONS: Final = ("--workers", "2", "--access-log")
 ENVIRONMENT: Final = {
     "HARMONY4_LOG_FORMAT": "json",
@@ -49,41 +43,6 @@ ENVIRONMENT: Final = {
     "HARMONY4_MAX_CONNECTIONS_PER_CLIENT": "5000",
     "HARMONY4_STOP_DELAY": "1",
 }
-
-
-@dataclass
-class Seen:
-    """What the clients have seen."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    times: dict[str, list[float]] = field(default_factory=dict)
-    wrong: list[str] = field(default_factory=list)
-    heard: set[asyncio.Task[None] | None] = field(default_factory=set)
-    """Clients whose stream has begun."""
-
-    def check(self, fits: bool, what: str) -> None:
-        if not fits and len(self.wrong) < 20:
-            self.wrong.append(what)
-
-
-@dataclass(frozen=True)
-class Film:
-    """A container, and what is in it."""
-
-    name: str
-    data: bytes
-    keys: list[int]
-    version: str
-
-
-def make_film(path: Path, seed: int, count: int = BLOCKS) -> Film:
-    """Write a film of `count` blocks, all of it different from every other one's; a block lasts a second."""
-    blocks = [random.Random(seed * 1000 + n).randbytes(BLOCK) for n in range(count)]
-    write_container(path, blocks, key_every=3)
-    with H4MKReader(path) as reader:
-        keys = [entry.pts for entry in reader.seek_table(0)]
-        version = parse_qs(urlsplit(range_url(reader, path.name)).query)["v"][0]
-    return Film(str(path), b"".join(blocks), keys, version)
 
 
 @dataclass
@@ -127,84 +86,6 @@ def behind_nginx(library: Path, folder: Path, *options: str, **environment: str)
         yield Place(server, proxy.url, proxy, folder / "log")
 
 
-# -- clients
-
-
-Client = Callable[[aiohttp.ClientSession, str, Film, random.Random, Seen], Awaitable[None]]
-
-
-async def get_range(
-    session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
-) -> None:
-    start = dice.randrange(len(film.data))
-    stop = min(len(film.data), start + dice.randrange(1, 2**18))
-    version = f"&v={film.version}" if dice.random() < 0.5 else ""
-    target = f"{url}/video/range?name={Path(film.name).name}{version}"
-    async with session.get(target, headers={"Range": f"bytes={start}-{stop - 1}"}) as answer:
-        body = await answer.read()
-        seen.check(answer.status == 206, f"{target}: {answer.status}")
-        if answer.status == 206:
-            seen.check(body == film.data[start:stop], f"{target} {start}-{stop}: wrong bytes")
-
-
-async def get_seek(
-    session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
-) -> None:
-    pts = dice.randrange(BLOCKS * 1_000_000)
-    async with session.get(f"{url}/video/seek?name={Path(film.name).name}&pts={pts}") as answer:
-        found = await answer.json()
-        expected = max(key for key in film.keys if key <= pts)
-        seen.check(answer.status == 200 and found["pts"] == expected, f"seek {pts}: {answer.status} {found}")
-
-
-async def get_events(
-    session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
-) -> None:
-    async with session.get(f"{url}/events") as answer:
-        seen.check(answer.status == 200, f"/events: {answer.status}")
-        seen.heard.add(asyncio.current_task())
-        for _ in range(dice.randrange(2, 20)):
-            line = await answer.content.readline()
-            seen.check(line == b"\n" or line.startswith((b"event:", b"data:", b":")), f"/events: {line!r}")
-
-
-async def upload(
-    session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
-) -> None:
-    name, body = f"up{dice.randrange(2**60):x}.h4mk", dice.randbytes(dice.randrange(1, 2**18))
-    async with session.post(f"{url}/video/export?name={name}&raw=1", data=body) as answer:
-        text = await answer.text()
-        seen.check(answer.status == 201, f"export: {answer.status} {text}")
-        if answer.status != 201:
-            return
-    async with session.get(f"{url}/video/range?name={name}") as answer:
-        seen.check(await answer.read() == body, f"{name}: wrong bytes")
-    async with session.delete(f"{url}/media?name={name}") as answer:
-        number = (await answer.json()).get("id")
-        seen.check(answer.status == 200, f"delete: {answer.status}")
-    async with session.delete(f"{url}/media/trash?id={number}") as answer:
-        seen.check(answer.status == 204, f"purge: {answer.status}")
-
-
-async def get_page(
-    session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
-) -> None:
-    name = Path(film.name).name
-    target = dice.choice(["/", "/media", f"/video/info?name={name}", "/openapi.json", "/ready", "/metrics"])
-    async with session.get(url + target) as answer:
-        await answer.read()
-        seen.check(answer.status == 200, f"{target}: {answer.status}")
-
-
-CLIENTS: Final[dict[str, Client]] = {
-    "range": get_range,
-    "seek": get_seek,
-    "listen": get_events,
-    "upload": upload,
-    "page": get_page,
-}
-
-
 async def crowd(
     url: str,
     films: Sequence[Film],
@@ -212,12 +93,15 @@ async def crowd(
     watch: Callable[[], object] = lambda: None,
     kinds: Mapping[str, int] = KINDS,
     clients: Mapping[str, Client] = CLIENTS,
+    seen: Seen | None = None,
 ) -> Seen:
     """All clients at once until the time is over; each pauses for some milliseconds between requests.
 
-    `watch` is called once a second, in a thread.
+    `watch` is called once a second, in a thread. `seen`: where what they see goes.
     """
-    seen = Seen()
+    seen = seen or Seen()
+    if "send" in kinds:
+        real_tokens()  # takes a while the first time
     clock = asyncio.get_running_loop().time
     until_then = clock() + seconds
     async with aiohttp.ClientSession(

@@ -23,19 +23,14 @@ import aiohttp
 import pytest
 
 from crowd import (
-    BLOCK,
-    CLIENTS,
     LONG,
     CutError,
-    Film,
-    Seen,
     Talker,
     behind_nginx,
     crowd,
     descriptors,
-    make_film,
-    upload,
 )
+from crowd_clients import BLOCK, CLIENTS, Film, Seen, make_film, upload
 from harmony4.h4mk import H4MKReader
 from harmony4.server.state import FOLDER
 from mounts import folder_that_can_be_locked, small_disk
@@ -145,7 +140,7 @@ def test_the_disk_fills_up(tmp_path: Path) -> None:
 
             seen = load(place.url, films, happens, 8, uploads)
             print(f"disk full: {uploads.done} uploads, {uploads.refused} refused; {dict(seen.counts)}")
-            assert not seen.wrong
+            assert not seen.wrong, "\n".join(seen.wrong)
             assert counts[0]
             assert counts[1]
             assert uploads.done > counts[2]
@@ -175,7 +170,7 @@ def test_the_library_becomes_read_only(tmp_path: Path) -> None:
 
             seen = load(place.url, films, happens, 4, uploads)
             print(f"read only: {uploads.done} uploads, {uploads.refused} refused; {dict(seen.counts)}")
-            assert not seen.wrong
+            assert not seen.wrong, "\n".join(seen.wrong)
             assert counts[0]
             assert counts[1]
             assert uploads.done > counts[2]
@@ -298,7 +293,7 @@ def test_a_container_is_replaced_again_and_again(tmp_path: Path) -> None:
 
         seen = asyncio.run(both())
         print(f"replaced: {counts['whole']} whole, {counts['stale']} stale, {counts['cut']} cut by nginx")
-        assert not seen.wrong
+        assert not seen.wrong, "\n".join(seen.wrong)
         assert len(counts["editions"]) == 4
         assert counts["stale"]
         assert place.server.workers() == workers
@@ -358,7 +353,7 @@ def test_a_container_is_cut_short(tmp_path: Path) -> None:
 
         seen = asyncio.run(both())
         print(f"cut short: {counts}")
-        assert not seen.wrong
+        assert not seen.wrong, "\n".join(seen.wrong)
         assert counts["whole"]
         assert len(counts) > 1
         assert place.server.workers() == workers
@@ -391,7 +386,7 @@ def test_a_container_is_deleted(tmp_path: Path) -> None:
                             late.append(answer.status)
 
         seen = load(place.url, films, happens)
-        assert not seen.wrong
+        assert not seen.wrong, "\n".join(seen.wrong)
         assert set(late) == {404}
         for line in lines:
             assert line.body(len(victim.data)) == victim.data
@@ -457,7 +452,7 @@ def test_a_container_rots(tmp_path: Path) -> None:
 
         seen = asyncio.run(both())
         print(f"rotten: {counts}")
-        assert not seen.wrong
+        assert not seen.wrong, "\n".join(seen.wrong)
         assert counts["whole"]
         assert counts["checksum"]
 
@@ -540,7 +535,7 @@ def test_descriptors_run_out(tmp_path: Path) -> None:
             return
 
         seen = load(place.url, films, nothing, 4)
-        assert not seen.wrong
+        assert not seen.wrong, "\n".join(seen.wrong)
         assert "Traceback" not in place.said()
 
 

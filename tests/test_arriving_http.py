@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from harmony4.server.streams import making, spill
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import media
 from needs import needs_ffmpeg
-from processes import until
+from processes import Served, needs_proc, served, until
 from serving import LOOPS, Answer, Server, running
 from test_sse import parse
 
@@ -44,7 +45,7 @@ def tokens_of(path: Path) -> list[Any]:
 class Duplex:
     """One request whose body and answer are sent and read at the caller's pace; the answer as JSON lines."""
 
-    def __init__(self, server: Server, target: str, accept: str, *fields: str) -> None:
+    def __init__(self, server: Server | Served, target: str, accept: str, *fields: str) -> None:
         self.socket = socket.create_connection(server.address, timeout=30)
         self._rest = b""
         head = [f"POST {target} HTTP/1.1", "Host: localhost", f"Accept: {accept}", *fields]
@@ -71,7 +72,7 @@ class Duplex:
 
 
 @contextmanager
-def duplex(server: Server, target: str, accept: str = LINES, *fields: str) -> Iterator[Duplex]:
+def duplex(server: Server | Served, target: str, accept: str = LINES, *fields: str) -> Iterator[Duplex]:
     one = Duplex(server, target, accept, *fields)
     try:
         yield one
@@ -214,6 +215,26 @@ def test_a_server_that_stops(tmp_path: Path) -> None:
         server.app[STATUS].stopping = True
         *_, last = lines
         assert (last["event"], last["data"]["type"]) == ("problem", "urn:harmony4:problem:stopping")
+
+
+@needs_proc
+def test_what_arrives_while_a_server_stops(tmp_path: Path) -> None:
+    """It may come to its end within the grace period; what is not there by then is told that it is over."""
+    with served(tmp_path, HARMONY4_STOP_TIMEOUT="6") as server:
+        with duplex(server, RAW) as quick, duplex(server, RAW) as slow:
+            heard = [one.lines() for one in (quick, slow)]
+            for one, lines in zip((quick, slow), heard, strict=True):
+                one.send(b"x" * 30_000)
+                assert next(lines)["event"] == "meta"
+            server.process.send_signal(signal.SIGTERM)
+            until(server.refuses, "stopping")
+            quick.send(b"y" * 30_000)
+            quick.send(b"")
+            *_, last = heard[0]
+            assert (last["event"], last["data"]["bytes"]) == ("done", 60_000)
+            *_, last = heard[1]
+            assert (last["event"], last["data"]["type"]) == ("problem", "urn:harmony4:problem:stopping")
+        assert server.process.wait(30) == 0
 
 
 def test_a_quiet_stream_is_kept_awake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 
 from needs import ROOT, needs_chromium, needs_curl, needs_nginx, needs_wrk
+from processes import needs_proc
 
 
 def told(name: str) -> list[str]:
@@ -70,3 +72,10 @@ def test_the_page_runs_end_to_end() -> None:
     assert (
         sum(unit in line for line in lines for unit in ("paint", "over the wire", "picture", "frames/s")) >= 4
     )
+
+
+@needs_nginx
+@needs_proc
+def test_the_whole_runs_end_to_end() -> None:
+    (line,) = (one for one in told("system") if one.startswith("| answers that were wrong"))
+    assert re.search(r"\| 0 of \d+", line), line

@@ -123,11 +123,11 @@ class Making(Generic[_T]):
                 quiet += _LOOK
                 if not outlet.alive:
                     raise ConnectionResetError("the client has left")
-            if outlet.stopping:
-                if self._resumable:
-                    await outlet.say_goodbye()
-                else:
-                    await outlet.fail(Problem("stopping", "the server is stopping"))
+            if self._resumable and outlet.stopping:
+                await outlet.say_goodbye()
+                return
+            if outlet.over:
+                await outlet.fail(Problem("stopping", "the server is stopping"))
                 return
             if quiet >= _QUIET:
                 quiet = 0.0

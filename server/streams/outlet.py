@@ -23,6 +23,8 @@ __all__ = ["Outlet", "last_position"]
 _LOG: Final = logging.getLogger("harmony4.server")
 _SOON: Final = 0.02
 """Seconds; who takes longer gets smaller batches."""
+_LAST: Final = 1.0
+"""Seconds before a server's end in which a client can still be told of it."""
 _GOODBYE: Final = {"detail": "the server is stopping: come back", "retry": 1000}
 
 
@@ -66,6 +68,12 @@ class Outlet:
     def stopping(self) -> bool:
         """Whether the server is on its way out, and streams have to end."""
         return self._request.app[STATUS].stopping
+
+    @property
+    def over(self) -> bool:
+        """Whether also a stream has to end now that nobody can take up again: the server has no more time."""
+        status = self._request.app[STATUS]
+        return status.stopping and asyncio.get_running_loop().time() > status.until - _LAST
 
     @property
     def turns(self) -> Turns:

@@ -39,6 +39,7 @@ from bench.slow import slow
 from bench.sparse import sparse
 from bench.spectrum import spectrum
 from bench.streams import streams
+from bench.system import system
 
 BENCHES: dict[str, Callable[[Place], Table]] = {
     "bulk": bulk,
@@ -59,6 +60,7 @@ BENCHES: dict[str, Callable[[Place], Table]] = {
     "spectrum": spectrum,
     "proofs": proofs,
     "operated": operated,
+    "system": system,
 }
 QUICK = (
     "ranges",
@@ -76,6 +78,7 @@ QUICK = (
     "spectrum",
     "proofs",
     "operated",
+    "system",
 )
 """Those that know a quick way."""
 DOCUMENT = ROOT / "docs" / "PERFORMANCE.md"

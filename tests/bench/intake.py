@@ -42,7 +42,7 @@ def intake(place: Place) -> Table:
         library.mkdir()
         opaque, film = home / "source.bin", ten_hours(place.cache, minutes)
         hour = ten_hours(place.cache, MINUTES)
-        _noise(opaque, mebibytes)
+        noise(opaque, mebibytes)
         run([harmony4(), "export", "-q", hour, "-o", library / "seek.h4mk"])
         server = stack.enter_context(everywhere(library, home))
         for source, more, title, target in (
@@ -58,11 +58,11 @@ def intake(place: Place) -> Table:
                 median(ratios) >= target,
             )
         small = home / "small.bin"
-        _noise(small, each)
+        noise(small, each)
         _many(table, server, curl, library, small, hour)
-        quiet = _seeks(server, lambda done: done < 3000)
-        with _uploading(server, curl, library, opaque, film, BESIDE) as over:
-            busy = _seeks(server, lambda done: not over.is_set())
+        quiet = seeks(server, "seek.h4mk", MINUTES, lambda done: done < 3000)
+        with uploading(server, curl, library, opaque, film, BESIDE) as over:
+            busy = seeks(server, "seek.h4mk", MINUTES, lambda done: not over.is_set())
         table.add(
             f"p99 of `/video/seek` while {BESIDE} uploads run",
             f"{percentile(busy, 0.99) * 1e3:.1f} ms, of {len(busy)} seeks",
@@ -74,7 +74,7 @@ def intake(place: Place) -> Table:
     return table
 
 
-def _noise(path: Path, mebibytes: int) -> None:
+def noise(path: Path, mebibytes: int) -> None:
     numbers = random.Random(7)
     with path.open("wb") as file:
         for _ in range(mebibytes):
@@ -102,7 +102,7 @@ def _compare(
     return ratios, speeds
 
 
-def _send(server: Server, curl: str, source: Path, name: str, more: str) -> None:
+def _send(server: Server, curl: str, source: Path, name: str, more: str, fields: str = "") -> None:
     url = f"http://127.0.0.1:{server.port}/video/export?name={name}{more}"
     command = [
         curl,
@@ -117,6 +117,7 @@ def _send(server: Server, curl: str, source: Path, name: str, more: str) -> None
         "%{http_code}",
         "-o",
         "/dev/null",
+        *(["-H", fields.strip()] if fields else []),
         url,
     ]
     found = subprocess.run(command, stdout=subprocess.PIPE, check=True)
@@ -127,7 +128,7 @@ def _send(server: Server, curl: str, source: Path, name: str, more: str) -> None
 def _many(table: Table, server: Server, curl: str, library: Path, small: Path, film: Path) -> None:
     """Half of them opaque, half of them film, so that demuxers run."""
     peak, anonymous, own = 0, 0, 0
-    with _uploading(server, curl, library, small, film, AT_ONCE) as over:
+    with uploading(server, curl, library, small, film, AT_ONCE) as over:
         while not over.wait(0.1):
             found = server.memory()
             peak, anonymous = max(peak, found["VmRSS"]), max(anonymous, found["RssAnon"])
@@ -142,8 +143,8 @@ def _many(table: Table, server: Server, curl: str, library: Path, small: Path, f
 
 
 @contextmanager
-def _uploading(
-    server: Server, curl: str, library: Path, opaque: Path, film: Path, count: int
+def uploading(
+    server: Server, curl: str, library: Path, opaque: Path, film: Path, count: int, fields: str = ""
 ) -> Iterator[threading.Event]:
     """Uploads that run beside the block; the event is set when all of them have ended."""
     over = threading.Event()
@@ -152,7 +153,7 @@ def _uploading(
     def one(number: int) -> None:
         try:
             source, more = (film, "") if number % 2 else (opaque, "&raw=1")
-            _send(server, curl, source, f"many{number}.h4mk", more)
+            _send(server, curl, source, f"many{number}.h4mk", more, fields)
         except BaseException as error:
             failed.append(error)
 
@@ -177,12 +178,12 @@ def _uploading(
         (library / f"many{number}.h4mk").unlink()
 
 
-def _seeks(server: Server, more: Callable[[int], bool]) -> list[float]:
+def seeks(server: Server, name: str, minutes: int, more: Callable[[int], bool]) -> list[float]:
     numbers, took = random.Random(3), []
     with Connection(server.port) as connection:
         while more(len(took)):
             request = connection.request(
-                f"/video/seek?name=seek.h4mk&pts={numbers.randrange(MINUTES * 60_000_000)}"
+                f"/video/seek?name={name}&pts={numbers.randrange(minutes * 60_000_000)}"
             )
             before = time.perf_counter()
             head, _ = connection.ask(request)

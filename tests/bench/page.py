@@ -97,7 +97,7 @@ def page(place: Place) -> Table:
         server = stack.enter_context(ours(library, home, pair[0] if pair is not None else 0))
         browser = stack.enter_context(chromium("--autoplay-policy=no-user-gesture-required"))
         url = f"http://127.0.0.1:{server.port}/"
-        found = [_load(browser, url) for _ in range(loads)]
+        found = [load(browser, url) for _ in range(loads)]
         paints = [one["paint"] for one in found]
         table.add(
             f"first contentful paint, {containers:,} containers",
@@ -115,7 +115,7 @@ def page(place: Place) -> Table:
             f"{whole['plain'] / 1000:.0f} KB without gzip",
             whole["wire"] < WEIGHT,
         )
-        shown = _seek(browser, f"{url}?name=long.h4mk", minutes * 60, seeks)
+        shown = seek(browser, f"{url}?name=long.h4mk", minutes * 60, seeks)
         table.add(
             f"a seek to a random time in {minutes / 60:.3g} hours, from the key to the picture",
             f"{median(shown) * 1e3:.0f} ms, p90 {percentile(shown, 0.9) * 1e3:.0f} ms",
@@ -146,7 +146,7 @@ def _sounds(library: Path, home: Path) -> str:
     return key.read_text(encoding="utf-8").strip()
 
 
-def _load(browser: Any, url: str) -> dict[str, Any]:
+def load(browser: Any, url: str) -> dict[str, Any]:
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     tab = context.new_page()
     tab.add_init_script(ROWS)
@@ -183,7 +183,7 @@ def _weight(browser: Any, url: str, key: str) -> dict[str, Any]:
     return found
 
 
-def _seek(browser: Any, url: str, seconds: int, count: int) -> list[float]:
+def seek(browser: Any, url: str, seconds: int, count: int) -> list[float]:
     context = browser.new_context(viewport={"width": 1440, "height": 900})
     tab = context.new_page()
     tab.goto(url)

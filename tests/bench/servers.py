@@ -30,7 +30,7 @@ daemon off;
 worker_processes 1;
 pid {home}/nginx.pid;
 error_log {home}/error.log warn;
-events {{ worker_connections 1024; }}
+events {{ worker_connections 4096; }}
 http {{
   types {{ video/mp4 mp4; }}
   default_type application/octet-stream;

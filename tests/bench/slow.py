@@ -46,7 +46,7 @@ def slow(place: Place) -> Table:
             os.sched_setaffinity(0, {pair[1]})
             try:
                 idle = server.memory()
-                samples, taken = _read(server, made.stream, clients, seconds)
+                samples, taken = read(server, made.stream, clients, seconds)
             finally:
                 os.sched_setaffinity(0, before)
                 resource.setrlimit(resource.RLIMIT_NOFILE, limits)
@@ -88,7 +88,7 @@ def slow(place: Place) -> Table:
     return table
 
 
-def _read(
+def read(
     server: Server, stream: int, clients: int, seconds: float
 ) -> tuple[list[tuple[float, dict[str, int]]], int]:
     """Samples of (seconds, memory), and the bytes that came."""

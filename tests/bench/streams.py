@@ -101,7 +101,7 @@ def streams(place: Place) -> Table:
             "",
             percentile(first, 0.99) <= FIRST,
         )
-        served, slowest, peak = _thousand(server, subscribers, blocks)
+        served, slowest, peak = thousand(server, subscribers, blocks)
         table.add(
             f"{subscribers} subscribers of one container at once",
             f"{served} served whole; resident {peak / 2**20:.0f} MiB at most",
@@ -225,7 +225,7 @@ def first_token(server: Server) -> float:
         return time.perf_counter() - began
 
 
-def _thousand(server: Server, count: int, blocks: int) -> tuple[int, float, int]:
+def thousand(server: Server, count: int, blocks: int) -> tuple[int, float, int]:
     """How many got everything, the slowest first byte, and the most memory the server had."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * count)), hard))
