@@ -31,7 +31,7 @@ export function count(number, one, many = one + "s") {
 /** What the server found when it read all of a container. */
 export function scrubbed({ ok, at, problem }) {
   const when = new Date(at * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
-  return `${ok ? "verified" : `damaged: ${problem}`} (read by the server, ${when})`;
+  return `${ok ? "verified" : `damaged: ${problem}`}; read by the server ${when}`;
 }
 
 /** A message of the server's, or of ours, as a sentence. */

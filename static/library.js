@@ -239,7 +239,7 @@ function row(number) {
   const signers = item.signed?.length > 1 ? `${item.signed.length} keys` : item.signed?.[0];
   const signed = signers ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, `signed by ${signers}`) : null;
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
-  const read = item.verified && element("span", { class: damage ? "mark bad" : "mark", title: scrubbed(item.verified) }, damage ? "damaged" : "verified by the server");
+  const read = item.verified && element("span", { class: damage ? "mark bad" : "mark", title: scrubbed(item.verified) }, damage ? "damaged" : "server: verified");
   const marks = damage ? [read, element("span", { class: "bad", title: damage }, damage), signed] : [verified, signed, state, read];
   const link = element(
     "a",

@@ -16,7 +16,7 @@ from serving import Server, running
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
-READ = "verified by the server"
+READ = "server: verified"
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def test_what_scrubbing_found(browser: Browser, root: Path, scheme: str) -> None
         assert page.inner_text("#state").startswith("sealed · damaged")
         assert page.get_attribute("#state", "class") == "state warn"
         says(page, "#facts", f"damaged: {damage}")
-        says(page, "#facts", "read by the server, ")
+        says(page, "#facts", "; read by the server ")
         assert violations(page) == []
         # What the server has read, and what was checked here, are two things.
         assert READ in row(page, "signed")
         assert "here" not in row(page, "signed")
         open_container(page, server, "signed.h4mk")
-        says(page, "#facts", "verified (read by the server, ")
+        says(page, "#facts", "verified; read by the server ")
         assert "in this window" not in page.inner_text("#facts")
         assert "damaged" not in page.inner_text("#state")
         page.click("#tab-check")
@@ -79,7 +79,7 @@ def test_where_nothing_is_scrubbed_nothing_is_said(browser: Browser, root: Path)
         says(page, "#facts", "duration")
         page.wait_for_selector("#items a.item")
         assert "damaged" not in page.inner_text("body")
-        assert "by the server" not in page.inner_text("body")
+        assert READ not in page.inner_text("body")
 
 
 def test_facts_are_not_kept_where_they_may_change(root: Path) -> None:
