@@ -42,6 +42,8 @@ export async function open(context, root) {
   const lie = element("input", { type: "checkbox", id: "lie", "aria-describedby": "lie-help" });
   const go = element("button", { id: "check-go" }, "Check what is played");
   const stop = element("button", { type: "button", class: "quiet", hidden: true }, "Stop");
+  const accept = element("button", { type: "button", class: "quiet", hidden: true }); // an old edition
+  let old = null; // its signature
   const bar = element("progress", { max: Math.max(1, Number(track.bytes)), value: 0, "aria-label": "Checked" });
   const says = element("p", { class: "live" }); // not to be read out: it changes with every block
   const verdict = element("p", { class: "verdict", id: "verdict", hidden: true });
@@ -60,6 +62,7 @@ export async function open(context, root) {
     bar,
     says,
     element("div", { role: "status" }, verdict),
+    accept,
     element("p", { class: "legend" }, element("span", { class: "good" }, "checked, on the timeline"), element("span", { class: "fault" }, "not what was signed"), lost.length ? element("span", { class: "lost" }, "lost before it was sealed") : null),
   ];
   root.replaceChildren(...parts.filter(Boolean));
@@ -69,6 +72,11 @@ export async function open(context, root) {
   });
   let running = null;
   stop.addEventListener("click", () => running?.abort());
+  accept.addEventListener("click", () => {
+    seen.accept(old);
+    go.focus(); // the button is no more
+    form.requestSubmit();
+  });
   signal.addEventListener("abort", () => {
     running?.abort();
     timeline.checked = [];
@@ -86,7 +94,7 @@ export async function open(context, root) {
     event.preventDefault();
     running?.abort();
     const mine = (running = new AbortController());
-    verdict.hidden = true;
+    verdict.hidden = accept.hidden = true;
     stop.hidden = false;
     const found = { checked: timeline.checked = [], faults: 0, bytes: 0, blocks: 0, holes: [] };
     const lying = Boolean(lies && lie.checked);
@@ -105,22 +113,28 @@ export async function open(context, root) {
         timeline.draw();
       };
       began = true;
-      const head = await check(context, trust, typed ? [typed] : [], source(track, lying && lies, context.name), found, AbortSignal.any([mine.signal, signal]), say);
+      const proven = await check(context, trust, typed ? [typed] : [], source(track, lying && lies, context.name), found, AbortSignal.any([mine.signal, signal]), say);
       if (running !== mine) return;
       say();
       const whom = print ? `and the root is signed by ${print}` : "by the head that the server named";
       if (found.faults && !lying) seen.forget(context.name, facts.head);
       if (found.faults) tell(`${count(found.faults, "block is", "blocks are")} not what the root says. First at ${clock(found.first.pts)}: block ${found.first.index}.`, "fault");
       else {
-        const right = found.blocks === 1 ? "The only block is right" : `All ${count(found.blocks, "block")}${found.holes.length ? " that are left" : ""} are right`;
+        const of = facts.tracks.length > 1 ? ` of track ${track.track}` : "";
+        const right = found.blocks === 1 ? `The only block${of} is right` : `All ${count(found.blocks, "block")}${of}${found.holes.length ? " that are left" : ""} are right`;
         tell(`${right}, ${whom}.${gone(found.holes, facts.duration)}`, found.holes.length ? "holes" : "good");
-        if (print && facts.tracks.length === 1 && !lying) seen.remember(context.name, head);
+        if (print && !lying) seen.remember(context.name, proven.head, track.track, found.blocks, proven.blocks);
       }
     } catch (error) {
       if (signal.aborted || running !== mine) return;
       if (began && !lying && error instanceof Harmony4Error) seen.forget(context.name, facts.head);
       if (mine.signal.aborted) tell(`Stopped. ${count(found.blocks, "block")} checked, ${found.faults ? `${found.faults} wrong` : "all of them right"}.`, found.faults ? "fault" : "");
       else tell(sentence(error.message), "fault");
+      if (error.edition) {
+        old = error.edition;
+        accept.textContent = `Accept revision ${old.revision} from now on`;
+        accept.hidden = false;
+      }
       session.refused(error.code);
     } finally {
       if (running === mine) {
@@ -153,7 +167,7 @@ function gone(holes, duration) {
  * Check all blocks of a track at `url`, from the position on and then from the beginning; goes along where the player jumps.
  *
  * Ends only where all of the track is checked: its last block says that it is the last one, and what is missing before it is what
- * the container itself, by its root, says is lost. Resolves to the head that was proven.
+ * the container itself, by its root, says is lost. Resolves to what was proven last: all of it is of one head.
  */
 async function check(context, trust, keys, url, found, signal, say) {
   const { name, track, position } = context;
@@ -166,7 +180,7 @@ async function check(context, trust, keys, url, found, signal, say) {
   let place = position();
   let batch = Math.min(BATCH, Math.ceil((BLOCKS * length) / Math.max(1, track.blocks)));
   let told = 0;
-  let meta = null;
+  let proven = null;
   while ((at = gap(done, at, length)) < length) {
     if (Math.abs(position() - place) > 10e6) at = gap(done, await offsetAt(context), length);
     place = position();
@@ -179,9 +193,12 @@ async function check(context, trust, keys, url, found, signal, say) {
       batch = Math.ceil(batch / 2); // blocks are smaller here than elsewhere
       continue;
     }
-    const proven = await checkProof(document, trust);
+    // A signature for the latest edition is as good in the last place as in the first.
+    document.signatures?.sort?.((one, other) => other?.revision - one?.revision);
+    proven = await checkProof(document, trust);
+    const later = proven.accepted && seen.later(proven.accepted);
+    if (later) throw outdated(proven.accepted, later);
     trust = new Trust({ keys, head: proven.head }); // of all proofs the same container
-    meta = proven.meta;
     const tokens = proven.range(at, until, track.track);
     need(tokens.length, "seal", `the stream ends before byte ${at}, and the server says that it goes on`);
     const run = await payloads(url, tokens, signal);
@@ -206,7 +223,7 @@ async function check(context, trust, keys, url, found, signal, say) {
     done.push([first.offset, last.offset + last.size]);
     at = last.offset + last.size;
   }
-  if (chunks) need(hex(await sha256(chunks.metaBytes)) === meta, "seal", "what the server says is lost is not what the container says");
+  if (chunks) need(hex(await sha256(chunks.metaBytes)) === proven.meta, "seal", "what the server says is lost is not what the container says");
   complete(known, holes);
   for (const hole of holes) {
     const next = known.get(hole.first + hole.count);
@@ -214,7 +231,13 @@ async function check(context, trust, keys, url, found, signal, say) {
     found.holes.push({ ...hole, from, to });
     found.checked.push({ start: from, end: to ?? Number(context.facts.duration), kind: "lost" });
   }
-  return trust.head;
+  return proven;
+}
+
+/** A good signature, but of an edition before one that was seen here (H4MK 13.5, 22.6). */
+function outdated(signature, later) {
+  const message = `this is an old edition: it is signed as revision ${signature.revision}, and revision ${later} of the same, by the same key, was seen in this browser`;
+  return Object.assign(new Harmony4Error("seal", message), { edition: signature });
 }
 
 /** Throws `seal` unless these blocks are all of a track's, but for its holes. */

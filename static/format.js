@@ -28,6 +28,12 @@ export function count(number, one, many = one + "s") {
   return `${Number(number).toLocaleString("en")} ${Number(number) === 1 ? one : many}`;
 }
 
+/** What the server found when it read all of a container. */
+export function scrubbed({ ok, at, problem }) {
+  const when = new Date(at * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
+  return `${ok ? "verified" : `damaged: ${problem}`}; read by the server ${when}`;
+}
+
 /** A message of the server's, or of ours, as a sentence. */
 export function sentence(text) {
   return `${text[0].toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? "" : "."}`;

@@ -148,7 +148,7 @@ export class Container {
    * Accept a key, before anything is unmasked: it must open its slot to the key that TRAK commits to, and all blocks must be there.
    *
    * @param {Uint8Array|string|MasterKey} secret 32 bytes, 64 hexadecimal digits, the text of a key file, or what `MasterKey.from` made
-   * @throws {Harmony4Error} `key`: not a key of this container; `seal`: blocks are missing; `usage`: nothing is masked; `unsupported`: no WebCrypto here
+   * @throws {Harmony4Error} `key`: not a key of this container; `seal`: blocks are missing, or none is of this key; `usage`: nothing is masked; `unsupported`: no WebCrypto here
    */
   async unlock(secret) {
     need(this.masked, "usage", "nothing in this container is masked");
@@ -162,6 +162,9 @@ export class Container {
       const { blocks, root } = this.#tail;
       need(await file.isWhole(this.#trak, blocks, root, h4mk.unhex(whole)), "seal", "the container does not have the blocks that were masked");
     }
+    // Without a tag TRAK may be anybody's, and plain tracks in it anybody's media.
+    const shown = this.#masking || this.tracks.some((one) => one.masked && one.blocks);
+    need(shown, "seal", "nothing in the container shows that it was masked with this key");
     this.#whole = this.#masking !== undefined;
     this.#file = file;
   }

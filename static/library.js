@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, note, plain, tell } from "./dom.js";
-import { bytes, clock, count, linkTime, sentence } from "./format.js";
+import { bytes, clock, count, linkTime, scrubbed, sentence } from "./format.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
 import { VirtualList } from "./virtual.js";
@@ -233,17 +233,21 @@ function row(number) {
     bytes(item.size),
     track ? count(track.keyframes, "keyframe") : null,
   ];
-  const verified = item.head && seen.verified(item.name, item.head) ? element("span", { class: "mark good", title: "every block was checked in this window" }, "verified") : null;
+  const damage = item.verified?.ok === false ? item.verified.problem : null; // as the server found when it read all of it
+  const here = item.head && !damage ? seen.verified(item.name, item.head) : null;
+  const verified = here ? element("span", { class: "mark good", title: "checked in this window, block by block, against its signature" }, here) : null;
   const signers = item.signed?.length > 1 ? `${item.signed.length} keys` : item.signed?.[0];
   const signed = signers ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, `signed by ${signers}`) : null;
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
+  const read = item.verified && element("span", { class: damage ? "mark bad" : "mark", title: scrubbed(item.verified) }, damage ? "damaged" : "server: verified");
+  const marks = damage ? [read, element("span", { class: "bad", title: damage }, damage), signed] : [verified, signed, state, read];
   const link = element(
     "a",
     { ...leads(item), class: "item" },
     element("canvas", { class: "thumb", width: 144, height: 80, "aria-hidden": "true" }),
     name,
     element("span", { class: "time" }, lock, " ", clock(item.duration, 1)),
-    element("span", { class: "more-facts" }, ...[verified, signed, state].filter(Boolean).flatMap((one) => [one, " "]), facts.filter(Boolean).join(" · ")),
+    element("span", { class: "more-facts" }, ...marks.filter(Boolean).flatMap((one) => [one, " "]), facts.filter(Boolean).join(" · ")),
   );
   const li = element("li", {}, link);
   li.item = li.said = item; // `item` is for those who draw it

@@ -73,8 +73,9 @@ export async function show(name, start) {
   const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
   const masked = facts.mask ? "masked" : null;
   const lost = facts.lost.length ? "parts are lost" : null;
-  $("state").textContent = [facts.state, lost, signers, masked].filter(Boolean).join(" · ");
-  $("state").className = facts.state === "sealed" && !lost ? "state" : "state warn";
+  const damage = facts.verified?.ok === false ? "damaged" : null;
+  $("state").textContent = [facts.state, damage, lost, signers, masked].filter(Boolean).join(" · ");
+  $("state").className = facts.state === "sealed" && !lost && !damage ? "state" : "state warn";
   $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, plain(`${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`))));
   $("track").hidden = facts.tracks.length < 2;
   await choose(mine, 0, mine.wanted); // another time may be asked for meanwhile

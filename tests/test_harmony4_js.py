@@ -474,6 +474,25 @@ def test_a_track_that_was_left_out(page: Page) -> None:  # H4MK 21.6
         assert told[0] == ["seal", "the history does not say which blocks were masked"]
 
 
+def test_plain_media_of_somebody_else(page: Page) -> None:
+    """KEYS and TRAK's mask of a real file around other media: with a key it is nothing that the key made."""
+    trak = {**TRAK, "tracks": [{**TRACK, "masked": False}, {**TRACK, "kind": "audio"}]}
+    sound = {"track": 1, "payload": b"sound", "pts": 0, "key": True}
+    ends = {0: 1_080_000, 1: 1_080_000}
+    evil = [{"payload": b"EVIL", "pts": 0, "key": True}]
+    for blocks, history, unlocked, locked in (
+        (evil, [LATER], ["seal", "nothing in the container shows that it was masked with this key"], True),
+        ([*evil, sound], [LATER], ["none", ""], False),  # a tag is one of the key
+    ):
+        data = independent_masks.masked(trak, blocks, [MASTER], ends=ends, history=history)
+        told = page.evaluate(OPENED, {"data": text(data), "key": MASTER.hex()})
+        assert (told[0], told[2], told[3]) == (unlocked, locked, False)
+    # Where it is shown that nothing is missing, nothing masked need be there.
+    data = independent_masks.masked(trak, evil, [MASTER], ends=ends)
+    told = page.evaluate(OPENED, {"data": text(data), "key": MASTER.hex()})
+    assert (told[0], told[2], told[3]) == (["none", ""], False, True)
+
+
 def test_a_file_key_that_was_exchanged(page: Page) -> None:
     """A slot that opens to another file key than TRAK commits to is refused before the first byte."""
     ours, other = tiny(), tiny(file_key=b"\1" * 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from harmony4.crypto.signing import SigningKey
+from harmony4.h4mk import H4MKReader
+from harmony4.h4mk.proofs.signature import Signer
+from harmony4.h4mk.proofs.signing import sign_file
+from harmony4.server.exporting.bundling import bundle_files
 from lying import lying
-from needs import needs_chromium, needs_ffmpeg
+from needs import BUNNY, needs_chromium, needs_ffmpeg
 from pagelib import (
     BAD_BLOCK,
     FRAME,
@@ -28,8 +33,10 @@ from pagelib import (
     open_container,
     page_on,
     says,
+    violations,
 )
-from serving import Server, running
+from processes import until
+from serving import Server, running, write_container
 
 pytestmark = [needs_chromium, needs_ffmpeg]
 
@@ -135,6 +142,99 @@ def test_the_key_is_offered_for_what_is_signed_until_it_is_emptied(page: Page, s
     assert page.input_value("#pem") == ""
     chosen(page, "bigbuckbunny")
     assert "kept" not in page.inner_text("#pem-help")
+
+
+def test_check_of_several_tracks(browser: Browser, tmp_path: Path) -> None:
+    """The mark says which of them were checked, until all were."""
+    (tmp_path / "subs.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:02.500\none")
+    bundle_files([BUNNY, tmp_path / "subs.vtt"], tmp_path / "film.h4mk")
+    sign_file(tmp_path / "film.h4mk", Signer(SIGNING))
+    row = "#items a[data-name='film.h4mk']"
+
+    def one_only(asked: str, _: int, body: bytes) -> bytes:
+        if not asked.startswith("/video/info"):
+            return body
+        facts = json.loads(body)
+        return json.dumps(facts | {"tracks": facts["tracks"][:1]}).encode()
+
+    with running(tmp_path) as server, page_on(browser, server.url) as page:
+        open_container(page, server, "film.h4mk")
+        page.click("#tab-check")
+        page.fill("#pem", PEM)
+        checked(page, "of track 0 are right")
+        says(page, row, "track 0 verified here")
+        page.select_option("#track", "1")
+        checked(page, "of track 1 are right")
+        says(page, row, "verified here")
+        assert "track" not in page.inner_text(row)
+        page.click("#tab-facts")
+        says(page, "#facts", "verified here")
+    # A server that says nothing of the second track gains nothing: the root says how many blocks there are.
+    with running(tmp_path) as server, lying(server.url, one_only) as url, page_on(browser, url, LOST) as page:
+        page.goto(f"{url}/?name=film.h4mk")
+        page.click("#tab-check")
+        page.fill("#pem", PEM)
+        checked(page, "are right")
+        says(page, row, "track 0 verified here")
+
+
+def edition(path: Path, words: bytes, subject: str, *revisions: int) -> None:
+    """A container that is signed as these editions of a subject."""
+    write_container(path, [words])
+    for one in revisions:
+        sign_file(path, Signer(SIGNING, subject, one))
+
+
+def test_check_of_an_old_edition(browser: Browser, tmp_path: Path) -> None:  # H4MK 13.5, 22.6
+    """Its signature is good for ever: the page remembers the latest one that it has seen."""
+    root = tmp_path / "library"
+    root.mkdir()
+    for number in (1, 2):
+        edition(tmp_path / f"{number}.h4mk", b"the words of %d" % number, "a talk", number)
+    edition(tmp_path / "both.h4mk", b"the words of 1", "a talk", 1, 2)
+    edition(root / "other.h4mk", b"other words", "another talk", 1)
+
+    with running(root) as server, page_on(browser, server.url) as page:
+
+        def looked_at(name: str, text: str, verdict: str) -> None:
+            open_container(page, server, name)
+            page.click("#tab-check")
+            page.fill("#pem", PEM)
+            checked(page, text)
+            assert page.get_attribute("#verdict", "class") == f"verdict {verdict}"
+
+        def served(edition: str, text: str, verdict: str) -> None:
+            shutil.copy(tmp_path / f"{edition}.h4mk", root / "talk.h4mk")
+            with H4MKReader(root / "talk.h4mk") as reader:
+                head = reader.head.hex() if reader.head else None
+            until(lambda: head in [one["head"] for one in server.get("/media").json["items"]], "a look")
+            looked_at("talk.h4mk", text, verdict)
+
+        accept = page.locator("button:text('from now on')")
+        old = "old edition: it is signed as revision 1, and revision 2 of the same, by the same key, was seen"
+        right = "The only block is right, and the root is signed by"
+        served("1", right, "good")
+        served("2", right, "good")
+        served("1", old, "fault")
+        assert "verified here" not in page.inner_text("#items a[data-name='talk.h4mk']")
+        assert page.evaluate(GREEN) == []
+        assert violations(page) == []
+        # Another subject is another thing, and other names are not.
+        looked_at("other.h4mk", right, "good")
+        shutil.copy(tmp_path / "1.h4mk", root / "moved.h4mk")
+        looked_at("moved.h4mk", old, "fault")
+        # Whoever knows better says so, and from then on that is the one to compare with.
+        assert accept.inner_text() == "Accept revision 1 from now on"
+        accept.click()
+        says(page, "#verdict", right)
+        assert accept.is_hidden()
+        served("1", right, "good")
+        served("both", right, "good")  # the later one of its signatures counts
+        served("1", old, "fault")
+        # Without a key nothing is asked of a signature.
+        page.fill("#pem", "")
+        checked(page, "by the head that the server named")
+        assert accept.is_hidden()
 
 
 def test_check_of_ten_hours(page: Page, server: Server) -> None:

@@ -17,7 +17,7 @@ BLOCKED = """for (const area of ["localStorage", "sessionStorage"]) Object.defin
   get() { throw new DOMException("The operation is insecure.", "SecurityError"); },
 });"""
 FOREIGN = """for (const area of [localStorage, sessionStorage]) {
-  for (const key of ["keys", "verified", "upload:a", "trust"]) area[`harmony4-${key}`] = "{";
+  for (const key of ["keys", "verified", "upload:a", "trust", "editions"]) area[`harmony4-${key}`] = "{";
 }
 localStorage["harmony4-upload:b"] = "3";"""
 

@@ -251,16 +251,24 @@ def test_what_the_library_says(page: Page, server: Server) -> None:
     )
     colours = page.evaluate(
         """() => [...document.querySelectorAll("#items canvas")].map((canvas) => {
-          const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+          const { data, width, height } =
+            canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
           const found = new Set();
           for (let at = 0; at < data.length; at += 4) found.add(data.slice(at, at + 4).join());
-          return found.size;
+          const middle = 4 * (width * height / 2 + width / 2);
+          return [found.size, [...data.slice(middle, middle + 4)]];
         })"""
     )
-    # In the order of their names; the pictures of the grey films are grey.
-    assert [count > least for count, least in zip(colours, (100, 0, 1, 1, 0, 10, 1), strict=True)] == [
+    # In the order of their names.
+    counts = [count for count, _ in colours]
+    assert [count > least for count, least in zip(counts, (100, 0, 1, 1, 0, 10, 1), strict=True)] == [
         True
     ] * 7
+    # The pictures of the grey films are one grey, that of a tenth of them, and not what an empty canvas has.
+    for _, (red, green, blue, opaque) in (colours[1], colours[4]):
+        assert opaque == 255
+        assert max(red, green, blue) - min(red, green, blue) < 4
+        assert abs(green - grey(2)) < 3
 
 
 # -- tokens

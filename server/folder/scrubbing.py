@@ -2,7 +2,8 @@
 
 One process of all that share the server's folder does it: who holds `locks/scrub`. Containers are read in the
 order of their names at `scrub_rate` bytes a second, and after a round there is a pause. What was found of
-each stands in `scrub.json`, from where `/media` takes it (`verified`); damage is logged and counted as well.
+each stands in `scrub.json`, from where `/media` and `/video/info` take it (`verified`); damage is logged
+and counted as well.
 Nothing is moved, hidden or mended: what to do about it is the operator's decision.
 """
 
@@ -71,7 +72,7 @@ class Findings:
         return self._known
 
     def of(self, name: str | None, size: int, modified: int) -> dict[str, Any] | None:
-        """What `/media` says of a container of this size and time (seconds); None: not verified as it is."""
+        """What is said of a container of this size and time (seconds); None: not verified as it is."""
         found = self.read().get(name or "")
         if found is None or found["size"] != size or found["mtime_ns"] // 10**9 != modified:
             return None
@@ -187,7 +188,7 @@ class Scrubber:
                 if not before.fits(os.fstat(file.fileno())) or not before.fits(entry.path.stat()):
                     return None
             if report.problems:
-                problem = report.problems[0].message
+                problem = str(report.problems[0])  # with the place
             elif not report.ok:
                 problem = f"it is {report.state}"
         except FileNotFoundError:

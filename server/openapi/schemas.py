@@ -147,7 +147,8 @@ SCHEMAS: Final = {
             "blocks": {"type": "integer"},
             "mask": _MASK,
             "tracks": {"type": "array", "items": {"type": "object"}},
-        }
+        },
+        verified=_VERIFIED,
     ),
     "Media": object_of(
         {

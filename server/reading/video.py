@@ -11,7 +11,7 @@ from aiohttp import web
 from harmony4.crypto.errors import NotFoundError, UsageError
 from harmony4.h4mk import H4MKReader
 from harmony4.server.folder import facts
-from harmony4.server.keys import GUARD, LIBRARY
+from harmony4.server.keys import CONFIG, GUARD, LIBRARY, SCRUB
 from harmony4.server.masking.unmasking import can_unmask, shows_unmasked, unmasked_for, wants_masked
 from harmony4.server.players.presentation import player_urls
 from harmony4.server.query import (
@@ -112,6 +112,12 @@ async def get_info(request: web.Request) -> web.Response:
         if answer["mask"] is not None:
             answer["mask"]["unmaskable"] = can_unmask(request, container)
             cache = REVALIDATE  # another caller, or another day, has another answer
+        size, modified = container.identity.size, container.identity.mtime_ns // 10**9
+        verified = await asyncio.to_thread(request.app[SCRUB].of, name, size, modified)
+        if verified is not None:
+            answer["verified"] = verified
+        if verified is not None or request.app[CONFIG].scrub_rate:
+            cache = REVALIDATE  # the next reading may find something else
         for number, track in enumerate(answer["tracks"]):
             url = facts.range_url(reader, name, number, unmasked=unmasked)
             track["range_url"] = inherited(request, url)
