@@ -1,7 +1,7 @@
 // What the server says of a container, as tables.
 
 import { element, plain } from "./dom.js";
-import { bytes, clock, count, scrubbed } from "./format.js";
+import { bytes, clock, count, finding, scrubbed } from "./format.js";
 import * as seen from "./seen.js";
 
 const mono = (text) => (text ? element("span", { class: "mono" }, text) : null);
@@ -21,6 +21,7 @@ function lost(holes) {
 
 /** The panel of facts. */
 export function open({ facts }, root) {
+  const found = finding(facts);
   const tables = [
     table({
       name: plain(facts.name),
@@ -28,7 +29,7 @@ export function open({ facts }, root) {
       size: `${bytes(facts.size)} in ${count(facts.blocks, "block")}`,
       head: mono(facts.head),
       root: mono(facts.root),
-      "on the server": facts.verified && element("span", { class: facts.verified.ok ? null : "bad" }, scrubbed(facts.verified)),
+      "on the server": found && element("span", { class: found.ok ? null : "bad" }, scrubbed(found)),
       "in this window": facts.head && seen.verified(facts.name, facts.head),
       lost: lost(facts.lost),
       history: facts.history.length ? plain(facts.history.map((one) => one.op).join(" → ")) : null,

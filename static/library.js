@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, note, plain, tell } from "./dom.js";
-import { bytes, clock, count, linkTime, scrubbed, sentence } from "./format.js";
+import { bytes, clock, count, finding, linkTime, scrubbed, sentence } from "./format.js";
 import * as seen from "./seen.js";
 import * as session from "./session.js";
 import { VirtualList } from "./virtual.js";
@@ -233,13 +233,14 @@ function row(number) {
     bytes(item.size),
     track ? count(track.keyframes, "keyframe") : null,
   ];
-  const damage = item.verified?.ok === false ? item.verified.problem : null; // as the server found when it read all of it
+  const found = finding(item);
+  const damage = found?.ok === false ? found.problem : null;
   const here = item.head && !damage ? seen.verified(item.name, item.head) : null;
   const verified = here ? element("span", { class: "mark good", title: "checked in this window, block by block, against its signature" }, here) : null;
   const signers = item.signed?.length > 1 ? `${item.signed.length} keys` : item.signed?.[0];
   const signed = signers ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, `signed by ${signers}`) : null;
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
-  const read = item.verified && element("span", { class: damage ? "mark bad" : "mark", title: scrubbed(item.verified) }, damage ? "damaged" : "server: verified");
+  const read = found && element("span", { class: damage ? "mark bad" : "mark", title: scrubbed(found) }, damage ? "damaged" : "server: verified");
   const marks = damage ? [read, element("span", { class: "bad", title: damage }, damage), signed] : [verified, signed, state, read];
   const link = element(
     "a",

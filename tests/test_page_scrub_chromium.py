@@ -73,6 +73,22 @@ def test_what_scrubbing_found(browser: Browser, root: Path, scheme: str) -> None
         assert violations(page) == []
 
 
+def test_what_is_incomplete_is_not_called_damaged(browser: Browser, root: Path) -> None:
+    whole = (root / "signed.h4mk").read_bytes()
+    (root / "cut.h4mk").write_bytes(whole[: len(whole) // 2])
+    with (
+        running(root, scrub_rate=2**30, scrub_pause=3600) as server,
+        page_on(browser, server.url) as page,
+    ):
+        scrubbed(server)
+        open_container(page, server, "cut.h4mk")
+        says(page, "#items a[data-name='cut.h4mk']", "incomplete")
+        says(page, "#facts", "duration")
+        for place in (row(page, "cut"), page.inner_text("#state"), page.inner_text("#facts")):
+            assert "damaged" not in place
+        assert page.inner_text("#state").startswith("incomplete")
+
+
 def test_where_nothing_is_scrubbed_nothing_is_said(browser: Browser, root: Path) -> None:
     with running(root) as server, page_on(browser, server.url) as page:
         open_container(page, server, "corrupt.h4mk")
