@@ -13,6 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -178,8 +179,8 @@ def test_nginx_redirects_to_tls(tmp_path: Path) -> None:
 
 @needs_nginx
 def test_nginx_with_tls(tmp_path: Path) -> None:
-    """The marks taken away, as docs/DEPLOYMENT.md does it; the redirect is looked at by the next test."""
-    (tmp_path / "library").mkdir()
+    """The marks taken away, as docs/DEPLOYMENT.md does it; the redirect is looked at by the test before."""
+    write_container(tmp_path / "library" / "a.h4mk", [b"one", b"two"])
     certificate = self_signed(tmp_path)
     redirect, _, text = with_tls().partition("server {\n    listen 80 default_server;")
     text = redirect + text.partition("\n}\n")[2]
@@ -192,9 +193,30 @@ def test_nginx_with_tls(tmp_path: Path) -> None:
         nginx(tmp_path / "nginx", example(tmp_path, text), server.address, tls=True) as proxy,
     ):
         trust = ssl.create_default_context(cafile=str(certificate))
-        with urllib.request.urlopen(f"{proxy.url}/health", timeout=30, context=trust) as answer:
-            assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
-            assert json.load(answer) == {"status": "ok"}
+
+        def get(target: str) -> bytes:
+            """The body; every answer says that TLS is to be used from now on, and says it once."""
+            with urllib.request.urlopen(f"{proxy.url}{target}", timeout=30, context=trust) as answer:
+                assert answer.headers.get_all("Strict-Transport-Security") == ["max-age=31536000"], target
+                found: bytes = answer.read()
+            return found
+
+        assert json.loads(get("/health")) == {"status": "ok"}
+        (item,) = json.loads(get("/media"))["items"]
+        for _ in range(2):  # from the server, then from the cache
+            assert get(item["range_url"]) == b"onetwo"
+        assert get("/video/range?name=a.h4mk") == b"onetwo"
+        assert get("/container?name=a.h4mk") == (tmp_path / "library" / "a.h4mk").read_bytes()
+        # Also what is refused.
+        missing = (f"/{route}?name=none.h4mk" for route in ("video/range", "container", "video/info"))
+        for target, status in ((one, 404) for one in missing):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                get(target)
+            with refused.value as error:
+                assert (error.code, error.headers.get_all("Strict-Transport-Security")) == (
+                    status,
+                    ["max-age=31536000"],
+                )
 
 
 def self_signed(folder: Path) -> Path:
@@ -281,7 +303,7 @@ def test_the_page_from_nothing_to_tls(tmp_path: Path) -> None:
     """Of its commands: the settings that they write are valid, and all files that they name are there."""
     page = (ROOT / "docs" / "DEPLOYMENT.md").read_text("utf-8")
     commands = page.split("## From a bare Debian to TLS", 1)[1]
-    commands = commands.split("```sh\napt-get", 1)[1].split("```", 1)[0]
+    commands = commands.split("```sh\nuseradd", 1)[1].split("```", 1)[0]
     added = re.search(r"<<'END'\n(.*?)^END$", commands, re.MULTILINE | re.DOTALL)
     assert added
     file = tmp_path / "harmony4.toml"

@@ -2,7 +2,8 @@
 
 In a mount namespace in which /etc, /opt, /srv, /var and /run are laid over with memory, so that nothing of
 this machine is touched, and from the first server on in a network of its own. What is not there is stood in
-for: apt-get looks whether the programs are there, and systemctl starts what the unit says, as its user.
+for: apt-get lets the programs of its packages be found, which are not before, and systemctl starts what the
+unit says, as its user.
 Debian's own python3, nginx, openssl, curl, useradd and su run for real.
 """
 
@@ -21,21 +22,39 @@ from needs import ORIGINAL, ROOT, needs_curl, needs_nginx, needs_openssl
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
-APT = """#!/bin/sh
-shift 2
-for name; do
-  case $name in
-    python3-venv) python3 -c 'import venv, ensurepip' ;;
-    nginx) nginx -v ;;
-    openssl) openssl version ;;
-    curl) curl --version ;;
-    *) echo "what is $name?"; exit 1 ;;
-  esac || exit 1
+# Of the packages that every Debian has (Essential: yes, and passwd), what a page of commands may well use. A
+# slim image has no more than this; systemctl is the host's.
+BARE = """
+bash cat chgrp chmod chown cmp cp cut date dd df diff dirname dpkg du echo env false find getent grep groupadd
+gzip head id install ln ls md5sum mkdir mktemp mount mv passwd printf pwd readlink rm rmdir sed seq sh
+sha256sum sleep sort stat su tail tar tee test touch tr true umount uname useradd usermod wc xargs
+"""
+
+# A package gives the machine's own program, from there on; without its lists apt-get knows no package.
+APT = f"""#!/bin/bash
+set -eu
+PATH={PATH}
+case "$*" in
+  update) touch /mnt/lists; exit ;;
+  'install -y '*) shift 2 ;;
+  *) echo "apt-get $*?"; exit 1 ;;
+esac
+test -f /mnt/lists || {{ echo "E: Unable to locate package $1"; exit 100; }}
+for package; do
+  case $package in
+    python3-venv) program=python3; python3 -c 'import venv, ensurepip' ;;
+    nginx | openssl | curl) program=$package ;;
+    *) echo "what is $package?"; exit 1 ;;
+  esac
+  found=$(command -v $program)
+  printf '#!/bin/sh\\nexec %s "$@"\\n' "$found" >/mnt/bin/$program
+  chmod 755 /mnt/bin/$program
 done
 """
 
 SYSTEMCTL = """#!/bin/bash
 set -eu
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 unit=/etc/systemd/system/harmony4.service
 value() { sed -n "s/^$1=//p" $unit; }
 case "$*" in
@@ -71,6 +90,7 @@ esac
 BEFORE = """
 set -eux
 mount -t tmpfs none /mnt
+mkdir /mnt/bin
 for each in etc opt srv var run; do
   mkdir -p /mnt/$each /mnt/.$each
   mount -t overlay overlay -o lowerdir=/$each,upperdir=/mnt/$each,workdir=/mnt/.$each /$each
@@ -147,7 +167,7 @@ def copy_of_the_repository(folder: Path) -> None:
 @needs_curl
 @pytest.mark.timeout(900)
 def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
-    certificate, main, answer, token, film = blocks("From a bare Debian to TLS")
+    install, certificate, main, answer, token, film = blocks("From a bare Debian to TLS")
     backup, restore = blocks("Backup")
     (upgrade,) = blocks("Upgrades")
     folder, stand_ins = tmp_path / "harmony4", tmp_path / "bin"
@@ -157,6 +177,11 @@ def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
     for name, text in (("apt-get", APT), ("systemctl", SYSTEMCTL)):
         (stand_ins / name).write_text(text)
         (stand_ins / name).chmod(0o755)
+    for name in BARE.split():
+        found = shutil.which(name, path=PATH)
+        assert found, name
+        (stand_ins / name).symlink_to(found)
+    bare, everything = f"export PATH={stand_ins}:/mnt/bin", f"export PATH={stand_ins}:{PATH}"
     # From here on nothing comes from outside.
     second, change, upgrade = upgrade.partition("/opt/harmony4-new/bin/harmony4 config")
     assert change
@@ -167,16 +192,16 @@ def test_the_commands_lead_to_a_server_behind_tls(tmp_path: Path) -> None:
         ("upgrade", change + upgrade),
     ):
         (folder / name).write_text(text)
-    install, cut, rest = main.partition("install -d -o harmony4")
+    packages, cut, rest = main.partition("install -d -o harmony4")
     assert cut
-    inside = "\n".join(
-        ["set -eux", "ip link set lo up", cut + rest, answer, f"token=$({token.strip()})", AFTER]
-    )
+    told = f"token=$({token.strip()})"
+    inside = "\n".join(["set -eux", "ip link set lo up", bare, cut + rest, answer, told, everything, AFTER])
     (tmp_path / "inside").write_text(inside)
-    script = "\n".join([BEFORE, certificate, install, second, f"unshare --net bash {tmp_path}/inside"])
+    network = f"unshare --net bash {tmp_path}/inside"
+    script = "\n".join([BEFORE, bare, install, certificate, packages, second, everything, network])
     # pip's own settings, such as which package index there is, are this machine's.
     environ = {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_"))}
-    environ |= {"PATH": f"{stand_ins}:{PATH}", "HOME": "/root", "LC_ALL": "C.UTF-8", "FOLDER": str(folder)}
+    environ |= {"PATH": PATH, "HOME": "/root", "LC_ALL": "C.UTF-8", "FOLDER": str(folder)}
     done = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
         env=environ,

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +76,43 @@ def read(line: Line, target: str, *fields: str) -> tuple[int, bytes, bool]:
     return status, bytes(body), len(body) == int(headers["content-length"])
 
 
+@contextmanager
+def others(server: Served, *targets: str) -> Iterator[None]:
+    """Four who read at the same time, another film and what is sound of the same one (or `targets`): from
+    before the block begins until after it ends, without a byte that is wrong.
+
+    Each of them has one connection, and is not cut off.
+    """
+    over = threading.Event()
+    counts = [0] * 4
+
+    def follow(number: int) -> None:
+        dice = random.Random(number)
+        target = (targets or (OTHER, FILM))[number % (len(targets) or 2)]
+        stop = len(DATA) if target == OTHER else BAD - BLOCK
+        with server.connect() as line:
+            while True:
+                last = over.is_set()
+                size = dice.choice((100, 2**17, BLOCK, 3 * BLOCK))
+                start = dice.randrange(stop - size)
+                found = read(line, target, f"Range: bytes={start}-{start + size - 1}")
+                assert found == (206, DATA[start : start + size], True), (target, start, size, found[0])
+                counts[number] += 1
+                if last:
+                    return
+
+    with ThreadPoolExecutor(len(counts)) as pool:
+        following = [pool.submit(follow, number) for number in range(len(counts))]
+        try:
+            until(lambda: all(counts) or any(one.done() for one in following), "their first answers")
+            yield
+        finally:
+            over.set()
+        for one in following:
+            one.result(60)
+    assert min(counts) >= 2
+
+
 @pytest.mark.parametrize("loop", LOOPS)
 def test_a_bad_sector_costs_who_asks_for_it(disk: Disk, tmp_path: Path, loop: str) -> None:
     break_block(disk)
@@ -89,12 +129,14 @@ def test_a_bad_sector_costs_who_asks_for_it(disk: Disk, tmp_path: Path, loop: st
     ):
         workers = server.workers()
         for _ in range(3):  # the ordinary way, then the express lane
-            status, body, whole = ask(server, FILM)
+            with others(server):
+                status, body, whole = ask(server, FILM)
             assert (status, whole) == (200, False)
             assert DATA.startswith(body)
             assert len(body) <= BAD
             for size in (100, 2**17, BLOCK // 2):
-                status, body, whole = ask(server, FILM, f"Range: bytes={BAD + 1000}-{BAD + 999 + size}")
+                with others(server):
+                    status, body, whole = ask(server, FILM, f"Range: bytes={BAD + 1000}-{BAD + 999 + size}")
                 assert (status, whole) == (503, True), (
                     size,
                     len(body),
@@ -104,7 +146,8 @@ def test_a_bad_sector_costs_who_asks_for_it(disk: Disk, tmp_path: Path, loop: st
                 assert str(tmp_path).encode() not in body
                 # What lies before it, in the same file.
                 assert ask(server, FILM, f"Range: bytes=0-{size - 1}") == (206, DATA[:size], True)
-            status, body, whole = ask(server, FILM, f"Range: bytes={BAD - 6 * BLOCK}-{BAD + BLOCK}")
+            with others(server):
+                status, body, whole = ask(server, FILM, f"Range: bytes={BAD - 6 * BLOCK}-{BAD + BLOCK}")
             assert (status, whole) == (206, False)
             assert DATA[BAD - 6 * BLOCK :].startswith(body)
             assert ask(server, OTHER) == (200, DATA, True)
@@ -178,7 +221,7 @@ def test_pages_that_went_away_after_they_were_looked_at(disk: Disk, tmp_path: Pa
             disk.forget("film.h4mk")
             for start in range(0, len(DATA), BLOCK):
                 disk.fail("film.h4mk", place(disk, start), place(disk, start) + BLOCK)
-            with pytest.raises((ConnectionError, EOFError)):
+            with others(server, OTHER), pytest.raises((ConnectionError, EOFError)):
                 while True:
                     piece = line.body(2**16)
                     if not piece:

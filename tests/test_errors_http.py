@@ -196,6 +196,8 @@ def test_page(server: Server) -> None:
     assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     policy = page.headers["Content-Security-Policy"]
     assert "unsafe" not in policy
+    directives = {one.split()[0]: one.split()[1:] for one in policy.split(";")}
+    assert directives.get("script-src", directives["default-src"]) == ["'self'"]  # no script within the page
     assert "frame-ancestors 'none'" in policy
     assert page.headers["Referrer-Policy"] == "no-referrer"
     assert page.headers["X-Content-Type-Options"] == "nosniff"

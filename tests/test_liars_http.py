@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from harmony4.server.intake import desk
 from harmony4.server.sandboxing.sandbox import Limits
 from media_factory import media
 from needs import BUNNY, needs_ffmpeg
-from processes import demuxers, needs_proc, until
+from processes import cpu_seconds, demuxers, needs_proc, until
 from programs import run_program
 from serving import LOOPS, Answer, Server, running
 
@@ -328,3 +329,70 @@ def test_a_job_is_cancelled_while_its_demuxer_is_silent(tmp_path: Path) -> None:
         until(lambda: server.get(place).json["state"] == "cancelled", "the job's end", Limits().stall / 2)
         assert demuxers(os.getpid()) == []
     assert spools(tmp_path) == []
+
+
+# -- a demuxer that has too much to do
+
+
+def laborious() -> bytes:
+    """A film with its index at the end, and beside it a track of three million samples of a byte.
+
+    They are really there. The demuxer goes past all of them, for some seconds, and none is a packet that
+    anybody wants.
+    """
+    count, data = 3 * 10**6, BUNNY.read_bytes()
+    at = data.index(b"moov") - 4
+    assert at + int.from_bytes(data[at : at + 4], "big") == len(data)
+    size = count.to_bytes(4, "big")
+    one = (1).to_bytes(4, "big")
+    kind = box(b"avc1", bytes(6), b"\0\1", bytes(16), b"\1\x40\0\xb4", bytes(50))
+    table = box(
+        b"stbl",
+        box(b"stsd", bytes(4), one, kind),
+        box(b"stts", bytes(4), one, size, one),
+        box(b"stsc", bytes(4), one, one, size, one),
+        box(b"stsz", bytes(4), one, size),
+        box(b"stco", bytes(4), one, (at + 8).to_bytes(4, "big")),
+    )
+    track = box(
+        b"trak",
+        box(b"tkhd", bytes(12), (9).to_bytes(4, "big"), bytes(4), size, bytes(60)),
+        box(
+            b"mdia",
+            box(b"mdhd", bytes(12), (1000).to_bytes(4, "big"), size, bytes(4)),
+            box(b"hdlr", bytes(8), b"vide", bytes(13)),
+            box(b"minf", table),
+        ),
+    )
+    return data[:at] + box(b"mdat", bytes(count)) + box(b"moov", data[at + 8 :], track)
+
+
+@needs_proc
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_demuxer_that_is_busy_for_too_long(tmp_path: Path, loop: str) -> None:
+    """It works until the kernel ends it; its sender is told why, and others are served meanwhile."""
+    data = laborious()
+    with running(tmp_path, loop=loop, min_free=0, demux_cpu=1) as server, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(server.request, "POST", "/video/export?name=busy.h4mk", (), data)
+        until(lambda: sent.done() or any(cpu_seconds(pid) > 0.5 for pid in demuxers(os.getpid())), "its work")
+        assert server.get("/health").status == 200
+        answer = sent.result(60)
+        assert (answer.status, answer.problem) == (422, "media"), answer
+        assert "it took more than 1 s of CPU time" in answer.json["detail"]
+        assert demuxers(os.getpid()) == []
+        (job,) = server.get("/jobs").json["jobs"]
+        assert (job["state"], job["problem"]) == ("failed", answer.json)
+        # The next one has a second of its own.
+        good = server.request("POST", "/video/export?name=good.h4mk", body=BUNNY.read_bytes())
+        assert good.status == 201, good
+    assert spools(tmp_path) == []
+    assert [path.name for path in tmp_path.glob("*.h4mk")] == ["good.h4mk"]
+
+
+def test_it_was_nothing_but_work(tmp_path: Path) -> None:
+    """With more time the same film is one like others."""
+    data = laborious()
+    with running(tmp_path, min_free=0) as server:
+        answer = server.request("POST", "/video/export?name=busy.h4mk", body=data)
+        assert (answer.status, answer.json["timing"]) == (201, "demux"), answer
+        assert server.get("/video/range?name=busy.h4mk").body == data

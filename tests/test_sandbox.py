@@ -120,7 +120,7 @@ def test_confined(tmp_path: Path) -> None:
     assert tokens(source(), demuxer=Sandbox(limits))
     assert seen["limits"] == {
         "RLIMIT_AS": (2**30, 2**30),
-        "RLIMIT_CPU": (77, 77),
+        "RLIMIT_CPU": (77, 78),
         "RLIMIT_NOFILE": (0, 0),
         "RLIMIT_FSIZE": (0, 0),
         "RLIMIT_CORE": (0, 0),

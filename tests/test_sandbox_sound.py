@@ -165,7 +165,7 @@ def test_confined() -> None:
     assert list(opened(source(), Limits(memory=2**30, cpu=77)))
     assert seen["limits"] == {
         "RLIMIT_AS": (2**30, 2**30),
-        "RLIMIT_CPU": (77, 77),
+        "RLIMIT_CPU": (77, 78),
         "RLIMIT_NOFILE": (0, 0),
         "RLIMIT_FSIZE": (0, 0),
     }

@@ -199,15 +199,16 @@ def _confine(memory: int, cpu: int, parent: int) -> None:
         os._exit(MISSING)
     import resource
 
-    for which, value in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CPU, cpu),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_NOFILE, 0),  # what is open stays open; nothing else ever will be
+    for which, value, most in (
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_FSIZE, 0, 0),
+        # At the second one Linux sends SIGKILL, which does not say why; if both are the same, only that.
+        (resource.RLIMIT_CPU, cpu, cpu + 1),
+        (resource.RLIMIT_AS, memory, memory),
+        (resource.RLIMIT_NOFILE, 0, 0),  # what is open stays open; nothing else ever will be
     ):
         with contextlib.suppress(ValueError):  # a lower hard limit is in force already
-            resource.setrlimit(which, (value, value))
+            resource.setrlimit(which, (value, most))
 
 
 def main(arguments: list[str]) -> int:
