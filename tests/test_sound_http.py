@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -13,12 +15,15 @@ from typing import Any
 import pytest
 
 from commands import here
+from harmony4.crypto.mask import MaskSpec
 from harmony4.h4mk import H4MKReader
+from harmony4.h4mk.edits.recover import recover
 from harmony4.server.exporting.ingest import ExportOptions, export
-from harmony4.server.keys import LIBRARY, STATE, STATUS
+from harmony4.server.keys import LIBRARY, STATE, STATUS, TALLY
 from harmony4.server.streams import computed
 from harmony4.tokenize.audio import AudioFFTTokenizer, AudioToken
 from harmony4.tokenize.sound import PcmSpec
+from masking import ONE, keyring
 from media_factory import media
 from needs import needs_espeak, needs_ffmpeg
 from processes import demuxers, until
@@ -324,6 +329,73 @@ def test_a_container_that_is_damaged(library: Path) -> None:
             assert (name, problem["type"]) == ("problem", "urn:harmony4:problem:checksum")
         else:
             assert answer.problem == "checksum"
+
+
+@pytest.mark.parametrize("lost", [0, 40, None])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_recovered_container(tmp_path: Path, lost: int | None, masked: bool) -> None:  # H4MK 18.5
+    """Around a hole nothing is decoded: all that follows it would come at another time. None: no hole, but
+    the end is missing, and what is there has its times."""
+    data = wav(random.Random(1).randbytes(16_000 * 60))
+    root = tmp_path / "library"
+    root.mkdir()
+    mask = MaskSpec((ONE,), mode="random") if masked else None
+    whole, holed = tmp_path / "whole.h4mk", tmp_path / "holed.h4mk"
+    export(io.BytesIO(data), whole, ExportOptions(block_size=10_000, mask=mask))
+    stored = bytearray(whole.read_bytes())
+    with H4MKReader(whole) as reader:
+        count = len(reader.token_array())
+        place = count - 9 if lost is None else lost
+        start, size = reader.range_map()[place].offset, reader.range_map()[place].size
+        ((at, _),) = reader.extents(start, size)
+    if lost is None:
+        del stored[at:]
+    else:
+        stored[at] ^= 1
+    holed.write_bytes(stored)
+    recover(holed, root / "a.h4mk")
+    with H4MKReader(root / "a.h4mk") as reader:
+        assert reader.lost
+        assert len(reader.token_array()) == (place if lost is None else count - 1)
+    ring = keyring(tmp_path / "ring", one=ONE)
+    with running(root, keyring=ring) as server:
+        for more in ("", "&from=50000000", "&profile=detail&track=0"):
+            answer = server.get(f"{URL}?name=a.h4mk{more}")
+            if lost is None:
+                (_, _, _), *tokens, (end, _, _) = events(answer)
+                profile = "detail" if "detail" in more else "structure"
+                with io.BytesIO(data) as file:
+                    expected = [token.metadata() for token in AudioFFTTokenizer(profile=profile).encode(file)]
+                wanted = [one for one in expected if "from" not in more or one["end"] > 50_000_000]
+                assert end == "done"
+                assert 5 < len(tokens) <= len(wanted)
+                # The last frame may be half silence.
+                assert [one for _, one, _ in tokens][:-1] == wanted[: len(tokens) - 1]
+            else:
+                assert (answer.status, answer.problem) == (404, "not-found")
+                assert answer.json["detail"] == f"bytes {start} to {start + size - 1} of track 0 are lost"
+        assert not spools(server)
+
+
+def test_damage_behind_the_first_tokens_is_counted(tmp_path: Path) -> None:
+    """As ranges count it: the status is out by then."""
+    data = wav(random.Random(1).randbytes(16_000 * 600))
+    export(io.BytesIO(data), tmp_path / "a.h4mk", ExportOptions(block_size=10_000))
+    stored = bytearray((tmp_path / "a.h4mk").read_bytes())
+    with H4MKReader(tmp_path / "a.h4mk") as reader:
+        ((at, _),) = reader.extents(len(data) - 20_000, 1)
+    stored[at] ^= 1
+    (tmp_path / "a.h4mk").write_bytes(stored)
+    with running(tmp_path) as server:
+        target = f"{URL}?name=a.h4mk&profile=detail"
+        (_, _, _), (name, _, _), *_, (last, problem, _) = events(server.get(target))
+        assert (name, last, problem["type"]) == ("token", "problem", "urn:harmony4:problem:checksum")
+        counts = server.app[TALLY].counts
+        assert (counts["damaged|read"], counts["broken|failed"]) == (1, 1)
+        # What a client sent is no damage of ours.
+        sent = server.request("POST", f"{URL}?pcm=s16le&rate=8000&channels=1", body=data + b"x")
+        assert events(sent)[-1][0] == "problem"
+        assert (counts["damaged|read"], counts["broken|failed"]) == (1, 1)
 
 
 @needs_ffmpeg
