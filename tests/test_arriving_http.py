@@ -15,7 +15,7 @@ import pytest
 
 from harmony4.server.errors import Problem
 from harmony4.server.folder.facts import token_facts
-from harmony4.server.keys import STATE, STATUS
+from harmony4.server.keys import OUTLETS, STATE, STATUS, TALLY
 from harmony4.server.streams import making, spill
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import media
@@ -203,7 +203,32 @@ def test_a_client_that_leaves(tmp_path: Path, loop: str) -> None:
                 if sent:
                     one.send(sent)
                 until(lambda: bool(spools(server)), "beginning")
-            until(lambda: not spools(server), "leaving", seconds=1.5)
+            until(lambda: not spools(server), "leaving", seconds=1)
+
+
+def stalled(server: Server, target: str, body: bytes = b"", method: str = "POST") -> socket.socket:
+    """A client that has asked for something, has sent all of it, and takes nothing of the answer."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    one.settimeout(30)
+    one.connect(server.address)
+    one.sendall(
+        f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    )
+    one.sendall(body)
+    return one
+
+
+@each_loop
+def test_a_client_that_stops_reading(tmp_path: Path, loop: str) -> None:
+    """It sends all and takes nothing: more than the buffers on the way hold, and after a while it is cut."""
+    body = b"12345678" * 60_000  # 18 MB of answer
+    with (
+        running(tmp_path, loop=loop, write_timeout=0.5) as server,
+        stalled(server, "/video/stream?raw=1&block_size=8", body),
+    ):
+        until(lambda: server.app[TALLY].counts["broken|stuck"] == 1, "cutting off")
+        until(lambda: not spools(server) and not server.app[OUTLETS], "clearing up")
 
 
 def test_a_server_that_stops(tmp_path: Path) -> None:

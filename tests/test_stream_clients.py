@@ -319,7 +319,7 @@ def test_nginx_is_told_not_to_buffer(library: Path, tmp_path: Path) -> None:
 
 @needs_nginx
 def test_leaving_through_nginx(tmp_path: Path) -> None:
-    """nginx passes on that the client has left, and within about a second nothing is left of it."""
+    """nginx passes on that the client has left, and within a second nothing is left of it."""
     (tmp_path / "a.h4mk").write_bytes(track_of(120_000, 8, gop=1000))
     with (
         running(tmp_path) as server,
@@ -334,9 +334,9 @@ def test_leaving_through_nginx(tmp_path: Path) -> None:
             next(answer.iter_raw())
             container = server.app[LIBRARY]._containers["a.h4mk"]
             assert container.users == 1
-        until(lambda: not container.users, "leaving", seconds=1.5)
+        until(lambda: not container.users, "leaving", seconds=1)
         with duplex(proxy, "/video/stream?raw=1&block_size=10000") as one:  # type: ignore[arg-type]
             one.send(b"x" * 30_000)
             assert next(one.lines())["event"] == "meta"
             assert spools(server)
-        until(lambda: not spools(server), "leaving", seconds=1.5)
+        until(lambda: not spools(server), "leaving", seconds=1)
