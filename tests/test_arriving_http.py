@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from harmony4.server.errors import Problem
 from harmony4.server.folder.facts import token_facts
@@ -23,6 +24,7 @@ from needs import needs_ffmpeg
 from processes import until
 from serving import LOOPS, Answer, Server, running
 from test_sse import parse
+from test_tokenizer_stream import cut, places
 
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 RAW = "/video/stream?raw=1&block_size=10000"
@@ -130,6 +132,36 @@ def test_tokens_come_while_the_media_are_arriving(tmp_path: Path, loop: str) -> 
             assert next(lines)["data"]["index"] == number
         one.send(b"")
         assert [line["event"] for line in lines] == ["token", "token", "done"]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("/video/stream", "fragmented.mp4"),
+        ("/video/stream", "moovend.mp4"),
+        ("/video/stream", "plain.ts"),
+        ("/audio/stream?profile=detail", "plain.mkv"),
+        ("/audio/stream?profile=detail", "tone.wav"),
+    ],
+)
+def test_chunks_of_any_length(tmp_path: Path, target: str, name: str) -> None:
+    data = media(name).read_bytes()
+    with running(tmp_path) as server:
+        whole = server.request("POST", target, {"Accept": LINES}, data)
+        expected = [json.loads(line) for line in whole.body.splitlines()]
+        assert expected[-1]["event"] == "done"
+
+        @given(places(len(data)))
+        @settings(max_examples=8)
+        def check(at: list[int]) -> None:
+            with duplex(server, target) as one:
+                for piece in cut(data, at):
+                    one.send(piece)
+                one.send(b"")
+                assert list(one.lines()) == expected
+
+        check()
 
 
 @each_loop
