@@ -89,7 +89,7 @@ class Config:
     access_log: bool = _setting(False, "log every request to standard error")
     log_format: str = _setting("console", "how the log is written: console, for people, or json")
     trusted_proxies: tuple[str, ...] = _setting(
-        (), "addresses and networks of proxies whose X-Forwarded-For is believed"
+        (), "addresses and networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed"
     )
     max_streams: int = _setting(
         0, "answers and streams that a worker has under way at once; 0: no limit", (0, 1_000_000)

@@ -241,7 +241,7 @@ function row(number) {
   const signed = signers ? element("span", { class: "mark", title: `signed by ${item.signed.join(", ")}` }, `signed by ${signers}`) : null;
   const state = item.state === "sealed" ? null : element("span", { class: "mark bad" }, item.state);
   const read = found && element("span", { class: damage ? "mark bad" : "mark", title: scrubbed(found) }, damage ? "damaged" : "server: verified");
-  const marks = damage ? [read, element("span", { class: "bad", title: damage }, damage), signed] : [verified, signed, state, read];
+  const marks = damage ? [state, read, element("span", { class: "bad", title: damage }, damage), signed] : [verified, signed, state, read];
   const link = element(
     "a",
     { ...leads(item), class: "item" },

@@ -13,6 +13,7 @@ from harmony4.tokenize.audio import AudioFFTTokenizer
 from harmony4.tokenize.sound import PcmSpec
 from make_vectors.sound import NAME, pcm
 from needs import VECTORS
+from spectrum_child import prepare
 
 
 def records(case: dict[str, Any], profile: str) -> list[bytes]:
@@ -24,6 +25,7 @@ def records(case: dict[str, Any], profile: str) -> list[bytes]:
 
 def digests() -> list[str]:
     """SHA-256 of the records of each case of the vectors."""
+    prepare()
     cases = json.loads((VECTORS / NAME).read_bytes())["cases"]
     return [hashlib.sha256(b"".join(records(case, case["profile"]))).hexdigest() for case in cases]
 

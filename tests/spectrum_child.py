@@ -2,9 +2,13 @@
 
     python -m spectrum_child SIGNALS.npz
 
-JSON on stdout: the `settings` that took effect (SIMD of numpy, kernels of OpenBLAS), and for each of KINDS
+JSON on stdout: the `settings` that took effect (SIMD of numpy, kernels of OpenBLAS), how many `threads`
+OpenBLAS has, and the ns that others than the main one have `helped` with the spectra; and for each of KINDS
 the digests by signal and frame: our `spectrum`, numpy's `rfft` and `abs` of it, and, for the shortest frame,
 a DFT as a `product` of matrices in floating point.
+
+Products of `spectrum` stay below the size from which OpenBLAS starts threads. With LARGE_PRODUCTS in the
+environment they do not, so that there is a sum for threads to share.
 """
 
 from __future__ import annotations
@@ -12,13 +16,17 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import os
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harmony4.tokenize import spectrum as module
 from harmony4.tokenize.spectrum import FRAMES, Spectrum
 from make_vectors.spectrum import digest, frames_of
 
@@ -32,22 +40,69 @@ def simd() -> list[str]:
     return [name for name in umath.__cpu_dispatch__ if umath.__cpu_features__[name]]
 
 
-def blas() -> str:
-    """The kernels that numpy's own OpenBLAS chose; empty where numpy was built with something else."""
+def _openblas() -> ctypes.CDLL | None:
+    """Numpy's own; None where it was built with something else."""
     for folder in ("numpy.libs", "numpy/.dylibs"):
         for path in (Path(np.__file__).parents[1] / folder).glob("*openblas64*"):
-            name = ctypes.CDLL(str(path)).scipy_openblas_get_corename64_
-            name.restype = ctypes.c_char_p
-            return str(name().decode())
-    return ""
+            return ctypes.CDLL(str(path))
+    return None
+
+
+def blas() -> str:
+    """The kernels that OpenBLAS chose; empty where numpy has none of its own."""
+    library = _openblas()
+    if library is None:
+        return ""
+    name = library.scipy_openblas_get_corename64_
+    name.restype = ctypes.c_char_p
+    return str(name().decode())
+
+
+def threads() -> int:
+    """How many OpenBLAS may use; 0 where it cannot be asked."""
+    library = _openblas()
+    return 0 if library is None else int(library.scipy_openblas_get_num_threads64_())
+
+
+def prepare() -> None:
+    """Do what the environment says of the size of products."""
+    if "LARGE_PRODUCTS" in os.environ:
+        assert module._THREADED < 2**40
+        module._THREADED = 2**40  # type: ignore[misc]
+
+
+def others() -> int:
+    """CPU time of all threads but the main one, ns; 0 where nobody says."""
+    found = 0
+    for task in Path("/proc/self/task").glob("*"):
+        if task.name != str(os.getpid()):
+            with suppress(OSError):
+                found += int((task / "schedstat").read_text("ascii").split()[0])
+    return found
+
+
+def rest() -> int:
+    """`others`, once they have stopped looking for work: OpenBLAS's spin for a while when they begin."""
+    seen = [others()]
+    while len(seen) < 5 or len({*seen[-5:]}) > 1:
+        time.sleep(0.01)  # only to leave them the processor
+        seen.append(others())
+    return seen[-1]
 
 
 def main(path: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"settings": [*simd(), blas()]}
+    found: dict[str, Any] = {"settings": [*simd(), blas()], "threads": threads()}
     found |= {kind: {} for kind in KINDS}
     signals = np.load(path)
+    prepare()
+    before = rest()
     for frame in FRAMES:
         spectrum = Spectrum(frame)
+        for name in signals:
+            samples = frames_of(signals[name], frame)
+            found["spectrum"][f"{name}, {frame}"] = digest(spectrum.magnitudes(samples))
+    found["helped"] = others() - before
+    for frame in FRAMES:
         angles = 2 * np.pi * np.arange(frame) / frame
         window = 0.5 - 0.5 * np.cos(angles)
         for name in signals:
@@ -55,7 +110,6 @@ def main(path: str) -> dict[str, Any]:
             windowed = samples * window
             transformed = np.fft.rfft(windowed)
             one = f"{name}, {frame}"
-            found["spectrum"][one] = digest(spectrum.magnitudes(samples))
             found["rfft"][one] = sha256(transformed)
             found["abs"][one] = sha256(np.abs(transformed))
             if frame == FRAMES[0]:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
 
 from harmony4.server.errors import Problem
 from harmony4.server.folder.facts import token_facts
-from harmony4.server.keys import STATE, STATUS
+from harmony4.server.keys import OUTLETS, STATE, STATUS, TALLY
 from harmony4.server.streams import making, spill
 from harmony4.tokenize.video import VideoTransportTokenizer
 from media_factory import media
@@ -24,6 +25,7 @@ from needs import needs_ffmpeg
 from processes import Served, needs_proc, served, until
 from serving import LOOPS, Answer, Server, running
 from test_sse import parse
+from test_tokenizer_stream import cut, places
 
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 RAW = "/video/stream?raw=1&block_size=10000"
@@ -133,6 +135,36 @@ def test_tokens_come_while_the_media_are_arriving(tmp_path: Path, loop: str) -> 
         assert [line["event"] for line in lines] == ["token", "token", "done"]
 
 
+@needs_ffmpeg
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        ("/video/stream", "fragmented.mp4"),
+        ("/video/stream", "moovend.mp4"),
+        ("/video/stream", "plain.ts"),
+        ("/audio/stream?profile=detail", "plain.mkv"),
+        ("/audio/stream?profile=detail", "tone.wav"),
+    ],
+)
+def test_chunks_of_any_length(tmp_path: Path, target: str, name: str) -> None:
+    data = media(name).read_bytes()
+    with running(tmp_path) as server:
+        whole = server.request("POST", target, {"Accept": LINES}, data)
+        expected = [json.loads(line) for line in whole.body.splitlines()]
+        assert expected[-1]["event"] == "done"
+
+        @given(places(len(data)))
+        @settings(max_examples=8)
+        def check(at: list[int]) -> None:
+            with duplex(server, target) as one:
+                for piece in cut(data, at):
+                    one.send(piece)
+                one.send(b"")
+                assert list(one.lines()) == expected
+
+        check()
+
+
 @each_loop
 def test_a_client_that_reads_only_when_it_has_sent_everything(
     tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
@@ -204,7 +236,32 @@ def test_a_client_that_leaves(tmp_path: Path, loop: str) -> None:
                 if sent:
                     one.send(sent)
                 until(lambda: bool(spools(server)), "beginning")
-            until(lambda: not spools(server), "leaving", seconds=1.5)
+            until(lambda: not spools(server), "leaving", seconds=1)
+
+
+def stalled(server: Server, target: str, body: bytes = b"", method: str = "POST") -> socket.socket:
+    """A client that has asked for something, has sent all of it, and takes nothing of the answer."""
+    one = socket.socket()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    one.settimeout(30)
+    one.connect(server.address)
+    one.sendall(
+        f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    )
+    one.sendall(body)
+    return one
+
+
+@each_loop
+def test_a_client_that_stops_reading(tmp_path: Path, loop: str) -> None:
+    """It sends all and takes nothing: more than the buffers on the way hold, and after a while it is cut."""
+    body = b"12345678" * 60_000  # 18 MB of answer
+    with (
+        running(tmp_path, loop=loop, write_timeout=0.5) as server,
+        stalled(server, "/video/stream?raw=1&block_size=8", body),
+    ):
+        until(lambda: server.app[TALLY].counts["broken|stuck"] == 1, "cutting off")
+        until(lambda: not spools(server) and not server.app[OUTLETS], "clearing up")
 
 
 def test_a_server_that_stops(tmp_path: Path) -> None:

@@ -498,7 +498,7 @@ def test_requests_that_make_no_sense(root: Path, ring: Path) -> None:
     "text", [STRANGE.reveal().hex(), format_key(STRANGE), STRANGE.reveal().hex().upper()]
 )
 def test_a_key_that_is_sent(root: Path, text: str) -> None:
-    """In a header or in a form, on this machine or over TLS as a proxy says; nowhere else."""
+    """In a header or in a form, on this machine; nowhere else, whatever somebody says who is no proxy."""
     with running(root, allowed_hosts=("media.example.org",)) as server:
         answer = post(server, "/audio/mask?format=raw", Harmony4_Master_Key=text)
         salt = bytes.fromhex(answer.headers["Harmony4-Salt"])
@@ -515,9 +515,10 @@ def test_a_key_that_is_sent(root: Path, text: str) -> None:
         for more, taken in (
             ({"Host": "media.example.org"}, False),
             ({"Host": "media.example.org", "X-Forwarded-Proto": "http"}, False),
-            ({"Host": "media.example.org", "X-Forwarded-Proto": "https"}, True),
+            ({"Host": "media.example.org", "X-Forwarded-Proto": "https"}, False),
             ({"Host": "localhost:1"}, True),
             ({"Host": "[::1]:80"}, True),
+            ({"Host": "localhost:1", "X-Forwarded-Proto": "https"}, False),
             ({"X-Forwarded-For": "203.0.113.1"}, False),
             ({"Forwarded": "for=203.0.113.1"}, False),
         ):
@@ -550,7 +551,48 @@ def test_a_key_behind_a_proxy_that_says_nothing(root: Path, tmp_path: Path) -> N
             answer = way.request("POST", "/audio/mask?format=raw", key, b"x")
             assert (answer.status, answer.problem) == (400, "usage")
         told = {**key, "X-Forwarded-Proto": "https"}
-        assert server.request("POST", "/audio/mask?format=raw", told, b"x").status == 200
+        for way in (server, replace(server, url=proxy.url)):
+            assert way.request("POST", "/audio/mask?format=raw", told, b"x").problem == "usage"
+
+
+@needs_nginx
+@pytest.mark.parametrize(("scheme", "taken"), [("https", True), ("http", False)])
+def test_a_key_behind_a_proxy_that_is_believed(root: Path, tmp_path: Path, scheme: str, taken: bool) -> None:
+    """Its word counts, in place of the client's; and nobody else's beside it."""
+    key = {"Harmony4-Master-Key": STRANGE.reveal().hex(), "X-Forwarded-Proto": "https"}
+    site = f"""server {{ listen 80; location / {{
+        proxy_pass http://127.0.0.1:8000;
+        proxy_bind 127.0.0.2;
+        proxy_set_header X-Forwarded-Proto {scheme}; }} }}
+        # /var/cache/nginx/harmony4"""
+    with (
+        running(root, trusted_proxies=("127.0.0.2",)) as server,
+        nginx(tmp_path / "n", f"{site}\n", server.address) as proxy,
+    ):
+        answer = replace(server, url=proxy.url).request("POST", "/audio/mask?format=raw", key, b"x")
+        assert answer.status == (200 if taken else 400)
+        assert server.request("POST", "/audio/mask?format=raw", key, b"x").problem == "usage"
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (["https"], True),
+        (["HTTPS"], True),
+        (["http"], False),
+        ([""], False),
+        (["http, https"], True),
+        (["https, http"], False),
+        # A proxy that adds its own field leaves the client's in front of it.
+        (["https", "http"], False),
+        (["http", "https"], True),
+    ],
+)
+def test_the_last_word_is_the_proxys(root: Path, said: list[str], taken: bool) -> None:
+    fields = [("Harmony4-Master-Key", STRANGE.reveal().hex()), *(("X-Forwarded-Proto", one) for one in said)]
+    with running(root, trusted_proxies=("127.0.0.1",)) as server:
+        answer = server.request("POST", "/audio/mask?format=raw", fields, b"x")
+        assert answer.status == (200 if taken else 400)
 
 
 @each_loop

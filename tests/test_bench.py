@@ -56,6 +56,7 @@ def test_masking_runs_end_to_end() -> None:
     lines = told("mask")
     assert sum("blocks of 1 MiB, one core" in line for line in lines) == 4, lines
     assert sum("rate of masked containers ÷ of plain ones" in line for line in lines) == 2, lines
+    assert sum("peak resident memory" in line for line in lines) == 3, lines
 
 
 @needs_curl

@@ -7,13 +7,17 @@ import json
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 
 import pytest
 
+import independent
 from commands import Done, here, refused, run
 from harmony4.crypto import MaskSpec, MasterKey, xor_mask
+from harmony4.crypto.signing import PublicKey
 from harmony4.h4mk import H4MKBuilder, H4MKReader, TrackInfo, mask_container, verify
+from harmony4.h4mk.proofs.trust import Trust
 from harmony4.server.masking.keys import KEY, KEY_FILE, PASSPHRASE, format_key, read_key_file
 from limits import needs_rlimit, run_python
 from make_vectors.parts import spec_value
@@ -317,6 +321,38 @@ def test_any_bytes_need_no_memory(place: Place, tmp_path: Path) -> None:
     assert int(shown[-1]) < 16, "MiB"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_memory_follows_the_block(place: Place, tmp_path: Path) -> None:
+    """The peaks of whole commands, for a container of 8 blocks and one of 72."""
+    code = (
+        "import sys;"
+        "from harmony4.server.cli.main import main;"
+        "assert main(sys.argv[1:]) == 0;"
+        # Not ru_maxrss, which a child inherits from its parent.
+        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    )
+    key = ("-k", place.key_file)
+    peaks: dict[str, list[int]] = {}
+    for blocks in (8, 72):
+        source, plain, masked = (tmp_path / f"{blocks} {name}" for name in ("source", "plain", "masked"))
+        with source.open("wb") as file:
+            file.truncate(blocks * 2**20)
+        assert run("export", "-q", "--raw", source, "-o", plain).status == 0
+        for name, arguments in {
+            "mask": ("mask", "-q", plain, "-o", masked, *key),
+            "mask anew": ("mask", "-q", "--random-salt", plain, "-o", "/dev/null", *key),
+            "unmask": ("unmask", "-q", masked, "-o", "/dev/null", *key),
+            "export": ("export", "-q", "--raw", "--mask", source, "-o", "/dev/null", *key),
+            "export anew": (
+                *("export", "-q", "--raw", "--mask", "--random-salt", source, "-o", "/dev/null", *key),
+            ),
+        }.items():
+            peaks.setdefault(name, []).append(int(run_python(code, *arguments).split()[-1]) // 1024)
+        for path in (source, plain, masked):
+            path.unlink()
+    assert all(large - small < 8 and large < 120 for small, large in peaks.values()), peaks
+
+
 # -- who can open it
 
 
@@ -357,6 +393,36 @@ def test_rekey_in_place(place: Place, tmp_path: Path, capsys: Capture) -> None:
     assert link.is_symlink()
     assert verify(file, masters=[third]).ok
     assert listing(tmp_path) == ["c.key", "link.h4mk", "m.h4mk"]
+
+
+def test_rekey_leaves_signatures_alone(place: Place, tmp_path: Path, capsys: Capture) -> None:
+    """And blocks, root and head: what was signed is as it was, and whoever trusts the signer still does."""
+    file, out, pem = tmp_path / "m.h4mk", tmp_path / "r.h4mk", tmp_path / "k.pem"
+    assert here(capsys, "keygen", "--signing", "-q", "-o", pem).status == 0
+    made = ("-o", file, "--mask", "--block-size", "64KiB", "-k", place.key_file, "--random-salt")
+    signed = ("--sign-every", 3, "--key", pem, "--subject", "film", "--revision", 2)
+    done = here(capsys, "export", "-q", BUNNY, *made, *signed)
+    assert done.status == 0, done.err
+    new_key(tmp_path / "c.key")
+    change = ("--add", tmp_path / "c.key", "--remove", place.key.id.hex())
+    assert here(capsys, "rekey", "-q", file, "-o", out, "-k", place.key_file, *change).status == 0
+    before, after = (list(independent.walk(path.read_bytes())) for path in (file, out))
+    assert [one.tag for one in before] == [one.tag for one in after]
+    assert {one.tag for one, other in zip(before, after, strict=True) if one.payload != other.payload} == {
+        b"KEYS",
+        b"VERI",
+    }
+    assert sum(one.tag == b"SIGN" for one in after) > 2
+    with H4MKReader(file) as one, H4MKReader(out) as other:
+        assert (one.head, one.root) == (other.head, other.root)
+    trust = ("--trust", tmp_path / "k.pub.pem", "--subject", "film", "--revision", 2)
+    for path in (file, out):
+        assert here(capsys, "verify", path, *trust).status == 0
+    report = verify(out, trust=Trust((PublicKey.from_pem((tmp_path / "k.pub.pem").read_bytes()),)))
+    assert report.ok
+    assert report.checked == report.signatures == sum(one.tag == b"SIGN" for one in after)
+    assert here(capsys, "unmask", "-q", out, "-o", tmp_path / "u", "-k", place.key_file).status == 1
+    assert here(capsys, "unmask", "-q", out, "-o", tmp_path / "u", "-k", tmp_path / "c.key").status == 0
 
 
 def test_rekey_by_pipes(place: Place) -> None:

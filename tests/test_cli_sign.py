@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import independent
 from commands import HARMONY4, Done, here, refused, run, small_container
 from harmony4.crypto.signing import PublicKey, SigningKey
 from harmony4.h4mk import H4MKReader, verify
@@ -222,6 +224,42 @@ def test_a_key_of_openssl_signs(container: Path, tmp_path: Path, capsys: Capture
     (tmp_path / "o.pub.pem").write_bytes(_openssl("pkey", "-in", str(tmp_path / "o.pem"), "-pubout"))
     assert here(capsys, "sign", container, "--key", tmp_path / "o.pem").status == 0
     assert here(capsys, "verify", container, "--trust", tmp_path / "o.pub.pem").status == 0
+
+
+@needs_openssl
+def test_openssl_checks_what_stands_in_a_container(
+    container: Path, key: Path, tmp_path: Path, capsys: Capture
+) -> None:  # H4MK 12.1, 13.1 to 13.3
+    """With nothing of ours but the chunks: the message and the signature as the specification has them."""
+    for number in range(8):  # so that r is of either form: with a zero in front in DER, and without
+        more = ("--subject", "talk", "--revision", number) if number else ()
+        assert here(capsys, "sign", container, "--key", key, *more).status == 0
+        # The last SIGN is the new one.
+        of = {one.tag: one.payload for one in independent.walk(container.read_bytes())}
+        tail, sign = of[b"TAIL"], of[b"SIGN"]
+        head = b"H4MK head v1\0\0\0\0" + tail[40:56] + tail[64:96]
+        head += b"".join(hashlib.sha256(of[tag]).digest() for tag in (b"TRAK", b"META"))
+        assert len(head + sign[:80]) == 208
+        (tmp_path / "message").write_bytes(head + sign[:80])
+        (tmp_path / "signature").write_bytes(der(sign[80:112], sign[112:144]))
+        check = ("dgst", "-sha256", "-verify", public(key), "-signature", tmp_path / "signature")
+        assert b"Verified OK" in _openssl(*check, tmp_path / "message")
+        for changed in (0, 60, 130, 207):
+            message = bytearray(head + sign[:80])
+            message[changed] ^= 1
+            (tmp_path / "message").write_bytes(message)
+            with pytest.raises(subprocess.CalledProcessError):
+                _openssl(*check, tmp_path / "message")
+
+
+def der(*numbers: bytes) -> bytes:
+    """SEQUENCE { INTEGER r, INTEGER s } (X.690, 8.3)."""
+    body = b""
+    for number in numbers:
+        digits = number.lstrip(b"\0")
+        digits = b"\0" * (digits[0] >> 7) + digits
+        body += bytes([2, len(digits)]) + digits
+    return bytes([0x30, len(body)]) + body
 
 
 def test_export_signs(key: Path, tmp_path: Path, capsys: Capture) -> None:

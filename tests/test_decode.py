@@ -520,18 +520,41 @@ def test_two_reasons() -> None:
 
 @needs_ffmpeg
 def test_leaving_in_the_middle() -> None:
-    closed = []
+    """FFmpeg's part is closed at once, nothing more is read, and nothing holds the source any longer."""
+    read, closed, given_back = [], [], []
 
     def source() -> Iterator[bytes]:
         try:
-            for _ in range(1000):
+            for number in range(1000):
+                read.append(number)
                 yield media("stereo.mp3").read_bytes()
         finally:
+            given_back.append(True)
+
+    class Watched:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+        def close(self) -> None:
+            self._container.close()
             closed.append(True)
 
-    found = iter(opened(source()))
+    def watched(*arguments: Any) -> Any:
+        opening: Any = decode(*arguments)
+        opening._container = Watched(opening._container)
+        return opening
+
+    found = iter(open_sound(source(), pcm=None, decoder=watched))
     next(found)
+    before = len(read)
+    assert (before < 1000, closed) == (True, [])
     found.close()  # type: ignore[attr-defined]
+    assert (len(read), closed) == (before, [True])
+    del found
+    assert given_back == [True]
 
 
 def test_digest_of_known_media() -> None:

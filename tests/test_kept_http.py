@@ -184,7 +184,7 @@ def test_a_quiet_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         def readers() -> int:
             return sum(1 for each in descriptors.iterdir() if _is(each, path))
 
-        until(lambda: readers() == 1, "leaving", seconds=2)  # the writer's
+        until(lambda: readers() == 1, "leaving", seconds=1)  # the writer's
 
 
 def _is(link: Path, path: Path) -> bool:

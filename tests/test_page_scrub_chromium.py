@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page
 
-from harmony4.h4mk import H4MKReader
+from harmony4.h4mk import H4MKReader, verify
 from needs import needs_chromium, needs_ffmpeg
 from pagelib import BAD_BLOCK, PEM, open_container, page_on, says, violations
 from processes import until
@@ -75,7 +76,11 @@ def test_what_scrubbing_found(browser: Browser, root: Path, scheme: str) -> None
 
 def test_what_is_incomplete_is_not_called_damaged(browser: Browser, root: Path) -> None:
     whole = (root / "signed.h4mk").read_bytes()
-    (root / "cut.h4mk").write_bytes(whole[: len(whole) // 2])
+    with H4MKReader(root / "signed.h4mk") as reader:
+        row_of_block = reader.range_map(0)[3]
+    end = row_of_block.position + row_of_block.size  # and then the chunk's padding and CRC
+    cuts = (whole[: end + more] for more in range(64))
+    (root / "cut.h4mk").write_bytes(next(one for one in cuts if not verify(io.BytesIO(one)).problems))
     with (
         running(root, scrub_rate=2**30, scrub_pause=3600) as server,
         page_on(browser, server.url) as page,

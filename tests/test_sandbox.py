@@ -323,10 +323,25 @@ def test_the_sources_own_error(after: int, error: Exception) -> None:
 
 @needs_ffmpeg
 def test_leaving_in_the_middle() -> None:
+    """The worker is gone when `close` returns, and took no more of the source."""
     data = media("plain.ts").read_bytes()
-    found = VideoTransportTokenizer(block_size=1000, demuxer=Sandbox()).encode([data])
+    read = []
+
+    def source() -> Iterator[bytes]:
+        for number in range(1000):
+            read.append(number)
+            yield data
+
+    found = VideoTransportTokenizer(block_size=1000, demuxer=Sandbox()).encode(source())
     next(found)
+    assert len(workers()) == 1
     found.close()  # type: ignore[attr-defined]
+    assert workers() == []
+    before = len(read)
+    assert before < 1000
+    with pytest.raises(StopIteration):
+        next(found)
+    assert len(read) == before
 
 
 @needs_ffmpeg

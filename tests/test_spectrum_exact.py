@@ -52,7 +52,15 @@ SETTINGS: dict[str, dict[str, str]] = {
         if able
     },
     "one thread": {"OPENBLAS_NUM_THREADS": "1"},
+    # As it is no product is large enough for a second thread to help with.
     "two threads": {"OPENBLAS_NUM_THREADS": "2"},
+    "two threads and products for both": {"OPENBLAS_NUM_THREADS": "2", "LARGE_PRODUCTS": "1"},
+    # Alone where there is a switch for it: numpy 2.4 has one for AVX2 and FMA together, older ones had two.
+    "AVX2 and no FMA": {
+        "NPY_DISABLE_CPU_FEATURES": without("FMA3"),
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-FMA,-FMA4",
+        **({"OPENBLAS_CORETYPE": "Sandybridge"} if KERNELS["Sandybridge"][1] else {}),
+    },
     "the C library without AVX2 and FMA": {
         "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-AVX,-FMA,-FMA4"
     },
@@ -115,6 +123,16 @@ def test_settings_take_effect(found: Callable[[str], dict[str, Any]]) -> None:
         # Prescott's are what is left where no others fit, and OpenBLAS calls them by another name.
         named = {core for core, (_, able) in KERNELS.items() if able} - {"Prescott"}
         assert named <= kernels and kernels - set(KERNELS) | kernels & {"Prescott"}, kernels
+
+
+def test_threads_help_where_they_are_to(found: Callable[[str], dict[str, Any]]) -> None:
+    """So one of the settings above does compare sums that two threads have shared; as it is none is."""
+    one, two, both = map(found, ("one thread", "two threads", "two threads and products for both"))
+    if both["threads"] < 2 or not Path("/proc/self/schedstat").exists():
+        pytest.skip("OpenBLAS has no second thread here, or nobody says what it does")
+    assert (one["threads"], two["threads"], both["threads"]) == (1, 2, 2)
+    assert (one["helped"], two["helped"]) == (0, 0)
+    assert both["helped"] > 0
 
 
 @pytest.mark.parametrize("kind", [kind for kind in spectrum_child.KINDS if kind != "spectrum"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import random
 import re
 import socket
 import subprocess
@@ -18,8 +20,10 @@ from httpx_sse import connect_sse
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
+from harmony4.server.exporting.ingest import export
 from harmony4.server.folder.facts import token_facts
 from harmony4.server.keys import LIBRARY, STATE
+from harmony4.tokenize.audio import AudioFFTTokenizer
 from media_factory import media
 from needs import needs_chromium, needs_curl, needs_ffmpeg, needs_nginx, needs_node, needs_npm
 from nodejs import run_node
@@ -28,9 +32,12 @@ from programs import ROOM, command, documented, environment, nginx, run_program
 from samples import track_of
 from serving import LOOPS, running
 from test_arriving_http import duplex, spools, tokens_of
+from test_sound_http import wav
 from test_sse import parse
 
 EXAMPLE = "".join(documented("## Behind nginx")[1:])
+HEARD = "/audio/stream?name=a.h4mk&profile=detail&from=0"
+"""Nothing that the page asks for by itself."""
 TOKENS = 20_000
 LISTEN = """() => new Promise((resolve) => {
   const seen = { ids: [], kinds: [], errors: 0 };
@@ -90,7 +97,7 @@ class Cutting:
                 head, _, rest = request.partition(b"\r\n\r\n")
                 server.sendall(head + b"\r\nConnection: close\r\n\r\n" + rest)
                 left = 2**62
-                if head.startswith(b"GET /video/stream"):
+                if head.startswith((b"GET /video/stream", b"GET %b " % HEARD.encode())):
                     last = re.search(rb"\r\nLast-Event-ID: ([^\r]*)", head, re.IGNORECASE)
                     self.asked.append(last[1].decode() if last else None)
                     left = self._cuts.pop(0) if self._cuts else left
@@ -216,6 +223,48 @@ def test_curl(library: Path, loop: str) -> None:
         assert records == reader.token_array().tobytes()
 
 
+@pytest.fixture
+def sound(tmp_path: Path) -> tuple[Path, list[Any]]:
+    """A library with a minute of noise, and what its tokens say."""
+    data = wav(random.Random(1).randbytes(16_000 * 60))
+    (tmp_path / "sound").mkdir()
+    export(io.BytesIO(data), tmp_path / "sound" / "a.h4mk")
+    return tmp_path / "sound", [one.metadata() for one in AudioFFTTokenizer(profile="detail").encode([data])]
+
+
+@needs_chromium
+def test_chromium_comes_back_to_sound(sound: tuple[Path, list[Any]]) -> None:
+    """What was heard is computed again, and not sent again."""
+    listen = LISTEN.replace("/video/stream?name=a.h4mk", HEARD)
+    listen = listen.replace("seen.ids.push(event.lastEventId)", "seen.ids.push(event.data)")
+    with running(sound[0]) as server, cutting(server.address, 30_003, 100_001) as way, chromium() as browser:
+        page = browser.new_page()
+        page.goto("http://{}:{}/".format(*way.address))
+        seen: dict[str, Any] = page.evaluate(listen)
+    assert [json.loads(data) for data in seen["ids"]] == sound[1]
+    assert seen["kinds"] == ["meta", "meta", "meta", "done"]
+    assert [None if one is None else one.rpartition("-")[2] for one in way.asked][::3] == [None, "end"]
+
+
+def test_httpx_hears_sound(sound: tuple[Path, list[Any]]) -> None:
+    with (
+        running(sound[0]) as server,
+        httpx.Client(trust_env=False, timeout=30) as client,
+        connect_sse(client, "GET", server.url + HEARD) as source,
+    ):
+        _, first, *tokens, last = list(source.iter_sse())
+    assert (first.event, last.event) == ("meta", "done")
+    assert [one.json() for one in tokens] == sound[1]
+
+
+@needs_curl
+def test_curl_hears_sound(sound: tuple[Path, list[Any]]) -> None:
+    with running(sound[0]) as server:
+        done = run_program("curl", "-sSfN", server.url + HEARD, folder=sound[0]).out
+    tokens = [json.loads(data) for kind, data, _ in parse(done.partition(b"\n\n")[2]) if kind == "token"]
+    assert tokens == sound[1]
+
+
 @needs_curl
 @needs_ffmpeg
 def test_curl_sends_and_reads(library: Path) -> None:
@@ -319,7 +368,7 @@ def test_nginx_is_told_not_to_buffer(library: Path, tmp_path: Path) -> None:
 
 @needs_nginx
 def test_leaving_through_nginx(tmp_path: Path) -> None:
-    """nginx passes on that the client has left, and within about a second nothing is left of it."""
+    """nginx passes on that the client has left, and within a second nothing is left of it."""
     (tmp_path / "a.h4mk").write_bytes(track_of(120_000, 8, gop=1000))
     with (
         running(tmp_path) as server,
@@ -334,9 +383,9 @@ def test_leaving_through_nginx(tmp_path: Path) -> None:
             next(answer.iter_raw())
             container = server.app[LIBRARY]._containers["a.h4mk"]
             assert container.users == 1
-        until(lambda: not container.users, "leaving", seconds=1.5)
+        until(lambda: not container.users, "leaving", seconds=1)
         with duplex(proxy, "/video/stream?raw=1&block_size=10000") as one:  # type: ignore[arg-type]
             one.send(b"x" * 30_000)
             assert next(one.lines())["event"] == "meta"
             assert spools(server)
-        until(lambda: not spools(server), "leaving", seconds=1.5)
+        until(lambda: not spools(server), "leaving", seconds=1)

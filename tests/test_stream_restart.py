@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import io
+import json
+import shutil
 import signal
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +18,13 @@ from playwright.sync_api import Browser, Dialog
 
 from chromium import chromium
 from harmony4.h4mk import H4MKReader
+from harmony4.server.exporting.ingest import export
 from needs import ROOT, needs_chromium, needs_nginx
 from processes import Served, needs_proc, served, until
 from programs import ROOM, documented, nginx
 from samples import track_of
+from test_arriving_http import duplex
+from test_sound_http import wav
 
 EXAMPLE = "".join(documented("## Behind nginx")[1:])
 TOKENS = 120_000
@@ -139,3 +148,51 @@ def test_the_page_asks_again_whatever_a_proxy_says(browser: Browser, tmp_path: P
             (shelf / "new.h4mk").write_bytes(track_of(1, 8))
             until(lambda: page.evaluate("() => heard.media") == ["new.h4mk"], "hearing of it")
             page.evaluate("() => listening.close()")
+
+
+@needs_proc
+def test_open_streams_end_when_the_server_does(library: Path, tmp_path: Path) -> None:
+    """Each says so in an event, whatever it is waiting for, and the exit waits for none of the time-outs."""
+    number, grace = "0123456789abcdef" * 2, 20
+    raw = "/video/stream?raw=1&block_size=10000"
+    shutil.copy(library / "a.h4mk", tmp_path / "video.h4mk")
+    # More answer than the buffers on the way hold: who does not read is in the middle of it.
+    export(io.BytesIO(wav(bytes(2 * 256 * 32 * 800), channels=32)), tmp_path / "audio.h4mk")
+    with served(tmp_path, HARMONY4_STOP_TIMEOUT=str(grace)) as server, ExitStack() as clients:
+
+        def ask(target: str) -> http.client.HTTPResponse:
+            """An answer of which nothing is read yet but the head."""
+            connection = clients.enter_context(closing(http.client.HTTPConnection(*server.address)))
+            connection.sock = server.connect(small=True).socket
+            connection.request("GET", target, headers={"Accept": "application/x-ndjson"})
+            return connection.getresponse()
+
+        job = clients.enter_context(duplex(server, f"{raw}&job={number}"))
+        job.send(bytes(50_000))
+        sending = [
+            clients.enter_context(duplex(server, target))
+            for target in (raw, "/audio/stream?pcm=s16le&rate=8000&channels=1&profile=detail")
+        ]
+        for one in sending:
+            one.send(bytes(100_000))
+        answers = [one.lines() for one in sending]
+        for answer in answers:
+            assert next(answer)["event"] == "meta"
+        until(lambda: ask(f"/video/stream?job={number}").status == 200, "the job's stream")
+        listening = [
+            ask("/video/stream?name=video.h4mk"),
+            ask("/audio/stream?name=audio.h4mk&profile=detail&each=1"),
+            ask(f"/video/stream?job={number}"),
+        ]
+        assert [one.status for one in listening] == [200, 200, 200]
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        for one in listening:
+            assert json.loads(one.read().splitlines()[-1])["event"] == "restart"
+        for sender, answer in zip(sending, answers, strict=True):
+            *_, last = answer
+            assert (last["event"], last["data"]["type"]) == ("problem", "urn:harmony4:problem:stopping")
+            sender.socket.close()  # it knows that its upload is in vain
+        job.socket.close()
+        assert server.process.wait(ROOM) == 0
+        assert time.monotonic() - began < grace / 2

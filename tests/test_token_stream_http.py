@@ -311,6 +311,31 @@ def test_streams_of_one_server_share_its_loop(tmp_path: Path) -> None:
         until(lambda: not server.app[TURNS].sharing, "leaving")
 
 
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/octet-stream"])
+def test_damage_behind_the_first_batch_is_counted(
+    tmp_path: Path, accept: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As ranges count it; records have no words for it, so the connection breaks off."""
+    data = bytearray(track_of(4000, 8))
+    with H4MKReader(bytes(data)) as reader:
+        token = reader.token(3000).pack()
+    at = data.index(token)
+    data[at + 60] ^= 1
+    (tmp_path / "a.h4mk").write_bytes(data)
+    with running(tmp_path) as server:
+        if accept == "text/event-stream":
+            *tokens, (name, problem, _) = events(server.get(URL))[1:]
+            assert 16 <= len(tokens) <= 3000
+            assert (name, problem["status"]) == ("problem", 500)
+        else:
+            with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+                server.get(URL, Accept=accept)
+        text = server.get("/metrics").body.decode()
+        assert 'harmony4_verification_failures_total{found_by="read"} 1.0' in text
+        assert 'harmony4_answers_broken_off_total{why="failed"} 1.0' in text
+    assert any(f"{URL} was broken off: " in one.getMessage() for one in caplog.records)
+
+
 def test_a_client_that_reads_nothing_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "a.h4mk").write_bytes(track_of(60_000, 8, gop=1000))
     with running(tmp_path, write_timeout=0.3) as server:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,10 +16,11 @@ from hypothesis import strategies as st
 
 from harmony4.crypto import MediaError, SourceError
 from harmony4.server.errors import Problem
+from harmony4.tokenize.audio import AudioFFTTokenizer
 from harmony4.tokenize.tokens import Source, Token, Tokenizer
 from harmony4.tokenize.video import VideoBlockToken, VideoTransportTokenizer
 from media_factory import media
-from needs import needs_ffmpeg
+from needs import needs_espeak, needs_ffmpeg
 from serving import LOOPS, go
 
 each_loop = pytest.mark.parametrize("loop", LOOPS)
@@ -69,6 +71,42 @@ def test_real_media(name: str, loop: str) -> None:
             assert tokenizer.consumed == len(data)
 
     go(loop, main)
+
+
+@needs_ffmpeg
+@needs_espeak
+@pytest.mark.parametrize("name", ["fragmented.mp4", "moovend.mp4", "plain.mkv", "plain.ts"])
+@pytest.mark.parametrize("kind", [VideoTransportTokenizer, AudioFFTTokenizer])
+def test_real_media_split_anywhere(name: str, kind: Callable[[], Tokenizer[Any]]) -> None:
+    split_anywhere(media(name).read_bytes(), kind)
+
+
+@needs_ffmpeg
+@needs_espeak
+@pytest.mark.parametrize("profile", ["structure", "detail"])
+def test_sound_split_anywhere(profile: str) -> None:
+    split_anywhere(media("speech.wav").read_bytes(), partial(AudioFFTTokenizer, profile=profile))
+
+
+def split_anywhere(data: bytes, kind: Callable[[], Tokenizer[Any]]) -> None:
+    """`stream` of any pieces, near the head or wherever, gives what `encode` gives."""
+    expected = list(kind().encode([data]))
+    assert expected
+
+    @given(places(len(data)), st.integers(1, 9))
+    @settings(max_examples=12)
+    def check(at: list[int], ahead: int) -> None:
+        async def main() -> None:
+            assert await taken(kind(), cut(data, at), ahead) == expected
+
+        go(LOOPS[0], main)
+
+    check()
+
+
+def places(size: int) -> st.SearchStrategy[list[int]]:
+    """Where to cut so many bytes: half of the places are in the head, where formats are told apart."""
+    return st.lists(st.integers(0, min(600, size)) | st.integers(0, size), max_size=30)
 
 
 class Counted(Token):

@@ -77,6 +77,6 @@ def _facts(request: web.Request, caller: Caller) -> dict[str, Any]:
 
 
 def _is_secure(request: web.Request) -> bool:
-    """Whether the browser speaks https, to us or to a proxy. Whoever lies here only harms their own
-    cookie."""
+    """Whether the browser speaks https, to us or to a proxy, be it believed or not. Whoever lies here only
+    harms their own cookie, and where a proxy is not named the cookie is better off marked."""
     return request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https"

@@ -52,7 +52,7 @@ from harmony4.server.masking.sending import send_what_comes
 from harmony4.server.masking.sink import Sink
 from harmony4.server.reading.fields import attachment
 from harmony4.server.sandboxing.sandbox import Limits, default_demuxer
-from harmony4.server.serving.forwarded import is_forwarded
+from harmony4.server.serving.forwarded import is_forwarded, is_private
 from harmony4.server.state import Spool
 from harmony4.server.streams.arriving import counted
 from harmony4.server.streams.proxied import Arrival
@@ -191,8 +191,9 @@ def _masters(request: web.Request, asked: MaskingAsked) -> tuple[MasterKey, ...]
 
 
 def _is_unread(request: web.Request) -> bool:
-    """Whether nobody on the way can read a request: over TLS, here or at a proxy, or within this machine."""
-    if request.secure or request.headers.get("X-Forwarded-Proto", "").lower() == "https":
+    """Whether nobody on the way can read a request: over TLS, here or at a proxy that is believed, or within
+    this machine."""
+    if is_private(request):
         return True
     # A proxy on this machine speaks for clients elsewhere, and need not say so. Where a server is made for
     # others than this machine, what comes from here may come from anywhere.

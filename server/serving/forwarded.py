@@ -1,7 +1,7 @@
 """Who a request is from when proxies pass it on (`X-Forwarded-For`), and how many connections each has.
 
 aiohttp-remotes answers the first of these by copying each request, which the express lane does not survive;
-so it is done here, for the one header that matters.
+so it is done here, for the headers that matter.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from aiohttp import web
 
 from harmony4.server.guard.throttle import network
 
-__all__ = ["ADDRESS", "Crowd", "Proxies", "client_address", "is_forwarded"]
+__all__ = ["ADDRESS", "BELIEVED", "Crowd", "Proxies", "client_address", "is_forwarded", "is_private"]
 
 ADDRESS: Final = web.RequestKey("address", str)
 """The client's address, where a proxy that is believed says one."""
+BELIEVED: Final = web.RequestKey("believed", bool)
+"""Whether a request comes from a proxy that is believed."""
 _NAMES: Final = (
     "Forwarded",
     "X-Forwarded-For",
@@ -40,6 +42,18 @@ def client_address(request: web.BaseRequest) -> str:
 def is_forwarded(request: web.BaseRequest) -> bool:
     """Whether a request says that a proxy has passed it on, be it believed or not."""
     return any(name in request.headers for name in _NAMES)
+
+
+def is_private(request: web.BaseRequest) -> bool:
+    """Whether a request came over TLS, to us or to a proxy that is believed.
+
+    Anybody may write X-Forwarded-Proto. Of what a proxy passes on its own word is the last one, for one that
+    adds a word leaves the client's in front of it.
+    """
+    if request.secure:
+        return True
+    said = request.headers.getall("X-Forwarded-Proto", []) if request.get(BELIEVED) else []
+    return bool(said) and said[-1].rpartition(",")[2].strip().lower() == "https"
 
 
 class Proxies:

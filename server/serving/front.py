@@ -21,7 +21,7 @@ from harmony4.server.guard.policy import OPEN
 from harmony4.server.guard.throttle import network
 from harmony4.server.insight.tally import Tally
 from harmony4.server.logs import REQUEST_ID
-from harmony4.server.serving.forwarded import ADDRESS, Proxies, client_address
+from harmony4.server.serving.forwarded import ADDRESS, BELIEVED, Proxies, client_address
 
 __all__ = ["STARTED", "Front", "name_request", "request_id", "route_name"]
 
@@ -77,6 +77,7 @@ class Front:
             request[STARTED] = perf_counter()
             peer = request.remote or ""
             if peer and self._proxies.trusts(peer):
+                request[BELIEVED] = True
                 request[ADDRESS] = self._proxies.client(
                     peer, request.headers.getall(hdrs.X_FORWARDED_FOR, ())
                 )

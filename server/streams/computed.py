@@ -13,6 +13,7 @@ from typing import Final
 from aiohttp import web
 
 from harmony4.crypto.digest import sha256
+from harmony4.crypto.errors import NotFoundError
 from harmony4.h4mk import H4MKReader, Unmasked
 from harmony4.server.exporting.spectra import stored_tokens
 from harmony4.server.folder import facts
@@ -42,7 +43,7 @@ def routes() -> list[web.RouteDef]:
 async def get_sound(request: web.Request) -> web.StreamResponse:
     """Spectral tokens of a track: 200, 204 where a client comes back that has all of them.
 
-    Refused before the first token: 400, 403, 404, 406, 422, 429, 503.
+    Refused before the first token: 400, 403, 404, 406, 422, 429, 503; 404 as well for a track with a hole.
     """
     if "job" in request.query:
         return await get_kept(request)
@@ -91,6 +92,7 @@ async def get_sound(request: web.Request) -> web.StreamResponse:
         config = request.app[CONFIG]
         if stored is not None:  # nothing is computed, and nothing written
             return await answer(StoredSound(config, reader, stored), request.app[STATE].path)
+        await asyncio.to_thread(_check_holes, reader, track)
         async with admitted(request, None, "listeners"):
             spool = await asyncio.to_thread(Spool, request.app[STATE])
             try:
@@ -104,6 +106,16 @@ def _sounding(reader: H4MKReader) -> int:
     kinds = [track.info.kind for track in reader.tracks]
     facts.check_track(reader, 0)
     return kinds.index("audio") if "audio" in kinds else 0
+
+
+def _check_holes(reader: H4MKReader, track: int) -> None:
+    """Raise NotFoundError where bytes of a track are lost, wherever they are: all of it is decoded.
+
+    A decoder would take what stands around a hole for one piece, and whatever follows would have another time
+    (H4MK 18.5). An end that is missing moves nothing.
+    """
+    for start, stop in reader.byte_holes(track):
+        raise NotFoundError(f"bytes {start} to {stop - 1} of track {track} are lost")
 
 
 def _seal(reader: H4MKReader, asked: SoundAsked) -> str:

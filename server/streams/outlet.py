@@ -10,11 +10,12 @@ from typing import Final, NoReturn, Self
 
 from aiohttp import web
 
-from harmony4.crypto.errors import HarmonyError, UsageError
+from harmony4.crypto.errors import FormatError, HarmonyError, UsageError
 from harmony4.server import sse
-from harmony4.server.errors import Problem, describe
+from harmony4.server.errors import PROBLEMS, Problem, describe
 from harmony4.server.guard.caller import CALLER
-from harmony4.server.keys import GUARD, OUTLETS, STATUS, TURNS
+from harmony4.server.keys import GUARD, OUTLETS, STATUS, TALLY, TURNS
+from harmony4.server.logs import without_signature
 from harmony4.server.streams.forms import Form, Position, parse_position
 from harmony4.server.streams.turns import Turns
 
@@ -59,6 +60,7 @@ class Outlet:
                 await self.fail(error)
             elif error is not None and not isinstance(error, ConnectionError):
                 _LOG.error("a stream failed", exc_info=error)
+                self._request.app[TALLY].count("broken|failed")
                 self.abort()
             if not isinstance(error, ConnectionError):
                 await self.response.write_eof()
@@ -102,7 +104,14 @@ class Outlet:
         """Say what broke off. Raises ConnectionError. `index`: END where coming back would change nothing.
 
         Where the form has no words for it the connection breaks off: nobody must take a part for the whole.
+        The status is out, so what is the server's own fault is counted here, as it is for ranges.
         """
+        if isinstance(error, FormatError):
+            self._request.app[TALLY].count("damaged|read")
+        if error.code != "stopping" and PROBLEMS[error.code][0] >= 500:
+            self._request.app[TALLY].count("broken|failed")
+            target = without_signature(self._request.rel_url.raw_path_qs)
+            _LOG.warning("%s was broken off: %s", target, error)
         await self._say("problem", describe(error), index)
 
     async def _say(self, name: str, data: object, index: int | None = None) -> None:

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.load import Rate, Target, drive, warm, wrk_program
-from bench.measure import Place, Table, harmony4, median, spread
+from bench.measure import Place, Table, harmony4, median, run, spread
 from bench.ranges import GIB, KIB, MIB, PLANS, Layout, compare, layout, plausible, size
 from bench.servers import Server, cores, ours
 from harmony4.crypto.digest import sha256
@@ -32,6 +32,8 @@ LEAST = 0.3
 """The ratio that is wanted, from `WANTED` bytes on."""
 WANTED = MIB
 GB = 1e9
+MEMORY = 200 * MIB
+"""As for plain containers."""
 SPEEDS = {
     "mask": ("masking", 2.0),
     "unmask": ("unmasking", 2.0),
@@ -47,6 +49,7 @@ def mask(place: Place) -> Table:
     table, pair = Table(), cores()
     core = pair[0] if pair is not None else 0
     speeds(table, core, place.quick)
+    memory(table, place)
     if wrk_program() is None or pair is None:
         table.notes.append("Ranges were not measured: they need wrk and a second core.")
         return table
@@ -114,6 +117,30 @@ def speeds(table: Table, core: int, quick: int) -> None:
             f"≥ {wanted:.1f} GB/s",
             met=median(rates) >= wanted,
         )
+
+
+def memory(table: Table, place: Place) -> None:
+    """What the commands take for a large container, from and to the disk."""
+    length = 32 * MIB if place.quick else GIB
+    with tempfile.TemporaryDirectory(prefix="mask-", dir=place.cache) as home:
+        source, plain, masked = (Path(home) / name for name in ("source", "plain.h4mk", "masked.h4mk"))
+        key = Path(home) / "bench.key"
+        with source.open("wb") as file:
+            file.truncate(length)
+        run([harmony4(), "keygen", "-q", "-o", key])
+        run([harmony4(), "export", "-q", "--raw", source, "-o", plain])
+        for name, command in {
+            "mask": ("mask", "-q", plain, "-o", masked),
+            "unmask": ("unmask", "-q", masked, "-o", os.devnull),
+            "export --mask": ("export", "-q", "--raw", "--mask", source, "-o", os.devnull),
+        }.items():
+            peak = run([harmony4(), *command, "--key-file", key]).peak
+            table.add(
+                f"`{name}`, {length // MIB} MiB in blocks of 1 MiB: peak resident memory",
+                f"{peak / MIB:.0f} MiB",
+                f"< {MEMORY // MIB} MiB",
+                met=peak < MEMORY,
+            )
 
 
 def measure(
