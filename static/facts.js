@@ -1,7 +1,7 @@
 // What the server says of a container, as tables.
 
 import { element, plain } from "./dom.js";
-import { bytes, clock, count, finding, scrubbed } from "./format.js";
+import { bytes, clock, count, scrubbed } from "./format.js";
 import * as seen from "./seen.js";
 
 const mono = (text) => (text ? element("span", { class: "mono" }, text) : null);
@@ -21,7 +21,7 @@ function lost(holes) {
 
 /** The panel of facts. */
 export function open({ facts }, root) {
-  const found = finding(facts);
+  const found = facts.verified;
   const tables = [
     table({
       name: plain(facts.name),

@@ -28,10 +28,7 @@ export function count(number, one, many = one + "s") {
   return `${Number(number).toLocaleString("en")} ${Number(number) === 1 ? one : many}`;
 }
 
-/** What the server found when it read all of a container; null where it did not, and where the state says as much. */
-export const finding = ({ verified, state }) => (verified?.problem === `it is ${state}` ? null : (verified ?? null));
-
-/** The same in words. */
+/** What the server found when it read all of a container. */
 export function scrubbed({ ok, at, problem }) {
   const when = new Date(at * 1000).toLocaleString("en", { dateStyle: "medium", timeStyle: "short" });
   return `${ok ? "verified" : `damaged: ${problem}`}; read by the server ${when}`;

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { $, element, note, plain, tell } from "./dom.js";
-import { bytes, clock, finding, parseTime, sentence } from "./format.js";
+import { bytes, clock, parseTime, sentence } from "./format.js";
 import { neighbour, shownBy, steps } from "./frames.js";
 import { href, refresh } from "./library.js";
 import * as panels from "./panels.js";
@@ -73,7 +73,7 @@ export async function show(name, start) {
   const signers = facts.signed?.length ? `signed by ${facts.signed.join(", ")}` : null;
   const masked = facts.mask ? "masked" : null;
   const lost = facts.lost.length ? "parts are lost" : null;
-  const damage = finding(facts)?.ok === false ? "damaged" : null;
+  const damage = facts.verified?.ok === false ? "damaged" : null;
   $("state").textContent = [facts.state, damage, lost, signers, masked].filter(Boolean).join(" · ");
   $("state").className = facts.state === "sealed" && !lost && !damage ? "state" : "state warn";
   $("track").replaceChildren(...facts.tracks.map((one) => element("option", { value: one.track }, plain(`${one.track} · ${one.name ?? one.lang ?? one.kind} ${one.codec.replaceAll(",", " + ")}`))));
