@@ -5,7 +5,7 @@ No clock here: whoever gives keys an end of their validity says what time it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Accepted", "SignatureAudit", "Trust", "TrustedKey"]
 
 _NOT_TRUSTED: Final = "the signature is by a key that is not trusted"
+_OLD: Final = "the signature is of an old edition"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,9 @@ class Trust:
     """Seconds since 1970; needed where a key has a bound."""
     authorities: tuple[Certificate, ...] = ()
     """Whose time stamps are believed; without any, nobody's are looked at."""
+    latest: Mapping[tuple[bytes, bytes], int] = field(default_factory=dict, hash=False)
+    """The highest revision that was seen, by the key's fingerprint and the hash of the subject: a lower one
+    is of an old edition (H4MK 13.5)."""
     _by_name: dict[bytes, TrustedKey] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -125,13 +129,17 @@ class Trust:
             early = known.since is not None and self.now < known.since
             if early or (known.until is not None and self.now > known.until):
                 raise SealError("the signature is by a key that is not valid now", found=name.hex())
+        if accepted.subject is not None:
+            seen = self.latest.get((name, accepted.subject), 0)
+            if accepted.revision < seen:
+                raise SealError(_OLD, expected=f">= {seen}, which was seen", found=accepted.revision)
         if self.subject is None:
             return
         if accepted.subject != subject_hash(self.subject):
             raise SealError("the signature is for another subject")
         if accepted.revision < self.revision:
             wanted = f">= {self.revision}"
-            raise SealError("the signature is of an old edition", expected=wanted, found=accepted.revision)
+            raise SealError(_OLD, expected=wanted, found=accepted.revision)
 
     def check(self, head: bytes, signatures: Iterable[Signature]) -> Accepted | None:
         """Raise SealError unless all that is wanted holds of the container with this HEAD (128 bytes).

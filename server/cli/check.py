@@ -12,10 +12,12 @@ import typer
 
 from harmony4.crypto.errors import HarmonyError
 from harmony4.h4mk import ReadAt, VerifyReport, verify
+from harmony4.server.cli.editions import Editions
 from harmony4.server.cli.keyfiles import KeyFiles, find_masters
 from harmony4.server.cli.keys import (
     Authorities,
     Head,
+    Remember,
     Revision,
     Revoked,
     Subject,
@@ -67,6 +69,7 @@ def verify_command(
     subject: Subject = None,
     revision: Revision = 0,
     revoked: Revoked = None,
+    remember: Remember = None,
     authority: Authorities = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -86,11 +89,20 @@ def verify_command(
     Exit status 0: sealed and sound. 3: something is wrong or missing. 1: the file cannot be read at all.
     """
     masters = find_masters(key_file)
+    editions = Editions(remember)
     wanted = make_trust(
-        trust, head=head, subject=subject, revision=revision, revoked=revoked, authorities=authority
+        trust,
+        head=head,
+        subject=subject,
+        revision=revision,
+        revoked=revoked,
+        authorities=authority,
+        latest=editions.latest if remember else None,
     )
     with _source(file) as (source, size), Meter("verifying", size, quiet=quiet) as meter:
         report = verify(source, masters=masters, progress=meter, trust=wanted)
+    if report.ok:
+        editions.remember(report.accepted)
     if json:
         say_json(_facts(report))
     elif not report.ok or not quiet:

@@ -9,8 +9,10 @@ from typing import Annotated, Final
 import typer
 
 from harmony4.crypto.errors import FormatError, UsageError
+from harmony4.server.cli.editions import Editions
 from harmony4.server.cli.keys import (
     Head,
+    Remember,
     Revision,
     Revoked,
     Subject,
@@ -50,6 +52,7 @@ def fetch_command(
     subject: Subject = None,
     revision: Revision = 0,
     revoked: Revoked = None,
+    remember: Remember = None,
     container: Annotated[
         bool, flag("--container", help="Bring the sealed container, and not a track's stream.")
     ] = False,
@@ -78,7 +81,9 @@ def fetch_command(
     """
     from harmony4.server.upstream.fetching import fetch_container, fetch_stream
 
-    wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked)
+    editions = Editions(remember)
+    latest = editions.latest if remember else None
+    wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked, latest=latest)
     if wanted is None:
         raise UsageError("whom to believe? Give --trust PUB.pem, or --head HEX")
     if output == STANDARD:
@@ -91,6 +96,7 @@ def fetch_command(
     except FormatError as error:
         say(f"error: {plain(error)}", to_stderr=True)
         raise typer.Exit(LOST) from None
+    editions.remember([found.accepted])
     if json:
         say_json(
             {

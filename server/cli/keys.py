@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -33,6 +33,7 @@ __all__ = [
     "Head",
     "KeyFile",
     "PassphraseFile",
+    "Remember",
     "Revision",
     "Revoked",
     "Subject",
@@ -117,6 +118,15 @@ Revoked = Annotated[
         "--revoked",
         metavar="PUB.pem",
         help="Public keys that are not believed any more. May be repeated.",
+        show_default=False,
+    ),
+]
+Remember = Annotated[
+    str | None,
+    typer.Option(
+        "--remember",
+        metavar="FILE",
+        help="Refuse editions before the latest one that FILE knows of; what is believed is kept there.",
         show_default=False,
     ),
 ]
@@ -243,8 +253,14 @@ def make_trust(
     revision: int = 0,
     revoked: list[str] | None = None,
     authorities: list[str] | None = None,
+    latest: Mapping[tuple[bytes, bytes], int] | None = None,
 ) -> Trust | None:
-    """What must hold, as the options say; None where none is given. Raises UsageError, SourceError."""
+    """What must hold, as the options say; None where none is given. Raises UsageError, SourceError.
+
+    `latest`: the editions that were seen; None where nobody keeps them.
+    """
+    if latest is not None and not trusted:
+        raise UsageError("what was seen is of a key: --remember needs --trust PUB.pem")
     if not trusted and head is None:
         if subject is not None or revision or revoked or authorities:
             raise UsageError("whose signature is required? Give --trust PUB.pem")
@@ -252,7 +268,8 @@ def make_trust(
     keys = tuple(dict.fromkeys(key for text in trusted or () for key in _trusted(text)))
     gone = frozenset(key.fingerprint for path in revoked or () for key in _public(path))
     pinned = None if head is None else bytes.fromhex(head)
-    return Trust(keys, pinned, subject, revision, gone, int(time.time()), find_authorities(authorities))
+    stamps = find_authorities(authorities)
+    return Trust(keys, pinned, subject, revision, gone, int(time.time()), stamps, latest or {})
 
 
 def find_authorities(paths: list[str] | None) -> tuple[Certificate, ...]:

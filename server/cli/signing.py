@@ -18,12 +18,14 @@ from harmony4.h4mk.proofs.signature import Signer
 from harmony4.h4mk.proofs.signing import SignReport, sign_container, sign_file, stamp_container, stamp_file
 from harmony4.h4mk.source import ReadAt
 from harmony4.server.cli.check import problem_facts
+from harmony4.server.cli.editions import Editions
 from harmony4.server.cli.keys import (
     Authorities,
     Certificates,
     Head,
     KeyFile,
     PassphraseFile,
+    Remember,
     Revision,
     Revoked,
     Subject,
@@ -282,6 +284,7 @@ def check_command(
     subject: Subject = None,
     revision: Revision = 0,
     revoked: Revoked = None,
+    remember: Remember = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -295,7 +298,9 @@ def check_command(
 
     Exit status 0: proven. 3: not proven. 1: the file or a key cannot be read.
     """
-    wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked)
+    editions = Editions(remember)
+    latest = editions.latest if remember else None
+    wanted = make_trust(trust, head=head, subject=subject, revision=revision, revoked=revoked, latest=latest)
     if wanted is None:
         raise UsageError("whom to believe? Give --trust PUB.pem, or --head HEX")
     data = read_file(proof, "the proof").removesuffix(b"\n")
@@ -306,10 +311,13 @@ def check_command(
         )
     try:
         if growth:
-            _say_grown(verify_growth(data, wanted), proof, json=json, quiet=quiet)
+            grown = verify_growth(data, wanted)
+            editions.remember(grown.accepted)
+            _say_grown(grown, proof, json=json, quiet=quiet)
             return
         checked = check_proof(data, wanted)
         facts, lines = _proven(checked, pts or [], bytes_, track)
+        editions.remember([checked.accepted])
     except (FormatError, LimitError) as error:
         _refused(error, proof, json=json)
         raise typer.Exit(LOST) from None
