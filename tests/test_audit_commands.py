@@ -363,7 +363,11 @@ def test_a_command_is_interrupted_while_it_waits(library: Path, subtitle: Path, 
     path = library / "x.h4mk"
     with State(library / FOLDER).locked("audit"):
         command = [HARMONY4, "export", subtitle, "-o", path, "--quiet"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # in the background shells ignore it
+        try:
+            process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        finally:
+            signal.signal(signal.SIGINT, before)
         until(path.exists, "the container")
         process.send_signal(number)
         _, err = process.communicate(timeout=30)

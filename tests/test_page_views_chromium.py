@@ -224,7 +224,7 @@ def test_ten_thousand(browser: Browser, tmp_path: Path) -> None:
         page.keyboard.press("ArrowDown")
         assert page.evaluate("document.activeElement.dataset.name") == "00001.h4mk"
         page.keyboard.press("End")
-        page.wait_for_selector('#items a[data-name="09999.h4mk"]')
+        page.wait_for_selector('#items a[data-name="09999.h4mk"]', timeout=60_000)
         assert page.locator("#items li").count() < 80
         assert page.get_attribute('#items li:has(a[data-name="09999.h4mk"])', "aria-posinset") == "10000"
         page.fill("#search", "0777")

@@ -22,9 +22,12 @@ PATIENCE: Final = 10.0
 """Seconds that a command waits for a lock in a server's folder."""
 
 
-def note_command(action: str, path: Path) -> None:
-    """Note that a command has written a container, if it is one of a library with a server's folder."""
-    found = _library_of(path) if path.suffix == SUFFIX else None
+def note_command(action: str, path: Path, *, patience: float = PATIENCE) -> None:
+    """Note that a command has written a container, if it is one of a library with a server's folder.
+
+    `patience`: seconds that it waits for others.
+    """
+    found = _library_of(path, patience) if path.suffix == SUFFIX else None
     if found is not None:
         root, state = found
         by_command(state, action, name=str(path.relative_to(root)))
@@ -61,17 +64,17 @@ def by_command(state: State, action: str, **facts: object) -> None:
         ACTOR.reset(token)
 
 
-def _library_of(path: Path) -> tuple[Path, State] | None:
+def _library_of(path: Path, patience: float) -> tuple[Path, State] | None:
     """The library that a file is in, and its server's folder: by the environment, or by the hidden folder."""
     named, own = (os.environ.get(f"{PREFIX}{key}") for key in ("LIBRARY", "STATE"))
     if named and own and os.path.isdir(own):  # noqa: PTH112 - also where it may not be looked at
         root = Path(os.path.realpath(named))
         if path.is_relative_to(root):
-            return root, State.of(Path(own), root, patience=PATIENCE)
+            return root, State.of(Path(own), root, patience=patience)
     refused: list[StorageError] = []
     for root in path.parents:
         try:
-            state = State.found(root, patience=PATIENCE)
+            state = State.found(root, patience=patience)
         except StorageError as error:
             refused.append(error)
         else:

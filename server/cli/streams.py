@@ -139,11 +139,21 @@ def noted(path: str) -> Iterator[str]:
     a server whose `state` is nowhere else has been, or a token was made for it.
     """
     before = _mark(path)
-    yield path
-    if _mark(path) != before:
-        from harmony4.server.cli.noting import note_command  # takes its time, and few need it
+    told = False
+    try:
+        yield path
+        if _mark(path) != before:
+            from harmony4.server.cli.noting import note_command  # takes its time, and few need it
 
-        note_command(COMMAND.get(), Path(path))
+            told = True  # by itself, whatever happens meanwhile
+            note_command(COMMAND.get(), Path(path))
+    except BaseException as error:
+        # Ctrl-C when it was done already: it is told all the same, and waits for nobody.
+        if not told and not isinstance(error, Exception) and _mark(path) != before:
+            from harmony4.server.cli.noting import note_command
+
+            note_command(COMMAND.get(), Path(path), patience=0.0)
+        raise
 
 
 def _mark(path: str) -> tuple[int, ...] | None:
