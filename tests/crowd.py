@@ -31,7 +31,7 @@ LONG: Final = min(60.0, max(4.0, SECONDS / 10))
 """Seconds that a fault and what is before and after it take."""
 P99: Final = float(os.environ.get("SYSTEM_P99", "0.05"))
 """Seconds that 99 of 100 seeks may take at most."""
-KINDS: Final = {"range": 100, "seek": 50, "listen": 10, "tokens": 18, "send": 2, "upload": 10, "page": 10}
+KINDS: Final = {"range": 108, "seek": 50, "listen": 15, "tokens": 6, "send": 1, "upload": 10, "page": 10}
 OPTIONS: Final = ("--workers", "2", "--access-log")
 ENVIRONMENT: Final = {
     "HARMONY4_LOG_FORMAT": "json",

@@ -36,6 +36,10 @@ BLOCKS: Final = 24
 GROUP: Final = 3
 """Bytes of a film's block, blocks of a film, blocks of a group."""
 SECOND: Final = 1_000_000
+FILES: Final = (*["raw"] * 30, "film", "tus")
+"""What is uploaded. A film starts processes, which take as much of a small machine as a hundred ranges."""
+PAUSE: Final = 8.0
+"""Seconds, at most, until the next film is sent for its tokens."""
 STEP: Final = 0.05
 """Seconds between two looks whether a job is done."""
 
@@ -175,6 +179,7 @@ async def post_media(
     session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
 ) -> None:
     """A real film is sent, in pieces of any size, and its tokens come back."""
+    await asyncio.sleep(dice.random() * PAUSE)
     data = BUNNY.read_bytes()
 
     async def pieces() -> AsyncIterator[bytes]:
@@ -246,7 +251,7 @@ async def upload(
     session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
 ) -> None:
     """Some bytes, or a real film, at once or resumable; what came of it is read, deleted, and purged."""
-    name, kind = f"up{secrets.token_hex(8)}.h4mk", dice.choice(["raw", "raw", "film", "tus"])
+    name, kind = f"up{secrets.token_hex(8)}.h4mk", dice.choice(FILES)
     body = dice.randbytes(dice.randrange(1, 2**18)) if kind == "raw" else BUNNY.read_bytes()
     if kind == "tus":
         made = await _send_in_parts(session, url, name, body, seen)
