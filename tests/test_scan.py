@@ -247,6 +247,8 @@ class TestMissing:
         assert missing(Counting(long[:5000]), len(long), "mp4") == 0  # as far as it was there, all was well
         assert missing(Counting(long * 2), 15_000_000, "mp4") == 2 * len(long) - 15_000_000
         assert missing(io.BytesIO(b"x"), 1, "mp3") == 0
+        small = box(b"free", 9) * 1000
+        assert missing(io.BytesIO(small[:5000]), len(small), "mp4") == 0
 
 
 class TestTransport:

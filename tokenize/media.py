@@ -197,8 +197,8 @@ class MediaBlocks(Blocks):
         while not feed.ended:
             before = feed.size
             feed.pull(before + _PIECE)
-            if self._scanner.reads:  # no packet asks any more, but the end may tell that it comes too early
-                self._scanner.feed(feed.peek(before, feed.size - before))
+            # No packet asks any more, but the end may tell that it comes too early.
+            self._scanner.feed(feed.peek(before, feed.size - before))
             for block in cutter.skip(feed.size - before):
                 yield self._cut(block)
         for block in cutter.finish():
