@@ -110,6 +110,11 @@ def make_film(path: Path, seed: int, count: int = BLOCKS) -> Film:
     return Film(str(path), b"".join(blocks), url, tokens)
 
 
+def five_films(folder: Path) -> list[Film]:
+    """A library of films of 12 MiB."""
+    return [make_film(folder / f"film{number}.h4mk", number) for number in range(5)]
+
+
 Client = Callable[[aiohttp.ClientSession, str, Film, random.Random, Seen], Awaitable[None]]
 
 
@@ -150,14 +155,21 @@ async def get_seek(
 
 
 async def get_events(
-    session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
+    session: aiohttp.ClientSession,
+    url: str,
+    film: Film,
+    dice: random.Random,
+    seen: Seen,
+    lines: int | None = None,
 ) -> None:
+    """So many lines of them (None: some), or to the end where workers are told to stop."""
     async with session.get(f"{url}/events") as answer:
         seen.check(answer.status == 200, f"/events: {answer.status}")
         seen.heard.add(asyncio.current_task())
-        for _ in range(dice.randrange(2, 20)):
+        for _ in range(dice.randrange(2, 20) if lines is None else lines):
             line = await answer.content.readline()
-            if not line and seen.stopping:
+            if not line:
+                seen.check(seen.stopping, "/events: ended, and nobody had asked the server to")
                 return
             fits = line == b"\n" or line.startswith((b"event:", b"data:", b":", b"retry:"))
             seen.check(fits, f"/events: {line!r}")

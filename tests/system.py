@@ -36,7 +36,7 @@ from crowd import (
     quantile,
     slope,
 )
-from crowd_clients import Film, make_film
+from crowd_clients import Film, five_films
 from limits import many_descriptors
 from needs import ROOT, needs_nginx
 from processes import needs_proc, served, until
@@ -46,9 +46,7 @@ pytestmark = [needs_nginx, needs_proc, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> list[Film]:
-    """A library of five films of 12 MiB."""
-    folder = tmp_path_factory.mktemp("system")
-    return [make_film(folder / f"film{number}.h4mk", number) for number in range(5)]
+    return five_films(tmp_path_factory.mktemp("system"))
 
 
 @pytest.fixture

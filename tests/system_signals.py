@@ -9,6 +9,7 @@ import asyncio
 import os
 import random
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,7 +34,7 @@ from crowd import (
     crowd,
     ports,
 )
-from crowd_clients import BLOCK, BLOCKS, CLIENTS, Client, Film, Seen, make_film
+from crowd_clients import BLOCK, BLOCKS, CLIENTS, Client, Film, Seen, five_films, get_events, make_film
 from harmony4.crypto.mask import MaskSpec
 from harmony4.server.guard import signing
 from harmony4.server.guard.secret import load_secret, secret_path
@@ -48,9 +49,7 @@ pytestmark = [needs_nginx, needs_proc, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory: pytest.TempPathFactory) -> list[Film]:
-    """A library of five films of 12 MiB."""
-    folder = tmp_path_factory.mktemp("system")
-    return [make_film(folder / f"film{number}.h4mk", number) for number in range(5)]
+    return five_films(tmp_path_factory.mktemp("system"))
 
 
 def test_sigterm_under_load(films: list[Film], tmp_path: Path) -> None:
@@ -254,7 +253,7 @@ def test_a_worker_is_killed_amid_the_crowd(films: list[Film], tmp_path: Path) ->
             clock = asyncio.get_running_loop().time
             clients = {
                 kind: _bereft(kind, client, killed, lost, clock)
-                for kind, client in (CLIENTS | {"listen": _listen_on}).items()
+                for kind, client in (CLIENTS | {"listen": partial(get_events, lines=sys.maxsize)}).items()
             }
             met = Seen()
             rest = asyncio.create_task(crowd(place.url, films, LONG, clients=clients, seen=met))
@@ -297,18 +296,6 @@ def _bereft(
             seen.check(False, what)
 
     return ask
-
-
-async def _listen_on(
-    session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
-) -> None:
-    """One of those who wait for events until the time is over."""
-    async with session.get(f"{url}/events") as answer:
-        seen.check(answer.status == 200, f"/events: {answer.status}")
-        seen.heard.add(asyncio.current_task())
-        async for _ in answer.content:
-            pass
-    seen.check(False, "/events: ended")
 
 
 def _gone(server: Served, workers: set[int]) -> None:

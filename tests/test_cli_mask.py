@@ -7,7 +7,6 @@ import json
 import os
 import re
 import stat
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +23,7 @@ from make_vectors.parts import spec_value
 from make_vectors.valid import masked as spec_masked
 from media_factory import media
 from needs import BUNNY, VECTORS, needs_ffmpeg
+from processes import needs_proc
 
 Capture = pytest.CaptureFixture[str]
 VARIABLES = (KEY, KEY_FILE, PASSPHRASE)
@@ -321,7 +321,7 @@ def test_any_bytes_need_no_memory(place: Place, tmp_path: Path) -> None:
     assert int(shown[-1]) < 16, "MiB"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+@needs_proc
 def test_memory_follows_the_block(place: Place, tmp_path: Path) -> None:
     """The peaks of whole commands, for a container of 8 blocks and one of 72."""
     code = (

@@ -24,6 +24,7 @@ import spectrum_child
 from harmony4.tokenize import spectrum
 from make_vectors.spectrum import NAME, digest, frames_of, magnitudes, signals
 from needs import ROOT, VECTORS
+from processes import needs_proc
 
 PINNED = json.loads((VECTORS / NAME).read_bytes())
 
@@ -125,14 +126,16 @@ def test_settings_take_effect(found: Callable[[str], dict[str, Any]]) -> None:
         assert named <= kernels and kernels - set(KERNELS) | kernels & {"Prescott"}, kernels
 
 
+@pytest.mark.skipif(not spectrum_child.blas(), reason="numpy has no OpenBLAS of its own that could be asked")
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second processor")
+@needs_proc
 def test_threads_help_where_they_are_to(found: Callable[[str], dict[str, Any]]) -> None:
     """So one of the settings above does compare sums that two threads have shared; as it is none is."""
     one, two, both = map(found, ("one thread", "two threads", "two threads and products for both"))
-    if both["threads"] < 2 or not Path("/proc/self/schedstat").exists():
-        pytest.skip("OpenBLAS has no second thread here, or nobody says what it does")
     assert (one["threads"], two["threads"], both["threads"]) == (1, 2, 2)
-    assert (one["helped"], two["helped"]) == (0, 0)
-    assert both["helped"] > 0
+    assert one["helped"] == 0
+    # A thread that looks for work may do so for a moment, where it had to wait for the processor.
+    assert two["helped"] < both["helped"] / 4
 
 
 @pytest.mark.parametrize("kind", [kind for kind in spectrum_child.KINDS if kind != "spectrum"])
