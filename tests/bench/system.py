@@ -31,6 +31,7 @@ def system(place: Place) -> Table:
             seen = asyncio.run(crowd(served.url, films, seconds, watch, kinds))
             after = sum(map(descriptors, workers))
             died = workers != served.server.workers()
+            served.server.stop()  # whose workers end, before the folder goes
     half = memory[len(memory) // 2 :]
     clients = sum(kinds.values())
     table.add(
