@@ -31,7 +31,8 @@ def system(place: Place) -> Table:
             seen = asyncio.run(crowd(served.url, films, seconds, watch, kinds))
             after = sum(map(descriptors, workers))
             died = workers != served.server.workers()
-            served.server.stop()  # whose workers end, before the folder goes
+            served.server.process.terminate()  # its workers end before the folder goes
+            served.server.process.wait(60)
     half = memory[len(memory) // 2 :]
     clients = sum(kinds.values())
     table.add(
