@@ -32,6 +32,9 @@ LONG: Final = min(60.0, max(4.0, SECONDS / 10))
 P99: Final = float(os.environ.get("SYSTEM_P99", "0.05"))
 """Seconds that 99 of 100 seeks may take at most."""
 KINDS: Final = {"range": 108, "seek": 50, "listen": 15, "tokens": 6, "send": 1, "upload": 10, "page": 10}
+PAUSE: Final = 0.5
+PAUSES: Final = {"send": 8.0}
+"""Seconds between two requests of a client, at most. A film starts a process each time."""
 OPTIONS: Final = ("--workers", "2", "--access-log")
 ENVIRONMENT: Final = {
     "HARMONY4_LOG_FORMAT": "json",
@@ -95,7 +98,7 @@ async def crowd(
     clients: Mapping[str, Client] = CLIENTS,
     seen: Seen | None = None,
 ) -> Seen:
-    """All clients at once until the time is over; each pauses for some milliseconds between requests.
+    """All clients at once until the time is over; each pauses between requests.
 
     `watch` is called once a second, in a thread. `seen`: where what they see goes.
     """
@@ -111,7 +114,7 @@ async def crowd(
         async def live(kind: str, number: int) -> None:
             dice = random.Random(f"{kind} {number}")
             while clock() < until_then:
-                await asyncio.sleep(dice.random() * 0.5)
+                await asyncio.sleep(dice.random() * PAUSES.get(kind, PAUSE))
                 started = clock()
                 seen.heard.discard(asyncio.current_task())
                 try:

@@ -38,8 +38,6 @@ GROUP: Final = 3
 SECOND: Final = 1_000_000
 FILES: Final = (*["raw"] * 30, "film", "tus")
 """What is uploaded. A film starts processes, which take as much of a small machine as a hundred ranges."""
-PAUSE: Final = 8.0
-"""Seconds, at most, until the next film is sent for its tokens."""
 STEP: Final = 0.05
 """Seconds between two looks whether a job is done."""
 
@@ -191,7 +189,6 @@ async def post_media(
     session: aiohttp.ClientSession, url: str, film: Film, dice: random.Random, seen: Seen
 ) -> None:
     """A real film is sent, in pieces of any size, and its tokens come back."""
-    await asyncio.sleep(dice.random() * PAUSE)
     data = BUNNY.read_bytes()
 
     async def pieces() -> AsyncIterator[bytes]:
