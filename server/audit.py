@@ -113,16 +113,21 @@ class AuditLog:
         The change itself has happened: where the log cannot be written, this is an error in the other log,
         and the line, with its own time, is added as soon as it can be (`retry`).
         """
-        self._say(action, self.add(action, **facts))
+        self.take(action, **facts)
+        self._say(action, self.write())
 
-    def add(self, action: str, **facts: object) -> str | None:
-        """The same for who says it otherwise: why the log cannot be written, None where it can."""
+    def take(self, action: str, **facts: object) -> None:
+        """The first half of `record`, which touches no disk: the line waits in memory."""
         row = {"time": rfc3339(time.time()), "action": action, "by": ACTOR.get(), **facts}
         with self._lock:
             if len(self._late) < _MOST_LATE:
                 self._late.append(row)
             else:
                 self._lost += 1
+
+    def write(self) -> str | None:
+        """The second half, for who says it otherwise: why the log cannot be written, None where it can."""
+        with self._lock:
             return self._write()
 
     def retry(self) -> None:

@@ -9,9 +9,11 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -21,6 +23,8 @@ from harmony4.crypto.signing import SigningKey
 from harmony4.h4mk.proofs.signature import Signer
 from harmony4.h4mk.proofs.signing import sign_file
 from harmony4.server.audit import AuditLog
+from harmony4.server.cli import frame
+from harmony4.server.cli.main import main
 from harmony4.server.state import FOLDER, State
 from processes import Served, needs_proc, served, until
 from serving import running, write_container
@@ -376,6 +380,49 @@ def test_a_command_is_interrupted_while_it_waits(library: Path, subtitle: Path, 
     assert len(waiting(library)) == 1
     AuditLog(State(library / FOLDER)).retry()
     assert [row["name"] for row in entries(library)] == ["x.h4mk"]
+
+
+# In a `__del__` Python swallows it.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_is_interrupted_anywhere(library: Path, subtitle: Path, number: signal.Signals) -> None:
+    """From the moment when the container is there: at every call of a function that is made then."""
+    statuses = set()
+    made = False
+
+    def export(name: str, stop: int) -> int:
+        """Export, interrupted at the call `stop`; returns how many there were."""
+        nonlocal made
+        calls, made = 0, False
+
+        def look(which: FrameType, event: str, argument: object) -> None:
+            nonlocal calls, made
+            if event == "call" and made:
+                if calls == stop:
+                    os.kill(os.getpid(), number)
+                calls += 1
+            elif event == "c_return" and argument is os.replace:
+                made = True
+            elif event == "return" and which.f_code is frame.run.__code__:  # the command is over
+                made = False
+
+        sys.setprofile(look)
+        try:
+            statuses.add(main(["export", str(subtitle), "-o", str(library / name), "--quiet"]))
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    export("first.h4mk", -1)  # imports what is imported once
+    calls = export("all.h4mk", -1)
+    assert calls > 100
+    names = [f"{stop}.h4mk" for stop in range(0, calls, 1 + calls // 400)]
+    for stop, name in zip(range(0, calls, 1 + calls // 400), names, strict=True):
+        export(name, stop)
+        assert (library / name).exists()
+    AuditLog(State(library / FOLDER)).retry()
+    assert sorted(str(row["name"]) for row in entries(library)) == sorted(["first.h4mk", "all.h4mk", *names])
+    assert statuses == {0, 128 + number}
 
 
 def test_a_server_does_not_wait_without_end(tmp_path: Path) -> None:

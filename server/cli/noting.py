@@ -10,7 +10,7 @@ from typing import Final
 from harmony4.crypto.errors import StorageError
 from harmony4.server.audit import ACTOR, AuditLog
 from harmony4.server.cli.output import say
-from harmony4.server.cli.streams import UNNOTED
+from harmony4.server.cli.streams import UNNOTED, held_back, let_through
 from harmony4.server.cli.values import plain
 from harmony4.server.config import PREFIX
 from harmony4.server.folder.library import SUFFIX
@@ -42,12 +42,15 @@ def by_command(state: State, action: str, **facts: object) -> None:
     token = ACTOR.set(f"user {os.getuid()}" if hasattr(os, "getuid") else "user")
     try:
         log = AuditLog(state)
-        try:
-            why = log.add(action, **facts)
-        except BaseException:  # Ctrl-C while somebody else has the log: what was done is told all the same
-            with suppress(StorageError):
-                log.leave()
-            raise
+        with held_back():
+            log.take(action, **facts)
+            try:
+                let_through()  # somebody else may have the log for a while
+                why = log.write()
+            except BaseException:  # what was done is told all the same
+                with held_back(), suppress(StorageError):
+                    log.leave()
+                raise
         if why is None:
             return
         try:

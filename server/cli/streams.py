@@ -10,12 +10,15 @@ import contextlib
 import io
 import os
 import select
+import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO, Final, cast
 
 from harmony4.crypto.errors import SourceError, StorageError
@@ -29,7 +32,9 @@ __all__ = [
     "ReaderGone",
     "Sink",
     "check_not_same",
+    "held_back",
     "in_order",
+    "let_through",
     "named",
     "noted",
     "open_container",
@@ -131,6 +136,40 @@ def sink(path: str) -> contextlib.AbstractContextManager[BinaryIO | str]:
     return _device(path)
 
 
+_HANDLERS: Final[dict[signal.Signals, Callable[[int, FrameType | None], object]]] = {}
+"""Of the signals that are held back."""
+_COME: Final[list[int]] = []
+"""Those that have come meanwhile."""
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Ctrl-C and its like wait until `let_through`, or the end of the (outermost) block.
+
+    By handlers, not by the mask of a thread: Python heeds a signal in this one, whichever it came to.
+    """
+    outermost = not _HANDLERS
+    if outermost and threading.current_thread() is threading.main_thread():
+        for each in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+            if each is not None and callable(handler := signal.getsignal(each)):
+                _HANDLERS[each] = handler
+                signal.signal(each, lambda number, _frame: _COME.append(number))
+    try:
+        yield
+    finally:
+        if outermost:
+            let_through()
+
+
+def let_through() -> None:
+    """Deliver the first that waits, if there is one, and those that come."""
+    while _HANDLERS:
+        signal.signal(*_HANDLERS.popitem())
+    for number in _COME[:1]:
+        _COME.clear()
+        signal.raise_signal(number)
+
+
 @contextlib.contextmanager
 def noted(path: str) -> Iterator[str]:
     """A file that is written: what a command does to a container in a library goes into its audit log.
@@ -140,19 +179,23 @@ def noted(path: str) -> Iterator[str]:
     """
     before = _mark(path)
     told = False
+
+    def tell(**options: float) -> None:
+        nonlocal told
+        with held_back():
+            told = True
+            if _mark(path) != before:
+                from harmony4.server.cli.noting import note_command  # takes its time, and few need it
+
+                note_command(COMMAND.get(), Path(path), **options)
+
     try:
         yield path
-        if _mark(path) != before:
-            from harmony4.server.cli.noting import note_command  # takes its time, and few need it
-
-            told = True  # by itself, whatever happens meanwhile
-            note_command(COMMAND.get(), Path(path))
+        tell()
     except BaseException as error:
         # Ctrl-C when it was done already: it is told all the same, and waits for nobody.
-        if not told and not isinstance(error, Exception) and _mark(path) != before:
-            from harmony4.server.cli.noting import note_command
-
-            note_command(COMMAND.get(), Path(path), patience=0.0)
+        if not told and not isinstance(error, Exception):
+            tell(patience=0.0)
         raise
 
 
