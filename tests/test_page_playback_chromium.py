@@ -24,7 +24,7 @@ WHILE_PLAYING = """([until, selector, property]) => new Promise((resolve, reject
     else (media.pause(), resolve(seen));
   };
   media.muted = true;
-  media.playbackRate = 4;
+  media.playbackRate = 2;
   media.play().then(look, reject);
 })""".replace(
     "PROPERTIES",
@@ -42,7 +42,7 @@ WHILE_PLAYING = """([until, selector, property]) => new Promise((resolve, reject
   },
 }""",
 )
-"""Play until a time (s), four times as fast: [time, value] whenever the value is another one. `text`: what an
+"""Play until a time (s), twice as fast: [time, value] whenever the value is another one. `text`: what an
 element says; `edge`: where in a canvas the first frequency around 3 kHz is, as a part of its width."""
 
 
