@@ -348,12 +348,13 @@ async def serve(
                 let_through()
         ready(address_url(listener))
         await stop.wait()
-        if config.stop_delay:
+        if config.stop_delay and not app[STATUS].replaced:
             # Whoever sends requests here asks `/ready` now and then, and gets time to see what it says.
             app[STATUS].leaving = True
             await asyncio.sleep(config.stop_delay)
     finally:
-        app[STATUS].stopping = app[STATUS].leaving = True
+        app[STATUS].stopping = True
+        app[STATUS].leaving = not app[STATUS].replaced
         app[STATUS].until = loop.time() + config.stop_timeout
         app[EXPRESS].close()
         app[EVENTS].close()

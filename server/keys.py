@@ -56,10 +56,12 @@ __all__ = [
 
 @dataclass(slots=True)
 class Status:
-    """Whether the server is on its way out."""
+    """Whether the server, or this worker of it, is on its way out."""
 
     leaving: bool = False
     """`/ready` says no; everything else goes on."""
+    replaced: bool = False
+    """Other workers go on: it is this process that ends, not the server."""
     stopping: bool = False
     until: float = 0.0
     """When that must be over, on the loop's clock."""

@@ -399,6 +399,24 @@ def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path:
     assert len(after) == 2
 
 
+@pytest.mark.parametrize("delay", [0, 1])
+def test_a_worker_that_is_replaced_is_ready(library: Path, delay: int) -> None:
+    """Who asks it on a connection that was open before hears of the server: that one goes on."""
+    with served(library, "--workers", 2, HARMONY4_STOP_DELAY=str(delay)) as server:
+        with server.only(server.workers()[0]):
+            stream, talking = begin(server), server.connect()  # its end is held off until all is looked at
+            assert talking.get("/ready")[0] == 200
+        server.process.send_signal(signal.SIGHUP)
+        said: dict[str, str] = {}
+        while said.get("connection") != "close":
+            talking.ask("/ready")
+            status, said, _ = talking.answer()
+            assert status == 200
+        assert finish(stream)
+        stream.close()
+        talking.close()
+
+
 def test_settings_that_workers_cannot_start_with(library: Path, tmp_path: Path) -> None:
     """They change nothing: the same workers go on, and successors have the settings of before."""
     file, log = tmp_path / "harmony4.toml", tmp_path / "log"

@@ -2,8 +2,8 @@
 alone.
 
 `DESCRIPTOR` is the listening socket, `FOLDER` is where the workers put their numbers together. The settings
-come as a line of JSON on standard input, whose end means "finish what runs and leave", as SIGTERM does; what
-there is to say to the parent goes to standard output.
+come as a line of JSON on standard input, whose end means "finish what runs and leave", as SIGTERM does (after
+a line `replaced`: and the server goes on); what there is to say to the parent goes to standard output.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.server.serving.workerprocess import FAILED, LEAVING, MARGIN, READY
+from harmony4.server.serving.workerprocess import FAILED, LEAVING, MARGIN, READY, REPLACED
 
 if TYPE_CHECKING:
     from harmony4.server.config import Config
@@ -60,6 +61,7 @@ def main() -> int:
 
 async def _serve(config: Config, listener: socket.socket, shared: Path) -> None:
     from harmony4.server.app import create_app, serve
+    from harmony4.server.keys import STATUS
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -71,19 +73,25 @@ async def _serve(config: Config, listener: socket.socket, shared: Path) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, leave)
     app = create_app(config, shared)
+
+    def dismissed(replaced: bool) -> None:
+        app[STATUS].replaced = replaced
+        stop.set()
+
     # Daemon: it waits for a parent who may outlive this process.
     threading.Thread(
-        target=_watch, args=(loop, stop, config.stop_delay + config.stop_timeout), daemon=True
+        target=_watch, args=(loop, dismissed, config.stop_delay + config.stop_timeout), daemon=True
     ).start()
     await serve(app, listener, ready=lambda _url: _say(READY), stop=stop)
 
 
-def _watch(loop: asyncio.AbstractEventLoop, stop: asyncio.Event, stop_timeout: float) -> None:
+def _watch(loop: asyncio.AbstractEventLoop, dismissed: Callable[[bool], None], stop_timeout: float) -> None:
     """Stop when the parent says so or is gone; in a thread, so that a loop which hangs ends as well."""
-    while os.read(_STDIN, 2**10):
-        pass
+    said = b""
+    while data := os.read(_STDIN, 2**10):
+        said += data
     with suppress(RuntimeError):  # the loop is closed already
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(dismissed, said == REPLACED + b"\n")
     time.sleep(stop_timeout + MARGIN)
     os._exit(1)
 

@@ -1,6 +1,7 @@
 """A worker as its parent sees it: a process, and the two pipes that are all there is between them.
 
-    standard input   the settings, one line of JSON; then nothing. Its end means: finish what runs and leave.
+    standard input   the settings, one line of JSON; then nothing, or `replaced`: it leaves, and the server
+                     stays. Its end means: finish what runs and leave.
     standard output  lines from the worker: `ready`, `leaving`, `failed REASON`. Its end means: it is gone.
 
 So a worker ends with its parent however that came to end, and a worker that dies is noticed at once.
@@ -22,11 +23,12 @@ from typing import IO, Final
 from harmony4.server.config import Config
 from harmony4.server.serving.hangups import held_back
 
-__all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "WorkerProcess"]
+__all__ = ["FAILED", "LEAVING", "MARGIN", "READY", "REPLACED", "WorkerProcess"]
 
 READY: Final = b"ready"
 LEAVING: Final = b"leaving"
 FAILED: Final = b"failed "
+REPLACED: Final = b"replaced"
 
 MARGIN: Final = 5.0
 """Seconds beyond `stop_timeout` until a worker that does not leave is killed."""
@@ -81,11 +83,15 @@ class WorkerProcess:
         *lines, self._said = (self._said + data).split(b"\n")
         yield from lines
 
-    def dismiss(self) -> None:
-        """Tell it to finish what it does and leave. Safe to call twice."""
+    def dismiss(self, *, replaced: bool = False) -> None:
+        """Tell it to finish what it does and leave; `replaced`: others go on. Safe to call twice."""
         self.dismissed = True
+        pipe = self._pipe(self.process.stdin)
         with suppress(OSError):
-            self._pipe(self.process.stdin).close()
+            if replaced and not pipe.closed:
+                pipe.write(REPLACED + b"\n")
+        with suppress(OSError):
+            pipe.close()
 
     def kill(self, why: str) -> None:
         """End it at once: it hangs, and would not hear that it is dismissed."""

@@ -198,7 +198,7 @@ class Supervisor:
         """Dismiss the workers that were started with these very settings."""
         for worker in self._workers:
             if worker.config is config:
-                worker.dismiss()
+                worker.dismiss(replaced=True)
 
     def _start_due(self) -> None:
         now = time.monotonic()
