@@ -32,6 +32,7 @@ each_loop = pytest.mark.parametrize("loop", LOOPS)
 FILM = random.Random(3).randbytes(2**20)
 BLOCKS = 24
 RANGE = "/video/range?name=film.h4mk"
+MEDIA = b"1\n00:00:00,000 --> 00:00:01,000\nhello\n"
 
 
 @pytest.fixture(scope="module")
@@ -400,21 +401,33 @@ def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path:
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-def test_a_worker_that_is_replaced_is_ready(library: Path, delay: int) -> None:
-    """Who asks it on a connection that was open before hears of the server: that one goes on."""
-    with served(library, "--workers", 2, HARMONY4_STOP_DELAY=str(delay)) as server:
+def test_a_worker_that_is_replaced_does_all_it_did(library: Path, tmp_path: Path, delay: int) -> None:
+    """Who has a connection to it that was open before is not told that the server stops: it goes on."""
+    # Longer than this test may be held up between two requests.
+    code = "import harmony4.server.serving.acceptor as acceptor; acceptor.GRACE = 2.0\n"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    settings = {"path": str(tmp_path), "HARMONY4_STOP_DELAY": str(delay)}
+    with served(library, "--workers", 2, **settings) as server:
         with server.only(server.workers()[0]):
-            stream, talking = begin(server), server.connect()  # its end is held off until all is looked at
-            assert talking.get("/ready")[0] == 200
+            stream = begin(server)  # its end is held off until all is looked at
+            lines = itertools.cycle([server.connect(), server.connect()])
+            assert all(next(lines).get("/ready")[0] == 200 for _ in range(2))
         server.process.send_signal(signal.SIGHUP)
         said: dict[str, str] = {}
         while said.get("connection") != "close":
-            talking.ask("/ready")
-            status, said, _ = talking.answer()
+            line = next(lines)
+            line.ask("/ready")
+            status, said, _ = line.answer()
             assert status == 200
+        line.close()
+        line = next(lines)
+        head = f"POST /video/export HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(MEDIA)}\r\n\r\n"
+        line.send(head.encode() + MEDIA)
+        status, said, body = line.answer()
+        assert (status, said["connection"], body[:4]) == (200, "close", b"H4MK"), body
         assert finish(stream)
+        line.close()
         stream.close()
-        talking.close()
 
 
 def test_settings_that_workers_cannot_start_with(library: Path, tmp_path: Path) -> None:

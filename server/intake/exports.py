@@ -107,7 +107,8 @@ async def admitted(request: web.Request, size: int | None, kind: str = "places")
     `kind`: places of another kind, as many, for those who bring nothing.
     """
     config: Config = request.app[CONFIG]
-    if request.app[STATUS].stopping:
+    status = request.app[STATUS]
+    if status.stopping and not status.replaced:  # a server that goes on refuses nothing
         raise Problem("stopping", "the server is stopping")
     if config.max_upload and size is not None and size > config.max_upload:
         raise LimitError("the upload is too large", expected=f"<= {config.max_upload} bytes", found=size)
