@@ -353,8 +353,7 @@ async def serve(
             app[STATUS].leaving = True
             await asyncio.sleep(config.stop_delay)
     finally:
-        app[STATUS].stopping = True
-        app[STATUS].leaving = not app[STATUS].replaced
+        app[STATUS].stopping = app[STATUS].leaving = True
         app[STATUS].until = loop.time() + config.stop_timeout
         app[EXPRESS].close()
         app[EVENTS].close()

@@ -25,7 +25,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -125,10 +125,13 @@ class AuditLog:
             else:
                 self._lost += 1
 
-    def write(self) -> str | None:
-        """The second half, for who says it otherwise: why the log cannot be written, None where it can."""
+    def write(self, begun: Callable[[], None] | None = None) -> str | None:
+        """The second half, for who says it otherwise: why the log cannot be written, None where it can.
+
+        `begun` is called once nobody else has the log, before anything is written.
+        """
         with self._lock:
-            return self._write()
+            return self._write(begun)
 
     def retry(self) -> None:
         """Add what could not be written before, and what others have left."""
@@ -171,7 +174,7 @@ class AuditLog:
             )
         return rows
 
-    def _write(self) -> str | None:
+    def _write(self, begun: Callable[[], None] | None = None) -> str | None:
         """Everything that waits, here and beside the log. Returns why that cannot be done."""
         patience = self._state.patience
         if self._stuck:
@@ -180,17 +183,19 @@ class AuditLog:
             patience = _TURN
         try:
             with self._state.locked("audit", patience), self._state.private("audit.log") as file:
+                if begun is not None:
+                    begun()
                 self._stuck = False
                 self._save_parts()
                 self._take_in(file)
                 if rows := self._rows():
                     self._append(file, rows)
+                self._late, self._lost = [], 0
         except HeldError as error:
             self._stuck = True
             return str(error)
         except (HarmonyError, OSError, *_NO_LINE) as error:
             return str(error)
-        self._late, self._lost = [], 0
         return None
 
     def _beside(self, pattern: re.Pattern[str]) -> list[re.Match[str]]:

@@ -35,10 +35,10 @@ async def get_ready(request: web.Request) -> web.Response:
     """
     app = request.app
     free = workers = 0
-    if not app[STATUS].leaving:
+    if app[STATUS].ready:
         free = await asyncio.to_thread(disk_free, app[LIBRARY].root, app[LIBRARY].device)
         workers = await asyncio.to_thread(app[SHARES].living)
-    if app[STATUS].leaving:
+    if not app[STATUS].ready:
         raise Problem("stopping", "the server is stopping")
     found = {
         "status": "ready",

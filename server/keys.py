@@ -59,12 +59,22 @@ class Status:
     """Whether the server, or this worker of it, is on its way out."""
 
     leaving: bool = False
-    """`/ready` says no; everything else goes on."""
-    replaced: bool = False
-    """Other workers go on: it is this process that ends, not the server."""
+    """It is to end; everything goes on."""
     stopping: bool = False
+    """What runs comes to its end, and no more."""
+    replaced: bool = False
+    """Others go on: it is this worker that ends, not the server."""
     until: float = 0.0
     """When that must be over, on the loop's clock."""
+
+    @property
+    def ready(self) -> bool:
+        """What `/ready` says of it."""
+        return self.replaced or not self.leaving
+
+    def takes(self, now: float, patience: float) -> bool:
+        """Whether it takes uploads: a worker that is replaced does while half of its `patience` is left."""
+        return not self.stopping or (self.replaced and self.until - now > patience / 2)
 
 
 BUFFERS: Final = web.AppKey("buffers", Buffers)

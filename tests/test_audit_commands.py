@@ -25,6 +25,7 @@ from harmony4.h4mk.proofs.signing import sign_file
 from harmony4.server.audit import AuditLog
 from harmony4.server.cli import frame
 from harmony4.server.cli.main import main
+from harmony4.server.guard.tokens import TokenFile, new_token
 from harmony4.server.state import FOLDER, State
 from processes import Served, needs_proc, served, until
 from serving import running, write_container
@@ -382,47 +383,76 @@ def test_a_command_is_interrupted_while_it_waits(library: Path, subtitle: Path, 
     assert [row["name"] for row in entries(library)] == ["x.h4mk"]
 
 
+def interrupted(argv: list[object], number: signal.Signals, stop: int = -1) -> tuple[int, int]:
+    """Run a command in this process; interrupt it at its call `stop` of a function after its file is there.
+
+    Returns its status, and how many such calls there were.
+    """
+    calls, done = 0, False
+
+    def look(which: FrameType, event: str, argument: object) -> None:
+        nonlocal calls, done
+        if event == "call" and done:
+            if calls == stop:
+                os.kill(os.getpid(), number)
+            calls += 1
+        elif event == "c_return" and argument in (os.replace, os.rename):
+            done = True
+        elif event == "return" and which.f_code is frame.run.__code__:  # the command is over
+            done = False
+
+    sys.setprofile(look)
+    try:
+        return main([str(word) for word in argv]), calls
+    finally:
+        sys.setprofile(None)
+
+
 # In a `__del__` Python swallows it.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_is_interrupted_anywhere(library: Path, subtitle: Path, number: signal.Signals) -> None:
-    """From the moment when the container is there: at every call of a function that is made then."""
-    statuses = set()
-    made = False
+@pytest.mark.parametrize("what", ["export", "token-add", "token-revoke"])
+def test_a_command_is_interrupted_anywhere(
+    library: Path, subtitle: Path, capsys: Capture, number: signal.Signals, what: str
+) -> None:
+    """From the moment when its file is there: at calls of functions that are made then. One line is told."""
+    log, tokens = AuditLog(State(library / FOLDER)), TokenFile(State(library / FOLDER))
 
-    def export(name: str, stop: int) -> int:
-        """Export, interrupted at the call `stop`; returns how many there were."""
-        nonlocal made
-        calls, made = 0, False
+    def argv() -> list[object]:
+        if what == "export":
+            return ["export", subtitle, "-o", library / f"{len(statuses)}.h4mk", "--quiet"]
+        if what == "token-add":
+            return ["token", "add", len(statuses), "--library", library]
+        token, _ = new_token("somebody", ("read",), 0, None)
+        tokens.add(token)
+        return ["token", "revoke", token.id, "--library", library]
 
-        def look(which: FrameType, event: str, argument: object) -> None:
-            nonlocal calls, made
-            if event == "call" and made:
-                if calls == stop:
-                    os.kill(os.getpid(), number)
-                calls += 1
-            elif event == "c_return" and argument is os.replace:
-                made = True
-            elif event == "return" and which.f_code is frame.run.__code__:  # the command is over
-                made = False
+    statuses: list[int] = []
+    calls = 0
+    for _ in range(2):  # the first one imports what is imported once
+        status, calls = interrupted(argv(), number)
+        statuses.append(status)
+    assert calls > 50
+    for stop in range(0, calls, 1 + calls // 150):
+        statuses.append(interrupted(argv(), number, stop)[0])
+        log.retry()  # what waits is no part of what the next one does
+        assert actions(library) == [what] * len(statuses), stop
+    assert set(statuses) == {0, 128 + number}
+    assert "Traceback" not in capsys.readouterr().err
 
-        sys.setprofile(look)
-        try:
-            statuses.add(main(["export", str(subtitle), "-o", str(library / name), "--quiet"]))
-        finally:
-            sys.setprofile(None)
-        return calls
 
-    export("first.h4mk", -1)  # imports what is imported once
-    calls = export("all.h4mk", -1)
-    assert calls > 100
-    names = [f"{stop}.h4mk" for stop in range(0, calls, 1 + calls // 400)]
-    for stop, name in zip(range(0, calls, 1 + calls // 400), names, strict=True):
-        export(name, stop)
-        assert (library / name).exists()
-    AuditLog(State(library / FOLDER)).retry()
-    assert sorted(str(row["name"]) for row in entries(library)) == sorted(["first.h4mk", "all.h4mk", *names])
-    assert statuses == {0, 128 + number}
+def test_a_disk_that_fails_behind_the_work(
+    library: Path, subtitle: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container is there, and told, whatever the disk says of its folder."""
+
+    def fails(_path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("harmony4.h4mk.edits.target.sync_folder", fails)
+    refused(here(capsys, "export", subtitle, "-o", library / "x.h4mk"), "Input/output error")
+    assert (library / "x.h4mk").exists()
+    assert [row["name"] for row in entries(library)] == ["x.h4mk"]
 
 
 def test_a_server_does_not_wait_without_end(tmp_path: Path) -> None:

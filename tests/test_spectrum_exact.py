@@ -24,7 +24,6 @@ import spectrum_child
 from harmony4.tokenize import spectrum
 from make_vectors.spectrum import NAME, digest, frames_of, magnitudes, signals
 from needs import ROOT, VECTORS
-from processes import needs_proc
 
 PINNED = json.loads((VECTORS / NAME).read_bytes())
 
@@ -127,10 +126,11 @@ def test_settings_take_effect(found: Callable[[str], dict[str, Any]]) -> None:
 
 
 @pytest.mark.skipif(not spectrum_child.blas(), reason="numpy has no OpenBLAS of its own that could be asked")
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs a second processor")
-@needs_proc
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs Linux's /proc")
 def test_threads_help_where_they_are_to(found: Callable[[str], dict[str, Any]]) -> None:
     """So one of the settings above does compare sums that two threads have shared; as it is none is."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs a second processor")
     one, two, both = map(found, ("one thread", "two threads", "two threads and products for both"))
     assert (one["threads"], two["threads"], both["threads"]) == (1, 2, 2)
     assert one["helped"] == 0

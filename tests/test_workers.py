@@ -15,7 +15,7 @@ import subprocess
 import termios
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -400,34 +400,55 @@ def test_sighup_brings_new_settings_and_cuts_nobody_off(library: Path, tmp_path:
     assert len(after) == 2
 
 
-@pytest.mark.parametrize("delay", [0, 1])
-def test_a_worker_that_is_replaced_does_all_it_did(library: Path, tmp_path: Path, delay: int) -> None:
-    """Who has a connection to it that was open before is not told that the server stops: it goes on."""
-    # Longer than this test may be held up between two requests.
-    code = "import harmony4.server.serving.acceptor as acceptor; acceptor.GRACE = 2.0\n"
+@contextmanager
+def being_replaced(
+    library: Path, tmp_path: Path, how: str, delay: int, count: int
+) -> Iterator[tuple[Served, list[Line]]]:
+    """A worker that is on its way out and has `count` connections that it will not close for a while."""
+    # Longer than the test may be held up between two requests.
+    code = "import harmony4.server.serving.acceptor as acceptor; acceptor.GRACE = 5.0\n"
     (tmp_path / "sitecustomize.py").write_text(code)
     settings = {"path": str(tmp_path), "HARMONY4_STOP_DELAY": str(delay)}
-    with served(library, "--workers", 2, **settings) as server:
-        with server.only(server.workers()[0]):
+    with served(library, "--workers", 2, **settings) as server, ExitStack() as stack:
+        worker = server.workers()[0]
+        with server.only(worker):
             stream = begin(server)  # its end is held off until all is looked at
-            lines = itertools.cycle([server.connect(), server.connect()])
-            assert all(next(lines).get("/ready")[0] == 200 for _ in range(2))
-        server.process.send_signal(signal.SIGHUP)
-        said: dict[str, str] = {}
-        while said.get("connection") != "close":
-            line = next(lines)
+            lines = [stack.enter_context(server.connect()) for _ in range(count + 1)]
+            assert all(line.get("/ready")[0] == 200 for line in lines)
+        if how == "SIGHUP":
+            server.process.send_signal(signal.SIGHUP)
+        else:
+            os.kill(worker, signal.SIGTERM)
+        for line in itertools.cycle(list(lines)):  # nobody is silent meanwhile
             line.ask("/ready")
             status, said, _ = line.answer()
             assert status == 200
-        line.close()
-        line = next(lines)
+            if said.get("connection") == "close":
+                break
+        lines.remove(line)
+        yield server, lines
+        assert finish(stream)
+        stream.close()
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+@pytest.mark.parametrize("how", ["SIGHUP", "SIGTERM to the worker"])
+def test_a_worker_that_is_replaced_does_all_it_did(
+    library: Path, tmp_path: Path, how: str, delay: int
+) -> None:
+    """Who has a connection to it that was open before is not told that the server stops: it goes on."""
+    with being_replaced(library, tmp_path, how, delay, 1) as (_, [line]):
         head = f"POST /video/export HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(MEDIA)}\r\n\r\n"
         line.send(head.encode() + MEDIA)
         status, said, body = line.answer()
         assert (status, said["connection"], body[:4]) == (200, "close", b"H4MK"), body
-        assert finish(stream)
-        line.close()
-        stream.close()
+
+
+def test_a_worker_that_is_replaced_hears_that_the_server_stops(library: Path, tmp_path: Path) -> None:
+    with being_replaced(library, tmp_path, "SIGHUP", 0, 5) as (server, lines):
+        server.process.send_signal(signal.SIGTERM)
+        until(server.refuses, "the end of listening")
+        assert 503 in [line.get("/ready")[0] for line in lines]
 
 
 def test_settings_that_workers_cannot_start_with(library: Path, tmp_path: Path) -> None:

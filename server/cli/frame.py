@@ -108,11 +108,14 @@ UNTOLD: Final = 4
 def run(argv: list[str]) -> int:
     """Run one command line; returns its exit status. Lets KeyboardInterrupt through."""
     UNNOTED.set(None)
-    status, untold = _run(argv), UNNOTED.get()
-    if untold is not None:
-        complain(untold)
-        return status or UNTOLD
-    return status
+    status = 0
+    try:
+        status = _run(argv)
+    finally:  # who interrupts it is told as well
+        untold = UNNOTED.get()
+        if untold is not None:
+            complain(untold)
+    return status if untold is None else status or UNTOLD
 
 
 def _run(argv: list[str]) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from harmony4.crypto.errors import StorageError
 from harmony4.server.audit import ACTOR, AuditLog
+from harmony4.server.cli.interrupts import defer, deferred, deliver
 from harmony4.server.cli.output import say
-from harmony4.server.cli.streams import UNNOTED, held_back, let_through
+from harmony4.server.cli.streams import UNNOTED
 from harmony4.server.cli.values import plain
 from harmony4.server.config import PREFIX
 from harmony4.server.folder.library import SUFFIX
@@ -41,30 +41,32 @@ def by_command(state: State, action: str, **facts: object) -> None:
     """
     token = ACTOR.set(f"user {os.getuid()}" if hasattr(os, "getuid") else "user")
     try:
-        log = AuditLog(state)
-        with held_back():
-            log.take(action, **facts)
-            try:
-                let_through()  # somebody else may have the log for a while
-                why = log.write()
-            except BaseException:  # what was done is told all the same
-                with held_back(), suppress(StorageError):
-                    log.leave()
-                raise
-        if why is None:
-            return
-        try:
-            log.leave()
-        except StorageError as error:
-            UNNOTED.set(f"it is done, but the audit log does not know of it ({action}): {why}; {error}")
-        else:
-            say(
-                f"note: the audit log cannot be written ({action}): {plain(why)}; the line waits beside it, "
-                "and a server or the next command adds it",
-                to_stderr=True,
-            )
+        with deferred():
+            _tell(AuditLog(state), action, facts)
     finally:
         ACTOR.reset(token)
+
+
+def _tell(log: AuditLog, action: str, facts: dict[str, object]) -> None:
+    """Within `deferred`: nothing comes between the line and its place, in the log or beside it."""
+    log.take(action, **facts)
+    why: str | None = "interrupted"
+    try:
+        deliver()  # somebody else may have the log for a while
+        why = log.write(defer)
+    finally:
+        defer()
+        if why is not None:
+            try:
+                log.leave()
+            except StorageError as error:
+                UNNOTED.set(f"it is done, but the audit log does not know of it ({action}): {why}; {error}")
+            else:
+                say(
+                    f"note: the audit log cannot be written ({action}): {plain(why)}; "
+                    "the line waits beside it, and a server or the next command adds it",
+                    to_stderr=True,
+                )
 
 
 def _library_of(path: Path, patience: float) -> tuple[Path, State] | None:

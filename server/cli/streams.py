@@ -10,20 +10,18 @@ import contextlib
 import io
 import os
 import select
-import signal
 import stat
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from types import FrameType
 from typing import BinaryIO, Final, cast
 
 from harmony4.crypto.errors import SourceError, StorageError
 from harmony4.h4mk import FileSource, H4MKReader
 from harmony4.h4mk.edits.target import AtomicFile
+from harmony4.server.cli.interrupts import deferred
 
 __all__ = [
     "COMMAND",
@@ -32,9 +30,7 @@ __all__ = [
     "ReaderGone",
     "Sink",
     "check_not_same",
-    "held_back",
     "in_order",
-    "let_through",
     "named",
     "noted",
     "open_container",
@@ -136,40 +132,6 @@ def sink(path: str) -> contextlib.AbstractContextManager[BinaryIO | str]:
     return _device(path)
 
 
-_HANDLERS: Final[dict[signal.Signals, Callable[[int, FrameType | None], object]]] = {}
-"""Of the signals that are held back."""
-_COME: Final[list[int]] = []
-"""Those that have come meanwhile."""
-
-
-@contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """Ctrl-C and its like wait until `let_through`, or the end of the (outermost) block.
-
-    By handlers, not by the mask of a thread: Python heeds a signal in this one, whichever it came to.
-    """
-    outermost = not _HANDLERS
-    if outermost and threading.current_thread() is threading.main_thread():
-        for each in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
-            if each is not None and callable(handler := signal.getsignal(each)):
-                _HANDLERS[each] = handler
-                signal.signal(each, lambda number, _frame: _COME.append(number))
-    try:
-        yield
-    finally:
-        if outermost:
-            let_through()
-
-
-def let_through() -> None:
-    """Deliver the first that waits, if there is one, and those that come."""
-    while _HANDLERS:
-        signal.signal(*_HANDLERS.popitem())
-    for number in _COME[:1]:
-        _COME.clear()
-        signal.raise_signal(number)
-
-
 @contextlib.contextmanager
 def noted(path: str) -> Iterator[str]:
     """A file that is written: what a command does to a container in a library goes into its audit log.
@@ -182,7 +144,7 @@ def noted(path: str) -> Iterator[str]:
 
     def tell(**options: float) -> None:
         nonlocal told
-        with held_back():
+        with deferred():
             told = True
             if _mark(path) != before:
                 from harmony4.server.cli.noting import note_command  # takes its time, and few need it
@@ -192,9 +154,9 @@ def noted(path: str) -> Iterator[str]:
     try:
         yield path
         tell()
-    except BaseException as error:
-        # Ctrl-C when it was done already: it is told all the same, and waits for nobody.
-        if not told and not isinstance(error, Exception):
+    except BaseException:
+        # Ctrl-C, or a disk that fails, when it was done already: it is told all the same, waiting for nobody.
+        if not told:
             tell(patience=0.0)
         raise
 

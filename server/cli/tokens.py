@@ -13,6 +13,7 @@ import typer
 
 from harmony4.crypto.errors import SourceError, UsageError
 from harmony4.server.audit import AuditLog, Head
+from harmony4.server.cli.interrupts import deferred
 from harmony4.server.cli.noting import PATIENCE, by_command
 from harmony4.server.cli.options import EPILOG, Json, prose, usage
 from harmony4.server.cli.output import columns, fields, say, say_json
@@ -109,10 +110,11 @@ def add(
     now = time.time()
     token, text = new_token(name, scope, now, None if expires is None else int(now) + expires)
     state = _state(library, config)
-    TokenFile(state).add(token)
-    by_command(
-        state, "token-add", id=token.id, name=token.name, scopes=list(token.scopes), expires=token.expires
-    )
+    with deferred():
+        TokenFile(state).add(token)
+        by_command(
+            state, "token-add", id=token.id, name=token.name, scopes=list(token.scopes), expires=token.expires
+        )
     if json:
         say_json({"token": text, **_facts(token)})
     else:
@@ -141,8 +143,9 @@ def revoke(
 ) -> None:
     """Take a token back, and every session that began with it."""
     state = _state(library, config)
-    token = TokenFile(state).revoke(id)
-    by_command(state, "token-revoke", id=token.id, name=token.name)
+    with deferred():
+        token = TokenFile(state).revoke(id)
+        by_command(state, "token-revoke", id=token.id, name=token.name)
     if json:
         say_json({"revoked": _facts(token)})
     else:

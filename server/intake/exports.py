@@ -107,8 +107,7 @@ async def admitted(request: web.Request, size: int | None, kind: str = "places")
     `kind`: places of another kind, as many, for those who bring nothing.
     """
     config: Config = request.app[CONFIG]
-    status = request.app[STATUS]
-    if status.stopping and not status.replaced:  # a server that goes on refuses nothing
+    if not request.app[STATUS].takes(asyncio.get_running_loop().time(), config.stop_timeout):
         raise Problem("stopping", "the server is stopping")
     if config.max_upload and size is not None and size > config.max_upload:
         raise LimitError("the upload is too large", expected=f"<= {config.max_upload} bytes", found=size)

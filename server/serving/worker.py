@@ -2,8 +2,9 @@
 alone.
 
 `DESCRIPTOR` is the listening socket, `FOLDER` is where the workers put their numbers together. The settings
-come as a line of JSON on standard input, whose end means "finish what runs and leave", as SIGTERM does (after
-a line `replaced`: and the server goes on); what there is to say to the parent goes to standard output.
+come as a line of JSON on standard input. A line `replaced` behind it means "finish what runs and leave", as
+SIGTERM does, and its end the same, where the server stops, too. What there is to say to the parent goes to
+standard output.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from harmony4.crypto.errors import HarmonyError
-from harmony4.server.serving.workerprocess import FAILED, LEAVING, MARGIN, READY, REPLACED
+from harmony4.server.serving.workerprocess import FAILED, LEAVING, MARGIN, READY
 
 if TYPE_CHECKING:
     from harmony4.server.config import Config
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _STDIN: Final = 0
+_ANSWER: Final = 1.0
+"""Seconds until it leaves without a word of the parent's."""
 
 
 def main() -> int:
@@ -44,7 +46,10 @@ def main() -> int:
         from harmony4.server.serving import allocator, descriptors
 
         listener = socket.socket(fileno=int(sys.argv[1]))
-        config = load_config(flags=_settings())
+        settings, said = _settings()
+        if said:  # it is not needed any more
+            return 0
+        config = load_config(flags=settings)
         logs.configure(config)
         allocator.few_arenas()
         descriptors.raise_limit()
@@ -68,45 +73,51 @@ async def _serve(config: Config, listener: socket.socket, shared: Path) -> None:
 
     def leave() -> None:
         _say(LEAVING)
-        stop.set()
+        loop.call_later(_ANSWER, stop.set)  # the parent knows whether the server goes on, and says so
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, leave)
     app = create_app(config, shared)
 
-    def dismissed(replaced: bool) -> None:
+    def told(replaced: bool) -> None:
         app[STATUS].replaced = replaced
         stop.set()
 
     # Daemon: it waits for a parent who may outlive this process.
     threading.Thread(
-        target=_watch, args=(loop, dismissed, config.stop_delay + config.stop_timeout), daemon=True
+        target=_watch, args=(loop, told, config.stop_delay + config.stop_timeout), daemon=True
     ).start()
     await serve(app, listener, ready=lambda _url: _say(READY), stop=stop)
 
 
-def _watch(loop: asyncio.AbstractEventLoop, dismissed: Callable[[bool], None], stop_timeout: float) -> None:
-    """Stop when the parent says so or is gone; in a thread, so that a loop which hangs ends as well."""
-    said = b""
-    while data := os.read(_STDIN, 2**10):
-        said += data
-    with suppress(RuntimeError):  # the loop is closed already
-        loop.call_soon_threadsafe(dismissed, said == REPLACED + b"\n")
-    time.sleep(stop_timeout + MARGIN)
-    os._exit(1)
+def _watch(loop: asyncio.AbstractEventLoop, told: Callable[[bool], None], stop_timeout: float) -> None:
+    """Hear from the parent, up to its end; in a thread, so that a loop which hangs ends as well."""
+    late = threading.Timer(stop_timeout + MARGIN, os._exit, (1,))
+    late.daemon = True
+    said = True
+    while said:
+        said = bool(os.read(_STDIN, 2**10))  # there is only one word
+        with suppress(RuntimeError):  # the loop is closed already
+            loop.call_soon_threadsafe(told, said)
+        if late.ident is None:
+            late.start()
 
 
-def _settings() -> dict[str, object]:
-    """The settings, from standard input; read without a buffer, whose lock a thread would hold at the end."""
+def _settings() -> tuple[dict[str, object], bytes]:
+    """The settings, from standard input, and what was said behind them already.
+
+    Read without a buffer, whose lock a thread would hold at the end.
+    """
     line = b""
-    while not line.endswith(b"\n"):
+    while b"\n" not in line:
         data = os.read(_STDIN, 2**16)
         if not data:
             raise EOFError("the parent is gone")
         line += data
+    line, _, said = line.partition(b"\n")
     found = json.loads(line)
     assert isinstance(found, dict)
-    return found
+    return found, said
 
 
 def _say(line: bytes) -> None:

@@ -1,7 +1,7 @@
 """A worker as its parent sees it: a process, and the two pipes that are all there is between them.
 
-    standard input   the settings, one line of JSON; then nothing, or `replaced`: it leaves, and the server
-                     stays. Its end means: finish what runs and leave.
+    standard input   the settings, one line of JSON; then nothing, or `replaced`: finish what runs and leave,
+                     the server goes on. Its end means the same, and that the server stops.
     standard output  lines from the worker: `ready`, `leaving`, `failed REASON`. Its end means: it is gone.
 
 So a worker ends with its parent however that came to end, and a worker that dies is noticed at once.
@@ -83,15 +83,17 @@ class WorkerProcess:
         *lines, self._said = (self._said + data).split(b"\n")
         yield from lines
 
-    def dismiss(self, *, replaced: bool = False) -> None:
-        """Tell it to finish what it does and leave; `replaced`: others go on. Safe to call twice."""
+    def replace(self) -> None:
+        """Tell it to finish what it does and leave; the server goes on. Safe to call twice."""
         self.dismissed = True
-        pipe = self._pipe(self.process.stdin)
+        with suppress(OSError):  # it has gone already
+            self._pipe(self.process.stdin).write(REPLACED + b"\n")
+
+    def dismiss(self) -> None:
+        """The same, as the server stops. Safe to call twice, and after `replace`."""
+        self.dismissed = True
         with suppress(OSError):
-            if replaced and not pipe.closed:
-                pipe.write(REPLACED + b"\n")
-        with suppress(OSError):
-            pipe.close()
+            self._pipe(self.process.stdin).close()
 
     def kill(self, why: str) -> None:
         """End it at once: it hangs, and would not hear that it is dismissed."""

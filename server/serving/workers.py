@@ -140,7 +140,7 @@ class Supervisor:
         self._asked_to_reload = False
         if self._reload is None:
             return
-        self._dismiss(self._next)  # what was asked for before is out of date
+        self._replace(self._next)  # what was asked for before is out of date
         self._next = None
         self._reading = _Reading(self._reload, self._wake_up)
 
@@ -178,7 +178,7 @@ class Supervisor:
 
     def _keep(self, why: str) -> None:
         """Give the new settings up, and the workers that were started with them."""
-        self._dismiss(self._next)
+        self._replace(self._next)
         self._next = None
         _LOG.error("the settings stay as they are: %s", why)
 
@@ -192,13 +192,13 @@ class Supervisor:
         _LOG.warning("the settings were read anew; other workers take over")
         self._due.clear()  # those would have replaced workers that are not needed any more
         self._failures = 0
-        self._dismiss(before)
+        self._replace(before)
 
-    def _dismiss(self, config: Config | None) -> None:
-        """Dismiss the workers that were started with these very settings."""
+    def _replace(self, config: Config | None) -> None:
+        """Let the workers go that were started with these very settings: others are there."""
         for worker in self._workers:
-            if worker.config is config:
-                worker.dismiss(replaced=True)
+            if worker.config is config and not worker.dismissed:
+                worker.replace()
 
     def _start_due(self) -> None:
         now = time.monotonic()
@@ -247,6 +247,7 @@ class Supervisor:
                 self._keep("a new worker was told to leave")
             else:
                 self._due.append(0.0)  # its successor need not wait until it has finished
+                worker.replace()
             worker.leaving = True
         elif line.startswith(FAILED):
             worker.reason = line.removeprefix(FAILED).decode(errors="replace")
