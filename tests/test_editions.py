@@ -11,7 +11,6 @@ import pytest
 from commands import here, refused
 from harmony4.crypto.errors import SealError, StorageError
 from harmony4.crypto.signing import SigningKey
-from harmony4.h4mk import verify
 from harmony4.h4mk.proofs.signature import FINAL, NO_SUBJECT, Signer
 from harmony4.h4mk.proofs.signing import sign_file
 from harmony4.h4mk.proofs.trust import Accepted, Trust
@@ -70,15 +69,60 @@ def test_an_old_edition_is_refused(tmp_path: Path, pem: Path, capsys: Capture) -
     assert here(capsys, "verify", old, "--trust", pem).status == 0
 
 
-def test_a_container_signed_as_two_editions(tmp_path: Path) -> None:
-    """The later signature is as good in the second place."""
-    path = signed(tmp_path / "a.h4mk", 1)
-    sign_file(path, Signer(KEY, "talk", 2))
+@pytest.mark.parametrize("revisions", [(1, 2), (2, 1)])
+@pytest.mark.parametrize("command", ["verify", "check", "fetch", "fetch --container"])
+def test_a_container_signed_as_two_editions(
+    tmp_path: Path, pem: Path, capsys: Capture, revisions: tuple[int, int], command: str
+) -> None:
+    """The later signature is as good in the second place, and is what is remembered."""
+    library, known = tmp_path / "library", tmp_path / "known"
+    path = signed(library / "a.h4mk", revisions[0])
+    sign_file(path, Signer(KEY, "talk", revisions[1]))
+    trust = ("--trust", pem, "--remember", known)
+    with running(library) as server:
+        for _ in range(2):  # what is known now does not refuse it
+            if command == "verify":
+                done = here(capsys, "verify", path, *trust)
+            elif command == "check":
+                proof = tmp_path / "proof"
+                here(capsys, "prove", path, "--pts", 0, "-o", proof)
+                done = here(capsys, "check", proof, "--pts", 0, *trust)
+            else:
+                words = command.split()
+                out = tmp_path / "out"
+                done = here(capsys, *words, server.url + "/video/range?name=a.h4mk", "-o", out, *trust)
+                out.unlink()
+            assert done.status == 0
+            assert [one["revision"] for one in json.loads(known.read_bytes())["editions"]] == [2]
+
+
+@pytest.mark.parametrize("command", ["verify", "check", "fetch"])
+def test_the_verdict_is_told_where_it_cannot_be_remembered(
+    tmp_path: Path, pem: Path, capsys: Capture, command: str
+) -> None:
+    path = signed(tmp_path / "library" / "a.h4mk", 1)
+    trust = ("--trust", pem, "--remember", tmp_path / "no folder" / "known")
+    proof, out = tmp_path / "proof", tmp_path / "out"
+    assert here(capsys, "prove", path, "--pts", 0, "-o", proof).status == 0
+    with running(path.parent) as server:
+        argv = {
+            "verify": (path,),
+            "check": (proof, "--pts", 0),
+            "fetch": (server.url + "/video/range?name=a.h4mk", "-o", out),
+        }[command]
+        done = here(capsys, command, *argv, *trust)
+    assert (done.status, done.err.count("cannot write the editions")) == (1, 1)
+    assert "signed by" in done.text
+
+
+def test_editions_beyond_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is refused before it is written: what is known stays known."""
+    monkeypatch.setattr("harmony4.server.cli.editions._MOST", 1000)
     editions = Editions(str(tmp_path / "known"))
-    report = verify(path, trust=Trust((KEY.public,)))
-    editions.remember(report.accepted)
-    assert set(editions.latest.values()) == {2}
-    assert verify(path, trust=Trust((KEY.public,), latest=editions.latest)).ok
+    with pytest.raises(StorageError, match="are full"):
+        for n in range(100):
+            editions.remember([accepted(1, subject=n.to_bytes(32, "big"))])
+    assert len(Editions(str(tmp_path / "known")).latest) == len(editions.latest) > 3
 
 
 def test_what_is_not_believed_is_not_remembered(tmp_path: Path, pem: Path, capsys: Capture) -> None:

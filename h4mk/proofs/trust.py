@@ -144,13 +144,15 @@ class Trust:
     def check(self, head: bytes, signatures: Iterable[Signature]) -> Accepted | None:
         """Raise SealError unless all that is wanted holds of the container with this HEAD (128 bytes).
 
-        Returns the first signature that is accepted; None where no keys are given.
+        Returns what is accepted of the highest revision, the first where several have it; None where no keys
+        are given.
         """
         self.check_head(head)
         if not self.keys:
             return None
         reason = SealError("a required signature is missing")
-        for number, signature in enumerate(signatures):
+        # The latest edition that a container was signed as is what is to be remembered of it.
+        for number, signature in enumerate(sorted(signatures, key=lambda one: -one.revision)):
             try:
                 accepted = self.check_signature(head, signature)
                 self.check_wanted(accepted)

@@ -101,14 +101,13 @@ def verify_command(
     )
     with _source(file) as (source, size), Meter("verifying", size, quiet=quiet) as meter:
         report = verify(source, masters=masters, progress=meter, trust=wanted)
-    if report.ok:
-        editions.remember(report.accepted)
     if json:
         say_json(_facts(report))
     elif not report.ok or not quiet:
         say(*_text(report, file, asked=bool(trust)))
     if not report.ok:
         raise typer.Exit(LOST)
+    editions.remember(report.accepted)
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ from harmony4.server.state import hold, write_whole
 __all__ = ["Editions"]
 
 _FORMAT: Final = "h4mk editions 1"
+_MOST: Final = 2**26
+"""Bytes of a file: 400 000 subjects."""
 _NAME: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,7 +45,7 @@ class Editions:
         if self._path is None or not self._path.exists():
             return {}
         try:
-            return _parse(json.loads(read_file(os.fspath(self._path), "the editions")))
+            return _parse(json.loads(read_file(os.fspath(self._path), "the editions", _MOST)))
         except (ValueError, KeyError, TypeError, RecursionError):
             raise UsageError("that is no list of editions", where=os.fspath(self._path)) from None
 
@@ -64,7 +66,12 @@ class Editions:
                 known = self._read()
                 latest = known | {name: n for name, n in found.items() if n > known.get(name, -1)}
                 if latest != known:
-                    write_whole(self._path, rfc8785.dumps(_facts(latest)), sync=True)
+                    data = rfc8785.dumps(_facts(latest))
+                    if len(data) > _MOST:
+                        raise StorageError(
+                            f"the editions {self._path} are full", expected=f"<= {_MOST} bytes"
+                        )
+                    write_whole(self._path, data, sync=True)
         except OSError as error:
             reason = error.strerror or str(error)
             raise StorageError(f"cannot write the editions {self._path}: {reason}") from error

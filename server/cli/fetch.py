@@ -96,7 +96,6 @@ def fetch_command(
     except FormatError as error:
         say(f"error: {plain(error)}", to_stderr=True)
         raise typer.Exit(LOST) from None
-    editions.remember([found.accepted])
     if json:
         say_json(
             {
@@ -119,6 +118,7 @@ def fetch_command(
         if head is None and subject is None:
             lines.append("note: any container by this key passes; --head or --subject say which one is meant")
         say(*lines)
+    editions.remember([found.accepted])
 
 
 def _token(path: str | None) -> str | None:

@@ -151,16 +151,16 @@ Head = Annotated[
 ]
 
 
-def read_file(path: str, what: str) -> bytes:
-    """A small file. Raises SourceError that names it."""
+def read_file(path: str, what: str, most: int = _MOST) -> bytes:
+    """A file of `most` bytes at most. Raises SourceError that names it."""
     try:
         with Path(path).open("rb") as file:
-            data = file.read(_MOST + 1)
+            data = file.read(most + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SourceError(f"cannot read {what} {path}: {reason}") from error
-    if len(data) > _MOST:
-        raise SourceError(f"{path} is too large for {what}", expected=f"<= {_MOST} bytes")
+    if len(data) > most:
+        raise SourceError(f"{path} is too large for {what}", expected=f"<= {most} bytes")
     return data
 
 

@@ -312,12 +312,11 @@ def check_command(
     try:
         if growth:
             grown = verify_growth(data, wanted)
-            editions.remember(grown.accepted)
             _say_grown(grown, proof, json=json, quiet=quiet)
+            editions.remember(grown.accepted)
             return
         checked = check_proof(data, wanted)
         facts, lines = _proven(checked, pts or [], bytes_, track)
-        editions.remember([checked.accepted])
     except (FormatError, LimitError) as error:
         _refused(error, proof, json=json)
         raise typer.Exit(LOST) from None
@@ -336,6 +335,7 @@ def check_command(
         )
     elif not quiet:
         say(f"{plain(proof)}: proven", *lines, *_trust_lines(checked, pinned))
+    editions.remember([checked.accepted])
 
 
 def _say_grown(grown: Grown, proof: str, *, json: bool, quiet: bool) -> None:

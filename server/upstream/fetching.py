@@ -238,7 +238,8 @@ def fetch_container(
         found: list[Accepted] = []
         pinned = replace(trust, head=tail.head)
         part.finish(tail.length, lambda path: found.extend(_check_whole(path, pinned)))
-        return Fetched(tail.length, tail.blocks, part.received, tail.head, found[0] if found else None)
+        latest = max(found, key=lambda one: one.revision, default=None)
+        return Fetched(tail.length, tail.blocks, part.received, tail.head, latest)
 
 
 def _check_whole(path: Path, trust: Trust) -> tuple[Accepted, ...]:

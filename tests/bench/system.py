@@ -64,9 +64,9 @@ def system(place: Place) -> Table:
     if seen.wrong:
         table.notes.append(f"Wrong: {'; '.join(seen.wrong)}"[:1000])
     table.notes.append(
-        f"{seconds:.0f} s, two workers, access log, scrubbing; clients pause up to 0.5 s between requests. "
-        "What they ask for, and how answers are checked, is in `tests/crowd_clients.py`. They run in one "
-        "process on the same machine, so times hold its pauses, too."
+        f"{seconds:.0f} s, two workers, access log, scrubbing; clients pause up to 0.5 s between requests, "
+        "those that send films up to 8 s. What they ask for, and how answers are checked, is in "
+        "`tests/crowd_clients.py`. They run in one process on this machine, so times hold its pauses, too."
     )
     return table
 
