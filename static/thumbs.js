@@ -7,6 +7,7 @@ import { $ } from "./dom.js";
 
 const REST = 150; // ms without scrolling
 const PATIENCE = 8000; // ms for one picture
+const LATE = 300; // ms until one that was drawn before anybody looked is taken as it is
 const POSTER = 2 * 3600e6; // µs: the index of longer films is much to read for a small picture
 const SOUND = 120e6; // µs: longer sound is not decoded for it
 const POINTS = 48;
@@ -107,8 +108,10 @@ async function poster(item, context) {
   try {
     video.src = api.local(item.range_url);
     await ready("loadeddata");
+    const there = shown(video);
     video.currentTime = Math.min(10, video.duration / 10 || 0);
     await ready("seeked");
+    await Promise.race([there, new Promise((resolve) => setTimeout(resolve, LATE))]);
     const { width, height } = context.canvas;
     if (!video.videoWidth) throw new Error("no picture");
     const scale = Math.max(width / video.videoWidth, height / video.videoHeight);
@@ -118,6 +121,18 @@ async function poster(item, context) {
     video.removeAttribute("src"); // else the browser goes on fetching
     video.load();
   }
+}
+
+/** The picture of a seek is there: `seeked` may come before it can be drawn. */
+function shown(video) {
+  return new Promise((resolve) => {
+    const again = () => video.requestVideoFrameCallback?.((_, { mediaTime }) => {
+      const to = video.currentTime;
+      if (Math.abs(mediaTime - to) < to / 2) resolve(); // not that of the beginning
+      else again();
+    });
+    again();
+  });
 }
 
 async function get(url, headers, status) {

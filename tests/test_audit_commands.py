@@ -433,7 +433,7 @@ def test_a_command_is_interrupted_anywhere(
         status, calls = interrupted(argv(), number)
         statuses.append(status)
     assert calls > 50
-    for stop in range(0, calls, 1 + calls // 150):
+    for stop in range(0, calls, 1 + calls // 80):
         statuses.append(interrupted(argv(), number, stop)[0])
         log.retry()  # what waits is no part of what the next one does
         assert actions(library) == [what] * len(statuses), stop

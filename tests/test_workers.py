@@ -431,8 +431,7 @@ def being_replaced(
         stream.close()
 
 
-@pytest.mark.parametrize("delay", [0, 1])
-@pytest.mark.parametrize("how", ["SIGHUP", "SIGTERM to the worker"])
+@pytest.mark.parametrize(("how", "delay"), [("SIGHUP", 1), ("SIGTERM to the worker", 0)])
 def test_a_worker_that_is_replaced_does_all_it_did(
     library: Path, tmp_path: Path, how: str, delay: int
 ) -> None:
@@ -680,7 +679,13 @@ def test_a_first_worker_that_hangs(library: Path, tmp_path: Path) -> None:
     customized.write_text(customized.read_text().replace("workers._READ", "workers._PROOF"))
     held.touch()
     done = run("serve", library, "--port", 0, "--workers", 2, env=os.environ | {"PYTHONPATH": path})
-    refused(done, "the workers do not start", "a worker was not ready within 3 s")
+    # The other one may have started a moment later: then the log says before it that it had to be killed.
+    *_, last = done.err.splitlines()
+    assert (done.status, last) == (
+        1,
+        "error: the workers do not start: a worker was not ready within 3 s",
+    )
+    assert "Traceback" not in done.err
 
 
 def test_settings_that_hang(library: Path, tmp_path: Path) -> None:

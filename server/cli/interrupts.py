@@ -23,8 +23,14 @@ _depth = 0
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Interrupts wait for the end of the outermost such block, but where `deliver` lets them in."""
+    """Interrupts wait for the end of the outermost such block, but where `deliver` lets them in.
+
+    Other threads than the main one have none, and nothing changes there.
+    """
     global _depth
+    if not _is_main():
+        yield
+        return
     outermost = not _depth
     _depth += 1
     try:
@@ -38,7 +44,7 @@ def deferred() -> Iterator[None]:
 
 def defer() -> None:
     """Put interrupts off from now on, within `deferred`."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _is_main():
         return
     for each in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None)):
         if each is not None and each not in _HANDLERS and callable(handler := signal.getsignal(each)):
@@ -48,6 +54,8 @@ def defer() -> None:
 
 def deliver() -> None:
     """Let in the first that has come, if there is one, and those that come now."""
+    if not _is_main():
+        return
     while _HANDLERS:
         each, handler = next(iter(_HANDLERS.items()))
         signal.signal(each, handler)
@@ -55,6 +63,10 @@ def deliver() -> None:
     for number in _COME[:1]:
         _COME.clear()
         signal.raise_signal(number)
+
+
+def _is_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _remember(number: int, _frame: FrameType | None) -> None:
