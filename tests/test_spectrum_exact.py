@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import spectrum_child
+from harmony4.server.serving import workers
 from harmony4.tokenize import spectrum
 from make_vectors.spectrum import NAME, digest, frames_of, magnitudes, signals
 from needs import ROOT, VECTORS
@@ -126,16 +127,16 @@ def test_settings_take_effect(found: Callable[[str], dict[str, Any]]) -> None:
 
 
 @pytest.mark.skipif(not spectrum_child.blas(), reason="numpy has no OpenBLAS of its own that could be asked")
-@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs Linux's /proc")
 def test_threads_help_where_they_are_to(found: Callable[[str], dict[str, Any]]) -> None:
     """So one of the settings above does compare sums that two threads have shared; as it is none is."""
-    if len(os.sched_getaffinity(0)) < 2:
-        pytest.skip("needs a second processor")
     one, two, both = map(found, ("one thread", "two threads", "two threads and products for both"))
-    assert (one["threads"], two["threads"], both["threads"]) == (1, 2, 2)
-    assert one["helped"] == 0
-    # A thread that looks for work may do so for a moment, where it had to wait for the processor.
-    assert two["helped"] < both["helped"] / 4
+    most = min(2, workers.count(0))
+    assert (one["threads"], two["threads"], both["threads"]) == (1, most, most)
+    assert one["helped"] < 1_000_000
+    if most == 2:
+        assert both["helped"] > 10_000_000
+        # A thread that looks for work may do so for a moment, where it had to wait for the processor.
+        assert two["helped"] < both["helped"] / 4
 
 
 @pytest.mark.parametrize("kind", [kind for kind in spectrum_child.KINDS if kind != "spectrum"])
